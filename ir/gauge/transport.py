@@ -1,0 +1,425 @@
+"""Carry a group's action from one value to wherever it is absorbed, and say what stops it where it is not.
+
+From the value, the action runs back into what makes it and forward into all that read it; each op's law says what
+its other ports must then do, until every branch has ended in a parameter (an **edit**) or in an op that does
+not see the action. Where a reader stops the action, and the group allows it, the reader gets the original back by an
+inserted op (a **restore**); where what makes the value stops it, the new value may be computed by an inserted op
+(an **insertion**). All is symbolic: a region is found once and applied with any element of its group.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from .. import ops
+from ..graph import Graph, Node, substitute
+from ..infer import sample
+from ..laws import DIAGONAL, OUT, Action, Call, Flow, Kind, Port, Stop, compact
+from ..types import TensorType, evaluate
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """Why an action has no way: the op that stops it, and its reason."""
+
+    node: Node
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.node.name} ({self.node.op}): {self.reason}"
+
+
+class Refused(Exception):
+    """Raised inside the search; carries the ``Blocked``."""
+
+    def __init__(self, blocked: Blocked) -> None:
+        super().__init__(str(blocked))
+        self.blocked = blocked
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A parameter operand that takes up an action.
+
+    Attributes:
+        node: The reader.
+        port: Its operand: a parameter, or a bias still missing.
+        action: What the parameter does; with ``through`` set, what the input at that port does, which this
+            bias makes up for: ``bias - power * W z``.
+        through: The port of the shifted input, or ``None``.
+    """
+
+    node: Node
+    port: Port
+    action: Action
+    through: Port | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Restore:
+    """A reader of the changed value that must see the original."""
+
+    user: Node
+    value: Node
+
+
+@dataclass
+class Region:
+    """A value's action with all its consequences.
+
+    Attributes:
+        value: The value at which it was asked for.
+        size: The number of coordinates.
+        actions: Every value that changes.
+        edits: What the parameters take up.
+        restores: Readers that get the original back by an inserted op.
+        inserted: Whether the changed value itself is computed by an inserted op.
+        insertion_cause: What stopped the action on its way back, if so.
+        groups: For each coordinate, the first of those that must have the same element (diagonal kinds),
+            or that it may be exchanged with (permutations).
+        fixed: Which coordinates must stay as they are.
+    """
+
+    graph: Graph
+    kind: Kind
+    value: Node
+    size: int
+    actions: dict[Node, Action] = field(default_factory=dict[Node, Action])
+    edits: dict[tuple[Node, Port, bool], Edit] = field(default_factory=dict[tuple[Node, Port, bool], Edit])
+    restores: list[Restore] = field(default_factory=list[Restore])
+    inserted: bool = False
+    insertion_cause: Blocked | None = None
+    restore_causes: list[Blocked] = field(default_factory=list[Blocked])
+    ties: list[tuple[torch.Tensor, torch.Tensor]] = field(
+        default_factory=list[tuple[torch.Tensor, torch.Tensor]]
+    )
+    cells: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
+    seen: dict[Node, None] = field(default_factory=dict[Node, None])  # every op that was passed
+
+    @property
+    def groups(self) -> torch.Tensor:
+        if self.kind in DIAGONAL:
+            return self._tied()[0]
+        label = torch.zeros(self.size, dtype=torch.int64)
+        for rows in self.cells:  # the common refinement of all rows
+            mark = torch.full((self.size,), -1, dtype=torch.int64)
+            mark[rows.long()] = torch.arange(rows.shape[0])[:, None]
+            label = torch.unique(label * (mark.max() + 2) + mark + 1, return_inverse=True)[1]
+        first = torch.full((int(label.max()) + 1,), self.size, dtype=torch.int64)
+        first.scatter_reduce_(0, label, torch.arange(self.size), "amin")
+        return first[label]
+
+    @property
+    def fixed(self) -> torch.Tensor:
+        if self.kind in DIAGONAL:
+            return self._tied()[1]
+        return torch.zeros(self.size, dtype=torch.bool)
+
+    def _tied(self) -> tuple[torch.Tensor, torch.Tensor]:
+        identity = self.size  # one more coordinate, that stands for "as it was"
+        if not self.ties:
+            return torch.arange(self.size), torch.zeros(self.size, dtype=torch.bool)
+        left = np.concatenate([a.numpy() for a, _ in self.ties])
+        right = np.concatenate([b.numpy() for _, b in self.ties])
+        left, right = (np.where(side < 0, identity, side) for side in (left, right))
+        edges = coo_array((np.ones(len(left)), (left, right)), shape=(identity + 1, identity + 1))
+        component = torch.from_numpy(connected_components(edges, directed=False)[1]).long()
+        first = torch.full((int(component.max()) + 1,), identity, dtype=torch.int64)
+        first.scatter_reduce_(0, component[:identity], torch.arange(identity), "amin")
+        return first[component[:identity]], component[:identity] == component[identity]
+
+    @property
+    def parameters(self) -> list[Node]:
+        """The parameters that take the action up, each once."""
+        found: dict[Node, None] = {}
+        for edit in self.edits.values():
+            node = operand(edit.node, edit.port)
+            if node is not None:
+                found[node] = None
+        return list(found)
+
+
+def transport(
+    graph: Graph,
+    value: Node,
+    kind: Kind,
+    *,
+    axes: tuple[int, ...] = (-1,),
+    restore: bool = False,
+    insert: bool = False,
+    free: bool = False,
+) -> Region | Blocked:
+    """Find all that must change when ``value`` is acted on along ``axes``.
+
+    Args:
+        restore: Readers that stop the action may get the original back.
+        insert: The changed value may be computed from the original if what makes it stops the action.
+        free: Graph inputs and outputs may change too (to test laws); else they stop the action.
+    """
+    return _Search(graph, kind, free).run(value, axes, restore, insert)
+
+
+def operand(node: Node, port: Port) -> Node | None:
+    """The value at a port of an op."""
+    arg: Any = node.args[port[0]] if port[0] < len(node.args) else None
+    for index in port[1:]:
+        arg = arg[index]
+    return arg if isinstance(arg, Node) else None
+
+
+def operands(node: Node) -> dict[Port, Node]:
+    """The values an op reads, by port."""
+    found: dict[Port, Node] = {}
+    for i, arg in enumerate(node.args):
+        if isinstance(arg, Node):
+            found[(i,)] = arg
+        elif isinstance(arg, tuple):
+            found |= {(i, j): part for j, part in enumerate(arg) if isinstance(part, Node)}
+    return found
+
+
+class _Search:
+    """The state of one transport."""
+
+    def __init__(self, graph: Graph, kind: Kind, free: bool) -> None:
+        self.graph, self.kind, self.free = graph, kind, free
+        # Symbolic sizes stand for small numbers: no law depends on them.
+        self.point = {name: max(low, 2) for name, (low, _) in graph.symbols.items()}
+
+    def run(self, value: Node, axes: tuple[int, ...], restore: bool, insert: bool) -> Region | Blocked:
+        shape = self.shape(value)
+        size = 1
+        marked = [1] * len(shape)
+        for axis in axes:
+            size *= shape[axis]
+            marked[axis] = shape[axis]
+        labels = torch.arange(size, dtype=torch.int32).reshape(marked)
+        # x' = x / s and x' = x - z, as the literature has it
+        action = Action(labels, -1)
+        region = Region(self.graph, self.kind, value, size)
+        region.actions[value] = action
+        try:
+            self.start(region, value, restore, insert)
+        except Refused as refused:
+            return refused.blocked
+        return region
+
+    def start(self, region: Region, value: Node, restore: bool, insert: bool) -> None:
+        self.skipped: set[tuple[Node, Node]] = set()
+        users = list(value.users)
+        if value.op == "param":
+            raise Refused(Blocked(value, "it is a parameter itself"))
+        self.attempt_back(region, value, insert)
+        if not restore:
+            self.close(region, users)
+            return
+        self.forward(region, value, users)
+
+    def attempt_back(self, region: Region, value: Node, insert: bool) -> None:
+        """Run back into what makes the value, before any reader is looked at."""
+        if self.free and value.op == "input":
+            return
+        trial = self.fork(region)
+        try:
+            if value.op == "input":
+                raise Refused(Blocked(value, "it is an input of the graph"))
+            self.close(trial, [value], hold=value)
+        except Refused as refused:
+            if not insert:
+                raise
+            region.inserted, region.insertion_cause = True, refused.blocked
+            self.skipped.add((value, value))
+        else:
+            self.adopt(region, trial)
+
+    def forward(self, region: Region, value: Node, users: Iterable[Node]) -> None:
+        """Each reader takes the action, or passes it by a mere movement, or gets the original back."""
+        for user in users:
+            trial = self.fork(region)
+            try:
+                self.close(trial, [user])
+            except Refused as refused:
+                moves = type(ops.get(user.op).law).__name__ == "Movement" and user.op != "cat"
+                if moves and self.advance(region, user):
+                    continue
+                self.skipped.add((user, value))
+                region.restores.append(Restore(user, value))
+                region.restore_causes.append(refused.blocked)
+            else:
+                self.adopt(region, trial)
+
+    def advance(self, region: Region, user: Node) -> bool:
+        """Carry the action over a movement, and try its readers one by one."""
+        flows = self.answers(region, user)
+        if user in region.actions or any(n is not region.value for n in flows[0].ports if isinstance(n, Node)):
+            return False
+        region.actions[user] = flows[0].ports[OUT]
+        region.seen[user] = None
+        self.forward(region, user, list(user.users))
+        return True
+
+    # -- the closure ----------------------------------------------------------------------------
+
+    def close(self, region: Region, start: list[Node], hold: Node | None = None) -> None:
+        """Let every op reached do what its law asks; raises ``Refused``.
+
+        ``hold`` is a value whose readers are not looked at.
+        """
+        queue = deque(start)
+        waiting = set(queue)
+        while queue:
+            node = queue.popleft()
+            waiting.discard(node)
+            if node.op == "output":
+                if self.free:
+                    continue
+                raise Refused(Blocked(node, "the value is an output of the graph"))
+            if node.op in ("input", "param"):
+                if self.free:
+                    continue
+                raise Refused(Blocked(node, "it is an input of the graph"))
+            flows = self.answers(region, node)
+            changed = self.choose(region, node, flows, list(queue), hold)
+            if changed is None:  # a choice ran the rest of the queue to its end
+                return
+            for other in changed:
+                if other not in waiting:
+                    waiting.add(other)
+                    queue.append(other)
+
+    def choose(
+        self, region: Region, node: Node, flows: list[Flow], rest: list[Node], hold: Node | None
+    ) -> list[Node] | None:
+        if len(flows) == 1:
+            return self.assign(region, node, flows[0], hold)
+        refusals: list[Refused] = []
+        for flow in flows:
+            trial = self.fork(region)
+            try:
+                changed = self.assign(trial, node, flow, hold)
+                self.close(trial, [*rest, *changed], hold)
+            except Refused as refused:
+                refusals.append(refused)
+            else:
+                self.adopt(region, trial)
+                return None
+        raise refusals[-1]
+
+    def answers(self, region: Region, node: Node) -> list[Flow]:
+        """What the op's law makes of the actions known at its ports."""
+        region.seen[node] = None
+        known: dict[Port, Action] = {}
+        shapes: dict[Port, tuple[int, ...]] = {}
+        for port, value in operands(node).items():
+            if isinstance(value.type, TensorType):
+                shapes[port] = self.shape(value)
+            edit = region.edits.get((node, port, False))
+            if value.op != "param" and value in region.actions and (node, value) not in self.skipped:
+                known[port] = region.actions[value]
+            elif edit is not None:
+                known[port] = edit.action
+        if node in region.actions and (node, node) not in self.skipped:
+            known[OUT] = region.actions[node]
+        if not isinstance(node.type, TensorType):
+            raise Refused(Blocked(node, f"no law is known for {node.op}"))
+        shapes[OUT] = self.shape(node)
+        data = {p: a for p, a in known.items() if p == OUT or self.is_data(node, p)}
+        attrs = {key: self.numbers(value) for key, value in node.attrs.items()}
+        args = tuple(substitute(arg, lambda _: None) for arg in node.args)
+        call = Call(node, self.kind, data or known, shapes, attrs, args, region.size)
+        try:
+            flows = list(ops.get(node.op).law.flow(call))
+        except Stop as stop:
+            raise Refused(Blocked(node, str(stop))) from None
+        if not flows:
+            raise Refused(Blocked(node, f"no operand can take the {self.kind.value}"))
+        return flows
+
+    def assign(self, region: Region, node: Node, flow: Flow, hold: Node | None) -> list[Node]:
+        """Record what the law asks for; returns the ops to look at next."""
+        changed: list[Node] = []
+        region.cells += flow.cells
+        for port, action in flow.ports.items():
+            value = node if port == OUT else operand(node, port)
+            if value is None or value.op == "param":
+                self.edit(region, Edit(node, port, action))
+            elif self.record(region, node, value, action):
+                changed += [value] if value is not node else []
+                changed += [u for u in value.users if u is not node] if value is not hold else []
+        for port, action in flow.through.items():
+            key = (node, (2,), True)
+            region.edits[key] = Edit(node, (2,), action, through=port)
+        return changed
+
+    def record(self, region: Region, node: Node, value: Node, action: Action) -> bool:
+        """Give a value its action; True if it is new. A second action ties coordinates, or stops."""
+        if (node, value) in self.skipped:
+            raise Refused(Blocked(node, "it reads the original value too"))
+        old = region.actions.get(value)
+        if old is None:
+            region.actions[value] = action
+            return True
+        self.reconcile(region, node, old, action)
+        return False
+
+    def edit(self, region: Region, edit: Edit) -> None:
+        key = (edit.node, edit.port, False)
+        old = region.edits.get(key)
+        if old is not None:
+            self.reconcile(region, edit.node, old.action, edit.action)
+        else:
+            region.edits[key] = edit
+
+    def reconcile(self, region: Region, node: Node, old: Action, new: Action) -> None:
+        if old.same(new):
+            return
+        if old.power != new.power or self.kind not in DIAGONAL:
+            raise Refused(Blocked(node, "it brings together channels that change in different ways"))
+        left, right = torch.broadcast_tensors(old.labels, new.labels)
+        region.ties.append((left.flatten(), right.flatten()))
+
+    # -- small things ---------------------------------------------------------------------------
+
+    def fork(self, region: Region) -> Region:
+        return Region(
+            region.graph,
+            region.kind,
+            region.value,
+            region.size,
+            dict(region.actions),
+            dict(region.edits),
+            list(region.restores),
+            region.inserted,
+            region.insertion_cause,
+            list(region.restore_causes),
+            list(region.ties),
+            list(region.cells),
+            dict(region.seen),
+        )
+
+    def adopt(self, region: Region, trial: Region) -> None:
+        region.actions, region.edits = trial.actions, trial.edits
+        region.ties, region.cells, region.seen = trial.ties, trial.cells, trial.seen
+
+    def shape(self, node: Node) -> tuple[int, ...]:
+        return tuple(evaluate(size, self.point) for size in node.shape)
+
+    def numbers(self, attr: Any) -> Any:
+        """An attribute with its symbolic sizes as numbers."""
+        return sample(attr, self.point)
+
+    @staticmethod
+    def is_data(node: Node, port: Port) -> bool:
+        value = operand(node, port)
+        return value is not None and value.op != "param"
+
+
+__all__ = ["Blocked", "Edit", "Region", "Restore", "compact", "operand", "operands", "transport"]

@@ -1,0 +1,284 @@
+"""Every op: the PyTorch function that it is, its operands, and the law by which symmetries pass through it.
+
+An op outside the table is an ATen overload by its full name (``aten.fft_rfft.default``): it runs as any other, and
+no symmetry passes through it. To add an op, add a row; the law test finds it.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from . import quantized as quantized  # registers our own op namespace
+from .errors import GraphError
+from .laws import (
+    OPAQUE,
+    Add,
+    BatchNorm,
+    Contract,
+    Conv,
+    Elementwise,
+    Embedding,
+    Kind,
+    Law,
+    Movement,
+    Mul,
+    Normalize,
+    Reduce,
+    ScaledDotProduct,
+    Softmax,
+    Where,
+)
+
+
+@dataclass(frozen=True)
+class Op:
+    """One row of the table.
+
+    Attributes:
+        name: The op's name in a graph.
+        target: What runs it: an ATen packet, a custom op, or a Python function on numbers.
+        operands: The names of ``Node.args``, in order; all else is in ``Node.attrs``.
+        law: How a group's action on one value becomes actions on the others.
+        impure: Why a graph may not hold the op ("draws random numbers"), or nothing.
+    """
+
+    name: str
+    target: Any
+    operands: tuple[str, ...]
+    law: Law = OPAQUE
+    impure: str = ""
+    positional: bool = False
+
+    def bind(self, args: tuple[Any, ...]) -> dict[str, Any]:
+        """The operands by name; those left out at the end keep the function's defaults."""
+        return dict(zip(self.operands, args, strict=False))
+
+    def run(self, args: tuple[Any, ...], attrs: Mapping[str, Any]) -> Any:
+        if self.positional:
+            return self.target(*args, **attrs)
+        return self.target(**self.bind(args), **attrs)
+
+    def emit(self, graph: fx.Graph, kwargs: dict[str, Any]) -> fx.Node:
+        """A call of the op in an fx graph."""
+        if self.positional:
+            args = tuple(kwargs.pop(name) for name in self.operands if name in kwargs)
+            return graph.call_function(self.target, (*args, *kwargs.values()))
+        return graph.call_function(self.target, (), kwargs)
+
+
+def _op(name: str, operands: str, law: Law = OPAQUE, target: str = "", impure: str = "") -> Op:
+    packet = getattr(torch.ops.aten, target or name)
+    return Op(name, packet, tuple(operands.split()), law, impure)
+
+
+def _number(name: str, function: Callable[..., Any], operands: str = "a b") -> Op:
+    return Op(name, function, tuple(operands.split()), positional=True)
+
+
+def _ours(name: str, operands: str, law: Law = OPAQUE) -> Op:
+    return Op(name, getattr(torch.ops.regauge, name), tuple(operands.split()), law)
+
+
+_ALL = frozenset(Kind)
+_PERMUTES = frozenset({Kind.PERMUTATION})
+_SCALES = frozenset({Kind.PERMUTATION, Kind.SCALE})  # f(sx) = s f(x) for s > 0
+_ODD = frozenset({Kind.PERMUTATION, Kind.SIGN})  # f(-x) = -f(x)
+
+_ROWS: tuple[Op, ...] = (
+    # -- contractions: each index of a parameter takes up any invertible matrix
+    _op("linear", "input weight bias", Contract("... i, o i, o -> ... o")),
+    _op("matmul", "self other", Contract("... m k, ... k n -> ... m n")),
+    _op("bmm", "self mat2", Contract("b m k, b k n -> b m n")),
+    _op("scaled_dot_product_attention", "query key value attn_mask", ScaledDotProduct()),
+    _op("conv1d", "input weight bias", Conv()),
+    _op("conv2d", "input weight bias", Conv()),
+    _op("conv3d", "input weight bias", Conv()),
+    _op("conv_transpose2d", "input weight bias"),
+    _op("embedding", "weight indices", Embedding()),
+    # -- norms
+    _op("layer_norm", "input weight bias", Normalize(centres=True)),
+    _op("rms_norm", "input weight", Normalize(centres=False)),
+    _op("group_norm", "input weight bias", Normalize(centres=True, grouped=True)),
+    _op("batch_norm", "input weight bias running_mean running_var", BatchNorm()),
+    _op("softmax", "self", Softmax()),
+    _op("log_softmax", "self", Softmax()),
+    # -- arithmetic of two values
+    _op("add", "self other", Add()),
+    _op("sub", "self other", Add()),
+    _op("rsub", "self other", Add()),
+    _op("mul", "self other", Mul()),
+    _op("div", "self other", Mul()),
+    _op("where", "condition self other", Where()),
+    _op("masked_fill", "self mask value", Where()),
+    _op("maximum", "self other"),
+    _op("minimum", "self other"),
+    _op("pow", "self exponent"),
+    _op("eq", "self other"),
+    _op("ne", "self other"),
+    _op("lt", "self other"),
+    _op("le", "self other"),
+    _op("gt", "self other"),
+    _op("ge", "self other"),
+    _op("logical_and", "self other"),
+    _op("logical_or", "self other"),
+    _op("bitwise_and", "self other"),
+    _op("bitwise_or", "self other"),
+    _op("floor_divide", "self other"),
+    _op("remainder", "self other"),
+    # -- functions of one value, position by position
+    _op("neg", "self", Elementwise(_ALL - {Kind.SHIFT})),
+    _op("relu", "self", Elementwise(_SCALES)),
+    _op("leaky_relu", "self", Elementwise(_SCALES)),
+    _op("abs", "self", Elementwise(_SCALES)),
+    _op("gelu", "self", Elementwise(_PERMUTES)),
+    _op("silu", "self", Elementwise(_PERMUTES)),
+    _op("sigmoid", "self", Elementwise(_PERMUTES)),
+    _op("tanh", "self", Elementwise(_ODD)),
+    _op("erf", "self", Elementwise(_ODD)),
+    _op("sin", "self", Elementwise(_ODD)),
+    _op("cos", "self", Elementwise(_PERMUTES)),
+    _op("exp", "self", Elementwise(_PERMUTES)),
+    _op("log", "self", Elementwise(_PERMUTES)),
+    _op("sqrt", "self", Elementwise(_PERMUTES)),
+    _op("rsqrt", "self", Elementwise(_PERMUTES)),
+    _op("reciprocal", "self", Elementwise(_ODD)),
+    _op("softplus", "self", Elementwise(_PERMUTES)),
+    _op("hardtanh", "self", Elementwise(_PERMUTES)),
+    _op("relu6", "self", Elementwise(_PERMUTES)),
+    _op("hardswish", "self", Elementwise(_PERMUTES)),
+    _op("hardsigmoid", "self", Elementwise(_PERMUTES)),
+    _op("mish", "self", Elementwise(_PERMUTES)),
+    _op("elu", "self", Elementwise(_PERMUTES)),
+    _op("clamp", "self", Elementwise(_PERMUTES)),
+    _op("logical_not", "self", Elementwise(_PERMUTES)),
+    _op("bitwise_not", "self", Elementwise(_PERMUTES)),
+    _op("floor", "self", Elementwise(_PERMUTES)),
+    _op("to", "self", Elementwise(_ALL), target="_to_copy"),
+    # -- movement: positions change, values do not
+    _op("clone", "self", Movement()),
+    _op("contiguous", "self", Movement()),
+    _op("reshape", "self", Movement()),
+    _op("permute", "self", Movement()),
+    _op("transpose", "self", Movement()),
+    _op("unsqueeze", "self", Movement()),
+    _op("squeeze", "self", Movement()),
+    _op("expand", "self", Movement()),
+    _op("slice", "self", Movement()),
+    _op("select", "self", Movement()),
+    _op("cat", "tensors", Movement()),
+    _op("stack", "tensors", Movement()),
+    _op("flip", "self", Movement()),
+    _op("roll", "self", Movement()),
+    _op("repeat", "self", Movement()),
+    _op("repeat_interleave", "self", Movement()),
+    _op("pixel_shuffle", "self", Movement()),
+    _op("pixel_unshuffle", "self", Movement()),
+    _op("constant_pad_nd", "self"),
+    _op("index", "self indices"),
+    _op("index_select", "self index"),
+    _op("gather", "self index"),
+    _op("scatter", "self index src"),
+    _op("index_add", "self index source"),
+    _op("index_put", "self indices values"),
+    # -- reductions
+    _op("mean", "self", Reduce(frozenset(_ALL))),
+    _op("sum", "self", Reduce(_ALL - {Kind.SHIFT})),
+    _op("amax", "self", Reduce(_SCALES)),
+    _op("amin", "self", Reduce(_SCALES)),
+    _op("max_pool2d", "self", Reduce(_SCALES | {Kind.SHIFT}, window=True)),
+    _op("avg_pool2d", "self", Reduce(_ALL - {Kind.SHIFT}, window=True)),
+    _op("adaptive_avg_pool2d", "self", Reduce(frozenset(_ALL), window=True)),
+    _op("cumsum", "self"),
+    _op("any", "self"),
+    _op("all", "self"),
+    _op("argmax", "self"),
+    _op("topk", "self"),
+    # -- sources of constants
+    _op("arange", ""),
+    _op("full", ""),
+    _op("zeros", ""),
+    _op("ones", ""),
+    _op("full_like", "self"),
+    _op("zeros_like", "self"),
+    _op("ones_like", "self"),
+    _op("scalar_tensor", "s"),
+    _op("tril", "self"),
+    _op("triu", "self"),
+    _op("sym_size", "self"),
+    _op("dropout", "input", impure="draws random numbers"),
+    _op("bernoulli", "self", impure="draws random numbers"),
+    _op("rand", "", impure="draws random numbers"),
+    _op("randn", "", impure="draws random numbers"),
+    # -- ours
+    _ours("crms_norm", "input weight"),
+    _ours("quantize", "input scale zero_point"),
+    _ours("dequantize", "input scale zero_point"),
+    _ours("dynamic_quantize", "input"),
+    # -- numbers
+    Op("getitem", operator.getitem, ("value", "index"), positional=True),
+    _number("int_add", operator.add),
+    _number("int_sub", operator.sub),
+    _number("int_mul", operator.mul),
+    _number("int_floordiv", operator.floordiv),
+    _number("int_mod", operator.mod),
+    _number("int_neg", operator.neg, "a"),
+    _number("int_truediv", operator.truediv),
+    _number("int_eq", operator.eq),
+    _number("int_ne", operator.ne),
+    _number("int_lt", operator.lt),
+    _number("int_le", operator.le),
+    _number("int_gt", operator.gt),
+    _number("int_ge", operator.ge),
+    _number("int_max", torch.sym_max),
+    _number("int_min", torch.sym_min),
+)
+
+OPS: dict[str, Op] = {op.name: op for op in _ROWS}
+NUMBERS: dict[Any, str] = {op.target: op.name for op in _ROWS if op.positional}
+
+
+@functools.cache
+def get(name: str) -> Op:
+    """The op of this name: a row of the table, or any registered overload by its full name."""
+    if name in OPS:
+        return OPS[name]
+    namespace, _, rest = name.partition(".")
+    packet, _, overload = rest.partition(".")
+    try:
+        target = getattr(getattr(getattr(torch.ops, namespace), packet), overload or "default")
+    except (AttributeError, RuntimeError):
+        raise GraphError(
+            f"there is no op called {name}", do="add a row to ir/ops.py, or import what registers it"
+        ) from None
+    operands = tuple(a.name for a in target._schema.arguments if "Tensor" in str(a.type))
+    impure = ""
+    if target._schema.is_mutable:
+        impure = "changes its input"
+    elif torch.Tag.nondeterministic_seeded in target.tags:
+        impure = "draws random numbers"
+    return Op(name, target, operands, impure=impure)
+
+
+def call(name: str, args: tuple[Any, ...], attrs: Mapping[str, Any]) -> Any:
+    """Run an op on values."""
+    return get(name).run(args, attrs)
+
+
+def name_of(overload: torch._ops.OpOverload) -> str:
+    """The name by which a graph calls an overload."""
+    packet = overload._overloadname
+    base = overload._schema.name.split("::")[1]
+    if overload.namespace == "aten":
+        named = {"_to_copy": "to", "_softmax": "softmax"}.get(base, base)
+        if named in OPS and packet not in ("out", "dim_max"):
+            return named
+    if overload.namespace == "regauge":
+        return base
+    return f"{overload.namespace}.{base}.{packet}"

@@ -1,0 +1,110 @@
+"""Our own op namespace: quantization, and norms that PyTorch lacks, each with its meaning in PyTorch.
+
+Scales and zero points broadcast against the value, so one pair of ops serves every granularity: a
+scalar per tensor, ``[O, 1]`` per output channel of a weight, ``[..., 1]`` per token.
+"""
+
+from __future__ import annotations
+
+import torch
+
+LIMITS = {torch.uint8: (0, 255), torch.int8: (-128, 127), torch.int16: (-32768, 32767)}
+
+
+@torch.library.custom_op("regauge::quantize", mutates_args=())
+def quantize(
+    input: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None = None,
+    *,
+    dtype: torch.dtype = torch.uint8,
+) -> torch.Tensor:
+    """``clip(round(x / scale) + zero_point)`` with round half to even, as ONNX has it."""
+    low, high = LIMITS[dtype]
+    code = torch.round(input / scale)
+    code = code if zero_point is None else code + zero_point
+    return torch.clamp(code, low, high).to(dtype)
+
+
+@quantize.register_fake
+def _(
+    input: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None = None,
+    *,
+    dtype: torch.dtype = torch.uint8,
+) -> torch.Tensor:
+    return torch.empty_like(input, dtype=dtype)
+
+
+@torch.library.custom_op("regauge::dequantize", mutates_args=())
+def dequantize(
+    input: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``(code - zero_point) * scale`` in the dtype of the scale."""
+    code = input.to(scale.dtype)
+    code = code if zero_point is None else code - zero_point.to(scale.dtype)
+    return code * scale
+
+
+@dequantize.register_fake
+def _(
+    input: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None
+) -> torch.Tensor:
+    return torch.empty_like(input, dtype=scale.dtype)
+
+
+@torch.library.custom_op("regauge::dynamic_quantize", mutates_args=())
+def dynamic_quantize(
+    input: torch.Tensor, *, per_token: bool = True, dtype: torch.dtype = torch.uint8
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes, scale and zero point from the value's own range, which always holds zero.
+
+    Args:
+        input: ``[..., n]``.
+        per_token: One range for each row of ``n``, symmetric about zero; or one for the tensor, asymmetric.
+
+    Returns:
+        Codes ``[..., n]``, scale and zero point ``[..., 1]``, or scalars.
+    """
+    low, high = LIMITS[dtype]
+    if per_token:
+        middle = (low + high + 1) // 2
+        scale = torch.amax(torch.abs(input), dim=-1, keepdim=True) / (high - middle)
+        scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+        zero_point = torch.full_like(scale, middle, dtype=dtype)
+    else:
+        top = torch.clamp(torch.amax(input), min=0)
+        bottom = torch.clamp(torch.amin(input), max=0)
+        scale = (top - bottom) / (high - low)
+        scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+        zero_point = torch.clamp(torch.round(low - bottom / scale), low, high).to(dtype)
+    code = torch.round(input / scale) + zero_point
+    return torch.clamp(code, low, high).to(dtype), scale, zero_point
+
+
+@dynamic_quantize.register_fake
+def _(
+    input: torch.Tensor, *, per_token: bool = True, dtype: torch.dtype = torch.uint8
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    scale = input.new_empty((*input.shape[:-1], 1) if per_token else ())
+    return torch.empty_like(input, dtype=dtype), scale, torch.empty_like(scale, dtype=dtype)
+
+
+@torch.library.custom_op("regauge::crms_norm", mutates_args=())
+def crms_norm(
+    input: torch.Tensor, weight: torch.Tensor | None = None, *, eps: float = 1e-6
+) -> torch.Tensor:
+    """RMSNorm of a vector of mean zero whose last coordinate is left out (A49).
+
+    ``x / sqrt((sum x^2 + (sum x)^2) / d + eps)`` with ``d`` one more than the last axis holds.
+    """
+    last = torch.sum(input, dim=-1, keepdim=True)
+    square = torch.sum(input * input, dim=-1, keepdim=True) + last * last
+    normed = input * torch.rsqrt(square / (input.shape[-1] + 1) + eps)
+    return normed if weight is None else normed * weight
+
+
+@crms_norm.register_fake
+def _(input: torch.Tensor, weight: torch.Tensor | None = None, *, eps: float = 1e-6) -> torch.Tensor:
+    return torch.empty_like(input)

@@ -1,0 +1,180 @@
+"""Run passes in order, check each one's promise, and keep the record.
+
+Exact passes run on a float64 copy, where rounding is 1e-16 and an equality can be told from a near miss; after
+the last of them the weights are cast back once, and that rounding is reported apart.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from ..ir import Graph, PassError, PromiseError, TensorType, astype
+from ..ir.interpret import execute
+from ..ir.types import evaluate
+from .base import Context, Pass, Promise, Remark
+
+EXACT_TOLERANCE = 1e-9  # relative L2, in float64
+
+
+@dataclass
+class PassReport:
+    """What one pass did: its promise, time in seconds, remarks, and the damage that was measured."""
+
+    name: str
+    promise: str
+    seconds: float
+    damage: float  # relative L2 of the outputs against the original's; float64 for exact passes
+    remarks: list[Remark] = field(default_factory=list[Remark])
+
+    @property
+    def applied(self) -> list[Remark]:
+        return [remark for remark in self.remarks if remark.applied]
+
+    @property
+    def missed(self) -> list[Remark]:
+        return [remark for remark in self.remarks if not remark.applied]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_order(passes: Sequence[Pass]) -> None:
+    """Refuse an order that breaks a promise."""
+    for before, after in zip(passes, passes[1:], strict=False):
+        if after.stage < before.stage:
+            raise PassError(
+                f"{after.name} comes after {before.name}, but a pass of the stage "
+                f"{after.stage.name.lower()} must come before {before.stage.name.lower()}",
+                do=f"move {after.name} before {before.name}",
+            )
+
+
+def apply(
+    graph: Graph, passes: Sequence[Pass], context: Context, *, dtype: torch.dtype = torch.float32
+) -> tuple[Graph, list[PassReport]]:
+    """Run the passes; the result computes in ``dtype``.
+
+    Raises:
+        PassError: The order breaks a promise.
+        PromiseError: A pass changed the function by more than it promised.
+    """
+    check_order(passes)
+    exact = astype(graph, torch.float64)
+    trials = probes(exact, context)
+    wanted = [execute(exact, trial) for trial in trials]
+    reports: list[PassReport] = []
+    current, doubled = exact, True
+    for step in passes:
+        if step.promise is not Promise.EXACT and doubled:
+            current, doubled = _cast(current, dtype, trials, wanted, reports), False
+        current = _run(step, current, context, trials, wanted, reports)
+    if doubled:
+        current = _cast(current, dtype, trials, wanted, reports)
+    return current, reports
+
+
+def _run(
+    step: Pass,
+    graph: Graph,
+    context: Context,
+    trials: list[list[Any]],
+    wanted: list[tuple[Any, ...]],
+    reports: list[PassReport],
+) -> Graph:
+    start = time.perf_counter()
+    try:
+        new, remarks = step(graph, context)
+    except Exception as error:
+        error.add_note(f"in pass {step.name}, after {[report.name for report in reports]}")
+        raise
+    found = [execute(astype(new, torch.float64), trial) for trial in trials]
+    damage = max((difference(a, b) for a, b in zip(found, wanted, strict=True)), default=0.0)
+    seconds = time.perf_counter() - start
+    report = PassReport(step.name, step.promise.value, seconds, damage, remarks)
+    reports.append(report)
+    if step.promise is Promise.EXACT and not damage <= EXACT_TOLERANCE:
+        sites = ", ".join(remark.site for remark in report.applied[:5])
+        raise PromiseError(
+            f"{step.name} promised an equal function and changed the outputs by {damage:.2g} (relative L2, float64)",
+            where=f"sites: {sites}",
+            do="this is a defect of Regauge: please report it with graph.dump",
+        )
+    return new
+
+
+def _cast(
+    graph: Graph,
+    dtype: torch.dtype,
+    trials: list[list[Any]],
+    wanted: list[tuple[Any, ...]],
+    reports: list[PassReport],
+) -> Graph:
+    """Back to the working dtype, with what rounding the weights costs on record (measured in float64)."""
+    start = time.perf_counter()
+    new = astype(graph, dtype)
+    again = astype(new, torch.float64)
+    damage = max(
+        (difference(execute(again, t), w) for t, w in zip(trials, wanted, strict=True)), default=0.0
+    )
+    reports.append(PassReport("Round", f"rounding to {dtype}", time.perf_counter() - start, damage))
+    return new
+
+
+def probes(graph: Graph, context: Context) -> list[list[Any]]:
+    """The inputs on which promises are checked, in float64: the user's, and random ones like them.
+
+    Integers are drawn from between the least and the greatest that the user's example holds.
+    """
+    mine = [_double(value) for value in context.inputs]
+    generator = context.generator()
+    return [mine, [_random_like(value, generator) for value in mine]] if mine else [_made_up(graph, generator)]
+
+
+def _double(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.double()
+    return value
+
+
+def _random_like(value: Any, generator: torch.Generator) -> Any:
+    if not isinstance(value, torch.Tensor) or value.dtype == torch.bool or not value.numel():
+        return value
+    if value.is_floating_point():
+        noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        return value.mean() + (value.std() if value.numel() > 1 else 1.0) * noise
+    low, high = int(value.min()), int(value.max())
+    return torch.randint(low, high + 1, value.shape, generator=generator, dtype=value.dtype)
+
+
+def _made_up(graph: Graph, generator: torch.Generator) -> list[Any]:
+    point = {name: max(low, 2) for name, (low, _) in graph.symbols.items()}
+    made: list[Any] = []
+    for node in graph.inputs:
+        assert isinstance(node.type, TensorType)
+        shape = [evaluate(size, point) for size in node.type.shape]
+        if node.type.dtype.is_floating_point:
+            made.append(torch.randn(shape, generator=generator, dtype=node.type.dtype))
+        else:
+            made.append(torch.zeros(shape, dtype=node.type.dtype))
+    return made
+
+
+def difference(found: Sequence[Any], wanted: Sequence[Any]) -> float:
+    """The greatest relative L2 difference among the outputs; infinite where one is not finite and the other is."""
+    worst = 0.0
+    for a, b in zip(found, wanted, strict=True):
+        if not isinstance(b, torch.Tensor):
+            worst = max(worst, 0.0 if a == b else float("inf"))
+            continue
+        a, b = a.double(), b.double()
+        same = (a == b) | (a.isnan() & b.isnan())  # infinities of masks
+        gap = torch.where(same, torch.zeros_like(a), a - b)
+        scale = torch.where(b.isfinite(), b, torch.zeros_like(b)).norm()
+        ratio = float(gap.norm() / scale) if scale > 0 else float(gap.norm())
+        worst = max(worst, ratio if ratio == ratio else float("inf"))
+    return worst
