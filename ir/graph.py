@@ -209,6 +209,22 @@ class Graph:
             self.nodes.remove(node)
         self._names.discard(node.name)
 
+    def supersede(self, old: Node, new: Node) -> None:
+        """Put ``new`` in the place of ``old``: all its readers, and its name."""
+        self.replace(old, new)
+        origin = self.store.origin.get(old.name)
+        self.erase(old)
+        self._names.discard(new.name)
+        if new.op == "param":
+            del self.params[new.name]
+            self.params[old.name] = new
+            self.store[old.name] = self.store.tensors[new.name]
+            del self.store[new.name]
+            if origin is not None:
+                self.store.origin[old.name] = origin
+        self._names.add(old.name)
+        new.name = old.name
+
     def prune(self) -> int:
         """Take out all that does not reach the output; inputs stay. Returns how many nodes went."""
         live: set[Node] = set()
@@ -265,7 +281,7 @@ class Graph:
         new.output = clone(self.output)
         new.store = self.store.copy()
         new.symbols = dict(self.symbols)
-        new.in_spec, new.out_spec = copy.copy(self.in_spec), copy.copy(self.out_spec)
+        new.in_spec, new.out_spec = self.in_spec, self.out_spec  # nobody changes a spec
         new._names = set(self._names)
         return new
 

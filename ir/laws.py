@@ -324,10 +324,15 @@ class Where(Law):
 
 @dataclass(frozen=True)
 class Movement(Law):
-    """Positions change and values do not, so the labels move as the values do, whatever the group."""
+    """Positions change and values do not, so the labels move as the values do, whatever the group.
+
+    ``whole`` says that some axis passes unchanged, so that a matrix on it does.
+    """
+
+    whole: bool = True
 
     def passes(self, kind: Kind) -> bool:
-        return True
+        return self.whole or kind in DIAGONAL or kind is Kind.PERMUTATION
 
     def flow(self, call: Call) -> Sequence[Flow]:
         if OUT in call.known:
@@ -336,7 +341,8 @@ class Movement(Law):
         if any(action.power != power for action in call.known.values()):
             raise Stop("its operands are scaled opposite ways")
         parts = [self._labels(call, port) for port in call.operands]
-        return [Flow({**call.known, OUT: Action(compact(self._run(call, parts)), power)})]
+        moved = compact(self._run(call, parts))
+        return [Flow({**call.known, OUT: Action(moved, power)}, cells=_part(call, moved))]
 
     def _labels(self, call: Call, port: Port) -> torch.Tensor:
         if port in call.known:
@@ -369,12 +375,23 @@ class Movement(Law):
         if not torch.equal(labels[source.flatten().long()], spread.flatten()):
             raise Stop("one value is repeated into several channels")
         begin = 0
+        cells: list[torch.Tensor] = []
         for port, number in zip(call.operands, numbers, strict=True):
             part = labels[begin : begin + number.numel()].reshape(number.shape)
             begin += number.numel()
             if bool((part >= 0).any()):
                 ports[port] = Action(compact(part), out.power)
-        return Flow(ports)
+                cells += _part(call, part)
+        return Flow(ports, cells=cells)
+
+
+def _part(call: Call, labels: torch.Tensor) -> list[torch.Tensor]:
+    """Where only some of the coordinates go one way, a permutation must keep them together."""
+    if call.kind is not Kind.PERMUTATION:
+        return []
+    held = labels.unique()
+    held = held[held >= 0]
+    return [held[None]] if held.numel() < call.size else []
 
 
 @dataclass(frozen=True)
@@ -388,7 +405,7 @@ class Contract(Law):
     indices: str
 
     def passes(self, kind: Kind) -> bool:
-        return True
+        return kind is not Kind.SHIFT or self.indices.count(",") == 2  # with a bias
 
     def letters(self, call: Call) -> dict[Port, list[str]]:
         """A letter for each axis of each port; the axes of ``...`` are counted from the right."""
@@ -605,13 +622,16 @@ class Normalize(Law):
     grouped: bool = False
 
     def passes(self, kind: Kind) -> bool:
-        return kind is not Kind.LINEAR
+        if kind in (Kind.SCALE, Kind.SIGN) or (kind is Kind.SHIFT and self.centres):
+            return True
+        own = {Kind.PERMUTATION, Kind.CENTRE if self.centres else Kind.ORTHOGONAL}
+        return kind in own and not self.grouped
 
     def flow(self, call: Call) -> Sequence[Flow]:
         last = (1 - len(call.shapes[OUT]),) if self.grouped else (-1,)
         over = 1 if self.grouped else len(call.attrs["normalized_shape"])
         for action in call.known.values():
-            if over != 1 or (action.axes not in (last, (-1,))):
+            if over != 1 or action.axes != last:
                 raise Stop("the labels vary over more than the axis of the norm")
         if (0,) in call.known:
             return [self._read(call, call.known[(0,)])]
@@ -715,6 +735,8 @@ class Reduce(Law):
         keep = self.window or bool(call.attrs.get("keepdim", False))
         if (0,) not in call.known:
             labels = call.known[OUT].labels
+            if keep and {axis % rank for axis in call.known[OUT].axes} & set(reduced):
+                raise Stop(f"{call.node.op} reduces the labelled axis")
             for axis in () if keep else reduced:
                 labels = labels.unsqueeze(axis)
             return [Flow({**call.known, (0,): Action(labels, call.known[OUT].power)})]
@@ -723,7 +745,8 @@ class Reduce(Law):
         if not acted & set(reduced):
             labels = action.labels if keep else action.labels.squeeze(reduced)
             return [Flow({(0,): action, OUT: Action(labels, action.power)})]
-        if call.kind is Kind.PERMUTATION and acted <= set(reduced) and call.complete(action):
+        ends = call.kind is Kind.PERMUTATION and not self.window
+        if ends and acted <= set(reduced) and call.complete(action):
             return [Flow({(0,): action})]
         raise Stop(f"{call.node.op} reduces the channels")
 

@@ -37,7 +37,8 @@ def apply(graph: Graph, region: Region, element: torch.Tensor) -> list[Untied]:
     Returns:
         The parameters that were tied and are no longer.
     """
-    _check(region, element)
+    if reason := refusal(region, element):
+        raise GraphError(reason, where=region.value.at)
     untied = _apply_edits(graph, region, element)
     if region.inserted:
         _insert(graph, region, element)
@@ -48,20 +49,42 @@ def apply(graph: Graph, region: Region, element: torch.Tensor) -> list[Untied]:
     return untied
 
 
-def _check(region: Region, element: torch.Tensor) -> None:
-    """Refuse an element outside the region's group."""
+def ties_broken(graph: Graph, region: Region) -> list[Untied]:
+    """The parameters that applying the region would untie: some reader takes no part, or another part."""
+    broken: list[Untied] = []
+    for param in region.parameters:
+        actions = {
+            (edit.node, edit.port): edit.action
+            for edit in region.edits.values()
+            if edit.through is None and operand(edit.node, edit.port) is param
+        }
+        reads = sum(n is param for user in param.users for n in user.inputs)
+        first = next(iter(actions.values()), None)
+        agree = first is not None and all(action.same(first) for action in actions.values())
+        if first is not None and (len(actions) != reads or not agree):
+            broken.append(Untied(param.name, graph.store.bytes([param.name])))
+    return broken
+
+
+def refusal(region: Region, element: torch.Tensor) -> str:
+    """Why the element is outside the region's group, or nothing."""
     groups, fixed = region.groups, region.fixed
     if region.kind in (Kind.SCALE, Kind.SIGN, Kind.SHIFT):
         neutral = 0 if region.kind is Kind.SHIFT else 1
         if not torch.equal(element, element[groups]):
-            raise GraphError("the element differs between coordinates that the graph ties together")
+            return "the element differs between channels that the graph ties together"
         if bool((element[fixed] != neutral).any()):
-            raise GraphError("the element moves coordinates that the graph holds fixed")
+            return "the element moves channels that the graph holds fixed"
         if region.kind is Kind.SCALE and not bool(((element > 0) & element.isfinite()).all()):
-            raise GraphError("a scale must be positive and finite")
+            return "a scale must be positive and finite"
     elif region.kind is Kind.PERMUTATION:
         if not torch.equal(groups[element], groups) or element.unique().numel() != region.size:
-            raise GraphError("the element is no permutation within the region's cells")
+            return "the element is no permutation within the region's cells"
+    elif region.kind is Kind.ORTHOGONAL:
+        gram = element @ element.T
+        if not torch.allclose(gram, torch.eye(region.size, dtype=gram.dtype), atol=1e-10):
+            return "the matrix is not orthogonal"
+    return ""
 
 
 def spread(action: Action, element: torch.Tensor, neutral: float) -> torch.Tensor:
@@ -114,22 +137,8 @@ def _change(
         if not whole:
             untied.append(Untied(param.name, value.numel() * param.dtype.itemsize))
         if not param.users:
-            old_name = param.name
-            graph.erase(param)
-            _rename(graph, new, old_name)
+            graph.supersede(param, new)
     return untied
-
-
-def _rename(graph: Graph, node: Node, name: str) -> None:
-    """A parameter that replaces another takes over its name."""
-    graph.store[name] = graph.store.tensors[node.name]
-    graph.store.origin[name] = graph.store.origin[node.name]
-    del graph.store[node.name]
-    del graph.params[node.name]
-    graph._names.discard(node.name)
-    graph._names.add(name)
-    node.name = name
-    graph.params[name] = node
 
 
 def transformed(kind: Kind, tensor: torch.Tensor, action: Action, element: torch.Tensor) -> torch.Tensor:
@@ -150,17 +159,24 @@ def transformed(kind: Kind, tensor: torch.Tensor, action: Action, element: torch
 
 
 def _permuted(tensor: torch.Tensor, action: Action, element: torch.Tensor) -> torch.Tensor:
-    """Along the labelled axes, the position of coordinate c comes to hold what that of p[c] held."""
+    """Each place of coordinate c comes to hold what the place of p[c] held: the first the first, and so on."""
     axes = [axis % tensor.dim() for axis in action.axes]
     labels = action.labels.flatten().long()
-    position = torch.empty(int(labels.max()) + 1, dtype=torch.int64)
-    position[labels] = torch.arange(labels.numel())
-    source = position[element[labels]]
+    source = torch.arange(labels.numel())
+    order = torch.argsort(labels, stable=True)
+    order = order[labels[order] >= 0]  # places by coordinate, and in their own order within one
+    counts = torch.bincount(labels[order], minlength=element.numel())
+    if not torch.equal(counts[element], counts):
+        raise GraphError("the permutation exchanges channels that stand in different numbers of places")
+    start = counts.cumsum(0) - counts
+    held = labels[order]
+    rank = torch.arange(order.numel()) - start[held]
+    source[order] = order[start[element[held]] + rank]
     others = [axis for axis in range(tensor.dim()) if axis not in axes]
     moved = tensor.permute(*axes, *others)
     flat = moved.reshape(labels.numel(), -1)[source].reshape(moved.shape)
-    order = [*axes, *others]
-    return flat.permute(*[order.index(axis) for axis in range(tensor.dim())]).contiguous()
+    back = [*axes, *others]
+    return flat.permute(*[back.index(axis) for axis in range(tensor.dim())]).contiguous()
 
 
 def _through(graph: Graph, edit: Edit, element: torch.Tensor) -> torch.Tensor:
@@ -193,8 +209,7 @@ def _set_bias(graph: Graph, node: Node, change: torch.Tensor) -> None:
     new = graph.param(name, value.to(dtype), origin=origin)
     node.set((*node.args[:2], new) if len(node.args) < 3 else (*node.args[:2], new, *node.args[3:]))
     if old is not None and not old.users:
-        graph.erase(old)
-        _rename(graph, new, name)
+        graph.supersede(old, new)
 
 
 def _constant(graph: Graph, region: Region, value: Node, element: torch.Tensor, name: str) -> Node:

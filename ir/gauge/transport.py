@@ -26,6 +26,9 @@ from ..laws import DIAGONAL, OUT, Action, Call, Flow, Kind, Port, Stop, compact
 from ..types import TensorType, evaluate
 
 
+_MATRICES = frozenset({Kind.CENTRE, Kind.ORTHOGONAL, Kind.LINEAR})  # coordinates mix
+
+
 @dataclass(frozen=True)
 class Blocked:
     """Why an action has no way: the op that stops it, and its reason."""
@@ -207,6 +210,7 @@ class _Search:
         region = Region(self.graph, self.kind, value, size)
         region.actions[value] = action
         try:
+            self.need_whole(region, value, action)
             self.start(region, value, restore, insert)
         except Refused as refused:
             return refused.blocked
@@ -365,6 +369,7 @@ class _Search:
             raise Refused(Blocked(node, "it reads the original value too"))
         old = region.actions.get(value)
         if old is None:
+            self.need_whole(region, node, action)
             region.actions[value] = action
             return True
         self.reconcile(region, node, old, action)
@@ -372,11 +377,19 @@ class _Search:
 
     def edit(self, region: Region, edit: Edit) -> None:
         key = (edit.node, edit.port, False)
+        self.need_whole(region, edit.node, edit.action)
         old = region.edits.get(key)
         if old is not None:
             self.reconcile(region, edit.node, old.action, edit.action)
         else:
             region.edits[key] = edit
+
+    def need_whole(self, region: Region, node: Node, action: Action) -> None:
+        """A matrix acts on one axis that holds all coordinates in order."""
+        if self.kind in _MATRICES:
+            labels = action.labels.flatten()
+            if len(action.axes) != 1 or not torch.equal(labels, torch.arange(region.size, dtype=labels.dtype)):
+                raise Refused(Blocked(node, "the channels are taken apart here"))
 
     def reconcile(self, region: Region, node: Node, old: Action, new: Action) -> None:
         if old.same(new):

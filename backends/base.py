@@ -1,0 +1,126 @@
+"""What a target is: what it takes, and how a graph becomes something that runs on it.
+
+Targets are found by name in ``TARGETS``; nothing of a runtime is imported before its target is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..ir import Graph, TargetError
+
+
+class Runner(Protocol):
+    """A lowered graph: flat inputs to flat outputs, as ``ir.interpret.execute`` takes and gives them."""
+
+    def __call__(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """Run once."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write all that ``load`` needs into an existing folder."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """The size of what ``save`` writes."""
+        ...
+
+
+class Lowering(Protocol):
+    """What a target's module must hold, as two functions at its top level."""
+
+    def lower(self, graph: Graph) -> Runner:
+        """Compile a graph in memory."""
+        ...
+
+    def load(self, folder: Path, graph: Graph) -> Runner:
+        """Bring back what ``Runner.save`` wrote; ``graph`` has the types but no weights yet."""
+        ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """A profile and a lowering.
+
+    Attributes:
+        name: What the user calls it.
+        module: The module of this package that lowers to it.
+        requires: The packages that must be importable.
+        install: What to ``pip install`` for them.
+        takes: What it takes and does, in words.
+        unsigned_activations: Whether it runs uint8 activations faster than int8.
+        simulates: Whether quantized ops are computed in floating point, so that latency says nothing.
+    """
+
+    name: str
+    module: str
+    requires: tuple[str, ...]
+    install: str
+    takes: str
+    unsigned_activations: bool = True
+    simulates: bool = False
+
+    @property
+    def installed(self) -> bool:
+        return not self._absent()
+
+    def _absent(self) -> list[str]:
+        return [package for package in self.requires if importlib.util.find_spec(package) is None]
+
+    def check_installed(self) -> None:
+        """Raise ``TargetError`` that says what to install."""
+        if absent := self._absent():
+            raise TargetError(
+                f"target {self.name!r} needs {', '.join(absent)}, which is not installed",
+                do=f"pip install '{self.install}'",
+            )
+
+    def lower(self, graph: Graph) -> Runner:
+        """The graph as something that runs."""
+        return self._lowering().lower(graph)
+
+    def load(self, folder: Path, graph: Graph) -> Runner:
+        """A runner from what ``Runner.save`` wrote."""
+        return self._lowering().load(folder, graph)
+
+    def _lowering(self) -> Any:
+        self.check_installed()
+        return importlib.import_module(f".{self.module}", __package__)
+
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (
+        Target(
+            name="onnxruntime",
+            module="onnxruntime",
+            requires=("onnx", "onnxruntime"),
+            install="regauge",
+            takes="f32, int8 weights and activations, static or per token; symbolic batch and length",
+        ),
+        Target(
+            name="torch",
+            module="torch_eager",
+            requires=("torch",),
+            install="regauge",
+            takes="every op and dtype; runs eagerly; int8 arithmetic is simulated in floating point",
+            simulates=True,
+        ),
+    )
+}
+
+
+def target(name: str) -> Target:
+    """The target of this name; raises ``TargetError`` that lists the known."""
+    if name not in TARGETS:
+        raise TargetError(
+            f"there is no target {name!r}",
+            do=f"choose one of: {', '.join(TARGETS)}",
+        )
+    return TARGETS[name]

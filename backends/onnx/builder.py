@@ -1,0 +1,203 @@
+"""An ONNX graph in the making: nodes, initializers and names, and our values by their ONNX names.
+
+A tensor of ours is one ONNX value. A symbolic number is an ``int64[1]`` (``float64[1]``, ``bool[1]``), since
+shapes are put together from numbers far more often than numbers meet tensors. A tuple is a tuple of values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import torch
+from onnx import NodeProto, TensorProto, helper
+
+from ...ir import Graph, Node, ScalarType, TensorType
+from ...ir.graph import Arg
+
+Value: TypeAlias = "str | tuple[str, ...]"
+Attribute: TypeAlias = "int | float | str | Sequence[int] | Sequence[float] | TensorProto"
+
+OPSET, IR_VERSION = 23, 11  # the pair of onnx 1.18: Attention, RMSNormalization, RotaryEmbedding
+MICROSOFT = "com.microsoft"  # ONNX Runtime's own ops
+INT64_MAX = (1 << 63) - 1
+
+DTYPES: Mapping[torch.dtype, int] = {
+    torch.float64: TensorProto.DOUBLE,
+    torch.float32: TensorProto.FLOAT,
+    torch.float16: TensorProto.FLOAT16,
+    torch.bfloat16: TensorProto.BFLOAT16,
+    torch.int64: TensorProto.INT64,
+    torch.int32: TensorProto.INT32,
+    torch.int16: TensorProto.INT16,
+    torch.int8: TensorProto.INT8,
+    torch.uint8: TensorProto.UINT8,
+    torch.bool: TensorProto.BOOL,
+    torch.float8_e4m3fn: TensorProto.FLOAT8E4M3FN,
+    torch.float8_e5m2: TensorProto.FLOAT8E5M2,
+}
+SCALARS = {"int": torch.int64, "float": torch.float64, "bool": torch.bool}
+
+
+class Declined(Exception):
+    """A lowering does not cover this form of its op; the fallback takes it."""
+
+
+def tensor_proto(name: str, value: torch.Tensor) -> TensorProto:
+    """A tensor as an initializer."""
+    if value.dtype not in DTYPES:
+        raise Declined(f"ONNX has no {value.dtype}")
+    flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    proto = TensorProto(name=name, dims=list(value.shape), data_type=DTYPES[value.dtype])
+    proto.raw_data = flat.numpy().tobytes()
+    return proto
+
+
+class Builder:
+    """Lowerings call ``op`` for each ONNX node and give back the name of the result."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes: list[NodeProto] = []
+        self.initializers: dict[str, TensorProto] = {}
+        self.values: dict[Node, Value] = {}
+        self.domains = {"": OPSET, MICROSOFT: 1}
+        self._constants: dict[tuple[torch.dtype, tuple[int, ...], bytes], str] = {}
+        self._current = "v"  # the node being lowered, after which its inner values are named
+        self._count = 0
+        self._start = 0
+
+    # -- nodes ----------------------------------------------------------------------------------
+
+    def begin(self, name: str) -> None:
+        """Name the values that follow after this node of ours: ``name.0``, ``name.1``, ..."""
+        self._current, self._count, self._start = name, 0, len(self.nodes)
+
+    def fresh(self) -> str:
+        """A name for an inner value; ours hold no dot."""
+        self._count += 1
+        return f"{self._current}.{self._count - 1}"
+
+    def ops(self, kind: str, *inputs: str, count: int, domain: str = "", **attrs: Attribute) -> tuple[str, ...]:
+        """Add a node with this many outputs; an input called '' is left out."""
+        outputs = tuple(self.fresh() for _ in range(count))
+        last = max((i + 1 for i, name in enumerate(inputs) if name), default=0)
+        node = helper.make_node(kind, inputs[:last], outputs, f"{outputs[0]}.{kind}", None, domain, **attrs)
+        self.nodes.append(node)
+        return outputs
+
+    def op(self, kind: str, *inputs: str, domain: str = "", **attrs: Attribute) -> str:
+        """Add a node with one output."""
+        return self.ops(kind, *inputs, count=1, domain=domain, **attrs)[0]
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a value made since ``begin`` another name."""
+        for node in self.nodes[self._start :]:
+            for names in (node.input, node.output):
+                for i, name in enumerate(names):
+                    if name == old:
+                        names[i] = new
+            node.name = f"{new}.{node.op_type}" if node.output[0] == new else node.name
+
+    def inner(self, name: str) -> bool:
+        """Whether the value was made since ``begin``, under a name of its own."""
+        return name.startswith(f"{self._current}.")
+
+    # -- constants ------------------------------------------------------------------------------
+
+    def constant(self, value: object, dtype: torch.dtype) -> str:
+        """A small constant, stored once however often it is used."""
+        tensor = torch.as_tensor(value, dtype=dtype).contiguous()
+        key = (dtype, tuple(tensor.shape), tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        name = self._constants.get(key)
+        if name is None:
+            name = self._constants[key] = f"constant.{len(self._constants)}"
+            self.initializers[name] = tensor_proto(name, tensor)
+        return name
+
+    def ints(self, *values: int) -> str:
+        """A constant ``int64[n]``."""
+        return self.constant(list(values), torch.int64)
+
+    def parameter(
+        self, node: Node, form: str = "", change: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> str:
+        """A parameter as an initializer, or in a changed form of this name; each form is stored once."""
+        name = f"{node.name}.{form}" if form else node.name
+        if name not in self.initializers:
+            tensor = self.graph.value(node)
+            self.initializers[name] = tensor_proto(name, tensor if change is None else change(tensor))
+        return name
+
+    # -- operands -------------------------------------------------------------------------------
+
+    def value(self, node: Node) -> Value:
+        """What a node of ours became."""
+        if node.op == "param":
+            return self.parameter(node)
+        return self.values[node]
+
+    def tensor(self, arg: Arg, dtype: torch.dtype | None = None) -> str:
+        """An operand as a tensor, cast where it has another dtype. ``None`` is left out."""
+        if arg is None:
+            return ""
+        if not isinstance(arg, Node):
+            return self.constant(arg, dtype or torch.result_type(torch.empty(1, dtype=torch.int64), arg))
+        name = self.value(arg)
+        assert isinstance(name, str), f"{arg.name} is a tuple"
+        if isinstance(arg.type, ScalarType):
+            found = SCALARS[arg.type.kind]
+            name = self.op("Squeeze", name)
+        else:
+            found = arg.dtype
+        return name if dtype in (None, found) else self.cast(name, dtype)
+
+    def cast(self, name: str, dtype: torch.dtype | None) -> str:
+        if dtype not in DTYPES:
+            raise Declined(f"ONNX has no {dtype}")
+        return self.op("Cast", name, to=DTYPES[dtype])
+
+    def number(self, arg: Arg) -> str:
+        """An integer operand as ``int64[1]``."""
+        if not isinstance(arg, Node):
+            return self.ints(int(arg))
+        name = self.value(arg)
+        assert isinstance(name, str)
+        if isinstance(arg.type, TensorType):
+            name = self.op("Reshape", name, self.ints(1))
+            return name if arg.dtype == torch.int64 else self.cast(name, torch.int64)
+        return name
+
+    def numbers(self, args: Arg) -> str:
+        """Integers as ``int64[n]``; a constant where all are known."""
+        many: tuple[Arg, ...] = args if isinstance(args, tuple) else (args,)
+        if all(isinstance(arg, int) for arg in many):
+            return self.ints(*many)
+        if len(many) == 1:
+            return self.number(many[0])
+        return self.op("Concat", *map(self.number, many), axis=0)
+
+    def size(self, name: str, axis: int) -> str:
+        """One size of a value, as ``int64[1]``."""
+        return self.op("Shape", name, start=axis, end=axis + 1) if axis != -1 else self.op(
+            "Shape", name, start=-1
+        )
+
+
+def pair(value: Arg, count: int = 2) -> list[int]:
+    """Integers given as one for all or one each."""
+    if isinstance(value, int):
+        return [value] * count
+    if any(not isinstance(part, int) for part in value):
+        raise Declined("a symbolic kernel attribute")
+    many = [int(part) for part in value]
+    return many * count if len(many) == 1 else many
+
+
+def rank(node: Node) -> int:
+    return len(node.shape)
+
+
+def axis_of(dim: int, ndim: int) -> int:
+    """A dimension counted from the front."""
+    return dim % ndim if ndim else 0

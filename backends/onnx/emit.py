@@ -1,0 +1,167 @@
+"""Our graph as an ONNX model: fused into the forms of the runtime, then one lowering a node."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto, ValueInfoProto, helper
+
+from ...ir import Graph, Node, TargetError, TensorType
+from ...ir import ops as table
+from ...ir.types import Type, show
+from . import fallback
+from .builder import DTYPES, IR_VERSION, SCALARS, Builder, Declined, Value
+from .forms import fuse
+from .lower import LOWERINGS
+
+_EXTERNAL = 1_500_000_000  # bytes; a protobuf file ends at 2 GB
+# What PyTorch's schemas have for gradients and for devices; without effect on values.
+_WITHOUT_EFFECT = {
+    "cudnn_enable", "cudnn_enabled", "implicit", "memory_format", "momentum", "non_blocking", "padding_idx",
+    "scale_grad_by_freq", "sparse", "sparse_grad",
+}  # fmt: skip
+
+
+def emit(graph: Graph) -> ModelProto:
+    """The graph as an ONNX model; the same graph gives the same bytes.
+
+    Values keep the names of our nodes, symbolic sizes become named dimensions.
+
+    Raises:
+        TargetError: An op has no ONNX form.
+    """
+    fused = fuse(graph)
+    builder = Builder(fused)
+    inputs = [_input(builder, node) for node in fused.inputs]
+    for node in fused.nodes:
+        builder.values[node] = lower(builder, node)
+    outputs, constants = _outputs(builder, fused)
+    _prune(builder, {value.name for value in outputs})
+    model = helper.make_model(
+        helper.make_graph(
+            builder.nodes, "regauge", inputs, outputs, list(builder.initializers.values())
+        ),
+        opset_imports=[helper.make_opsetid(d, v) for d, v in _domains(builder)],
+        ir_version=IR_VERSION,
+        producer_name="regauge",
+    )
+    if constants:  # outputs that are no tensors: None and numbers, by their places
+        helper.set_model_props(model, {"regauge.constants": json.dumps(constants)})
+    return model
+
+
+def save(model: ModelProto, path: str | Path) -> list[Path]:
+    """Write a model; weights of more than 1.5 GB go to a file beside it. Returns what was written."""
+    path = Path(path)
+    total = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if total <= _EXTERNAL:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return [path]
+    data = path.with_suffix(".weights")
+    data.unlink(missing_ok=True)  # onnx appends
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    onnx.save_model(
+        copy, str(path), save_as_external_data=True, location=data.name, size_threshold=1024
+    )
+    return [path, data]
+
+
+def lower(builder: Builder, node: Node) -> Value:
+    """One node of ours as ONNX nodes; its result has the node's name where it is a value of its own."""
+    builder.begin(node.name)
+    if node.type == ():  # an assertion: it has no value
+        return ()
+    try:
+        result = _lowered(builder, node)
+    except Declined as reason:
+        result = fallback.export(builder, node, str(reason))
+    if isinstance(result, str) and builder.inner(result):
+        builder.rename(result, node.name)
+        return node.name
+    return result
+
+
+def _lowered(builder: Builder, node: Node) -> Value:
+    lowering = LOWERINGS.get(node.op)
+    if lowering is None:
+        raise Declined("")
+    given = dict(node.attrs) if node.op.startswith("ort.") else {
+        **table.get(node.op).bind(node.args), **node.attrs
+    }  # fmt: skip
+    if node.op.startswith("ort."):
+        return lowering(builder, node, *node.args, **given)
+    known = inspect.signature(lowering).parameters
+    if extra := given.keys() - known.keys() - _WITHOUT_EFFECT:
+        raise Declined(f"with {', '.join(sorted(extra))}")
+    return lowering(builder, node, **{key: value for key, value in given.items() if key in known})
+
+
+def _input(builder: Builder, node: Node) -> ValueInfoProto:
+    """Declare a graph input; a number comes as a scalar and is made an ``int64[1]``."""
+    info = _info(node.name, node.type, node)
+    builder.begin(node.name)
+    builder.values[node] = node.name
+    if not isinstance(node.type, TensorType):
+        builder.values[node] = builder.op("Reshape", node.name, builder.ints(1))
+    return info
+
+
+def _outputs(builder: Builder, graph: Graph) -> tuple[list[ValueInfoProto], dict[int, object]]:
+    """The outputs' types, each under a name of its own, and those that are constants."""
+    infos: list[ValueInfoProto] = []
+    constants: dict[int, object] = {}
+    taken = {node.name for node in graph.inputs} | set(builder.initializers)
+    for place, arg in enumerate(graph.outputs):
+        if not isinstance(arg, Node):
+            constants[place] = arg
+            continue
+        name = builder.tensor(arg)
+        if name in taken or name != arg.name:
+            wanted = f"{arg.name}_output" if arg.name in taken else arg.name
+            builder.begin(wanted if wanted not in taken else f"{wanted}_{place}")
+            identity = builder.op("Identity", name)
+            name = builder._current  # noqa: SLF001
+            builder.rename(identity, name)
+        taken.add(name)
+        infos.append(_info(name, arg.type, arg))
+    return infos, constants
+
+
+def _info(name: str, type_: Type, node: Node) -> ValueInfoProto:
+    if isinstance(type_, tuple):
+        raise TargetError(f"{name} is {show(type_)}: ONNX takes tensors only", where=node.at)
+    dtype = type_.dtype if isinstance(type_, TensorType) else SCALARS[type_.kind]
+    shape = type_.shape if isinstance(type_, TensorType) else ()
+    if dtype not in DTYPES:
+        raise TargetError(f"ONNX has no {dtype}, which {name} is", where=node.at)
+    return helper.make_tensor_value_info(name, DTYPES[dtype], list(shape))
+
+
+def _prune(builder: Builder, wanted: set[str]) -> None:
+    """Drop nodes and initializers that reach no output."""
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(builder.nodes):
+        if any(name in wanted for name in node.output):
+            wanted.update(_reads(node))
+            kept.append(node)
+    builder.nodes = kept[::-1]
+    builder.initializers = {n: t for n, t in builder.initializers.items() if n in wanted}
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """The names a node reads, those of its subgraphs included."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            for inner in attribute.g.node:
+                names |= _reads(inner)
+    return names
+
+
+def _domains(builder: Builder) -> list[tuple[str, int]]:
+    used = {"", *(node.domain for node in builder.nodes)}
+    return [(domain, version) for domain, version in sorted(builder.domains.items()) if domain in used]

@@ -1,0 +1,145 @@
+"""The commands, each a thin layer over the function that does the work."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .. import __version__
+from .. import compile as compile_model
+from ..backends.base import TARGETS
+from ..driver.artifact import check_folder, read_report
+from ..driver.progress import Bars
+from .calibration import read
+from .inspect import show
+from .shapes import parse
+from .source import load
+
+app = typer.Typer(
+    name="regauge",
+    help="Rewrite a trained network into an equal one that quantizes and runs better, with proof.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+SOURCE = typer.Argument(
+    help="A checkpoint folder (config.json and safetensors), or module:factory; the factory returns a "
+    "model, (model, args), (model, args, kwargs), or a dict of compile's arguments.",
+    show_default=False,
+)
+SHAPES = typer.Option(
+    "--shapes",
+    "-s",
+    help="Sizes of an input, as input_ids=batch:8,128: a name may vary, a number may not, name:number "
+    "varies and has this size in the example. Once for each input.",
+    show_default=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"regauge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+@app.command("compile")
+def compile_(
+    source: Annotated[str, SOURCE],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The folder to write.", show_default=False)
+    ],
+    passes: Annotated[
+        str, typer.Option("--passes", "-p", help="Presets and passes, separated by commas.")
+    ] = "exact",
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="Where it shall run; see `regauge targets`.")
+    ] = "onnxruntime",
+    calibration: Annotated[
+        str,
+        typer.Option(
+            "--calibration",
+            "-c",
+            help="module:function that gives inputs, a .npz or .safetensors of inputs by name, or, for "
+            "a checkpoint folder with a tokenizer, a .txt.",
+            show_default=False,
+        ),
+    ] = "",
+    shapes: Annotated[list[str] | None, SHAPES] = None,
+    measure: Annotated[bool, typer.Option(help="Measure error and latency on the example.")] = True,
+) -> None:
+    """Transform a model, prove what was done, and save it for a target, with its report."""
+    check_folder(out)
+    with Bars() as bars, bars.stage(f"loading {source}"):
+        found = load(source, parse(shapes or []))
+        batches = read(calibration, found) if calibration else found.calibration
+    artifact = compile_model(
+        found.model,
+        found.args,
+        found.kwargs,
+        passes=[name.strip() for name in passes.split(",") if name.strip()],
+        calibration=batches,
+        target=target,
+        dynamic_shapes=found.dynamic_shapes,
+        measure=measure,
+    )
+    with Bars() as bars, bars.stage(f"saving to {out}"):
+        artifact.save(out)
+    print(artifact.report)
+    print(f"\nsaved to {out}", file=sys.stderr)
+
+
+@app.command()
+def inspect(
+    source: Annotated[str, SOURCE], shapes: Annotated[list[str] | None, SHAPES] = None
+) -> None:
+    """Show a model's graph, its gauge sites, and what blocks those that cannot be used."""
+    with Bars() as bars, bars.stage(f"loading {source}"):
+        found = load(source, parse(shapes or []))
+    show(found)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A saved artifact.", show_default=False)],
+    json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write it as a page to this file.", show_default=False),
+    ] = None,
+) -> None:
+    """Show the report of a saved artifact."""
+    found = read_report(folder)
+    if html is not None:
+        html.write_text(found.html(), encoding="utf-8")
+        print(f"written to {html}", file=sys.stderr)
+    if json:
+        print(found.json(), end="")
+    elif html is None:
+        print(found)
+
+
+@app.command()
+def targets() -> None:
+    """Show where a model can run, what each target takes, and what it needs."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for heading in ("target", "installed", "takes", "needs"):
+        table.add_column(heading)
+    for target in TARGETS.values():
+        row: list[Any] = [target.name, "yes" if target.installed else "no", target.takes]
+        table.add_row(*row, f"pip install '{target.install}'" if not target.installed else "")
+    Console().print(table)

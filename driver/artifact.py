@@ -1,0 +1,202 @@
+"""What ``compile`` returns: a callable that runs on its target, with its graph and the proof of how it came about.
+
+A saved artifact is a folder:
+
+    manifest.json    target, calling convention, versions, SHA-256 of every other file
+    graph.txt        the final graph as text; ``regauge.ir.parse`` reads it
+    model.onnx       target onnxruntime: the model, with its weights inside or in a file beside it
+    weights.safetensors   target torch
+    report.txt, report.json, report.html
+
+Loading needs neither ``torch.export`` nor the model's source. The graph of a loaded artifact is whole for the
+target ``torch``; for the others its weights stay in the target's own file, and reading one of them says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..backends.base import Runner, Target
+from ..backends.base import target as find_target
+from ..ir import ArtifactError, Graph, Lazy, parse
+from ..ir.interpret import unflatten
+from . import folder as files
+from .convention import bind, spec_from_json, spec_to_json
+from .report import Report
+
+FORMAT = "regauge artifact"
+VERSION = 1
+REPORTS = ("report.txt", "report.json", "report.html")
+
+
+class Artifact:
+    """A transformed model on its target.
+
+    Attributes:
+        graph: The final graph; ``graph.to_module()`` is an ``nn.Module`` to check it with.
+        target: Where it runs.
+        report: What was done, what it cost, and what could not be done.
+        notes: What changed on the way through a file, such as a class that gave way to a dict.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        runner: Runner,
+        target: Target,
+        report: Report,
+        constants: dict[str, Any],
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.graph, self.target, self.report, self.notes = graph, target, report, notes
+        self.runner = runner
+        self.constants = constants
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run on the target; takes what the model took and returns what the model returned."""
+        flat = bind(self.graph, self.constants, args, kwargs)
+        return unflatten(self.graph, self.runner(flat))
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(self.report.model.inputs)
+        return f"Artifact({self.report.model.name} on {self.target.name}: {inputs})"
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the artifact to a folder, whole or not at all; an artifact that lies there is replaced.
+
+        Raises:
+            ArtifactError: The folder cannot be written, the disk is full, or something else lies there.
+        """
+        path = Path(folder).absolute()
+        files.write(path, self._fill, _owned)
+        return path
+
+    def _fill(self, folder: Path) -> None:
+        self.runner.save(folder)
+        self.report.bytes_after = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        _write(folder / "graph.txt", str(self.graph) + "\n")
+        for name, text in zip(
+            REPORTS, (str(self.report) + "\n", self.report.json(), self.report.html()), strict=True
+        ):
+            _write(folder / name, text)
+        _write(folder / files.MANIFEST, _seal(self._describe(folder)))
+
+    def _describe(self, folder: Path) -> dict[str, Any]:
+        graph = self.graph
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "regauge": self.report.environment.get("regauge", ""),
+            "target": self.target.name,
+            "inputs": self.report.model.inputs,
+            "in": None if graph.in_spec is None else spec_to_json(graph.in_spec),
+            "out": None if graph.out_spec is None else spec_to_json(graph.out_spec),
+            "constants": self.constants,
+            "files": files.listing(folder),
+        }
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Raise what ``save`` would raise for this place, before any work is done."""
+    files.check_place(Path(folder), _owned)
+
+
+def _owned(folder: Path) -> set[str]:
+    """The files of an artifact."""
+    return {*_manifest(folder)["files"], files.MANIFEST}
+
+
+def load(folder: str | os.PathLike[str]) -> Artifact:
+    """Bring a saved artifact back, after checking that its files are what was written.
+
+    Raises:
+        ArtifactError: The folder holds no artifact, a newer one, or one whose files were changed.
+        TargetError: Its target is not installed.
+    """
+    path = Path(folder)
+    manifest = _manifest(path)
+    files.check(path, manifest["files"])
+    target = find_target(manifest["target"])
+    target.check_installed()
+    graph, notes = parse((path / "graph.txt").read_text(encoding="utf-8")), []
+    for side in ("in", "out"):
+        if manifest[side] is not None:
+            setattr(graph, f"{side}_spec", spec_from_json(manifest[side], notes))
+    for name in graph.params:
+        graph.store[name] = _absent(graph, name, target)
+    runner = target.load(path, graph)
+    report = Report.from_dict(json.loads((path / "report.json").read_text(encoding="utf-8")))
+    return Artifact(
+        getattr(runner, "graph", graph), runner, target, report, manifest["constants"], tuple(notes)
+    )
+
+
+def read_report(folder: str | os.PathLike[str]) -> Report:
+    """The report of a saved artifact, without loading its model."""
+    path = Path(folder)
+    manifest = _manifest(path)
+    files.check(path, {name: manifest["files"][name] for name in REPORTS})
+    return Report.from_dict(json.loads((path / "report.json").read_text(encoding="utf-8")))
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, checked against its own seal."""
+    path = folder / files.MANIFEST
+    if not path.is_file():
+        raise ArtifactError(
+            f"there is no {files.MANIFEST}: this folder holds no artifact",
+            where=str(folder),
+            do="give the folder that Artifact.save or `regauge compile --out` wrote",
+        )
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        version, seal = found["version"], found.pop("seal")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _changed(folder) from None
+    if found.get("format") == FORMAT and isinstance(version, int) and version > VERSION:
+        raise ArtifactError(
+            f"the artifact has format version {version}; this Regauge reads up to {VERSION}",
+            where=str(path),
+            do="pip install --upgrade regauge",
+        )
+    if seal != _digest(found):
+        raise _changed(folder)
+    return found
+
+
+def _changed(folder: Path) -> ArtifactError:
+    return ArtifactError(
+        f"{files.MANIFEST} is not what was written",
+        where=str(folder),
+        do="copy the whole folder again, or save the artifact again",
+    )
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    sealed = {**manifest, "seal": _digest(manifest)}
+    return json.dumps(sealed, indent=2, ensure_ascii=False) + "\n"
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    text = json.dumps(manifest, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _absent(graph: Graph, name: str, target: Target) -> Lazy:
+    def read() -> torch.Tensor:
+        raise ArtifactError(
+            f"{name}: the weights of a loaded {target.name} artifact are in its own file, not in its graph",
+            do="call the artifact, or use the graph of the artifact that compile returned",
+        )
+
+    return Lazy(graph.store.type(name), read)

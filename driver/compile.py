@@ -1,0 +1,187 @@
+"""The main job: trace, transform and prove, lower, measure."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from ..backends.base import Runner, Target
+from ..backends.base import target as find_target
+from ..frontend.trace import trace
+from ..ir import Graph, InputError, TargetError
+from ..ir.interpret import execute
+from ..ir.text import line
+from ..passes import Context, apply
+from ..passes.manager import check_order
+from . import calibration as data
+from .artifact import Artifact
+from .convention import constants, output_names
+from .measure import errors, latency
+from .presets import Asked, label, resolve
+from .progress import Bars
+from .report import Model, Report
+
+QUANTIZED = ("quantize", "dequantize", "dynamic_quantize")
+
+
+def compile(
+    model: torch.nn.Module | ExportedProgram | Graph,
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    passes: Asked = "exact",
+    calibration: Iterable[Any] | None = None,
+    target: str = "onnxruntime",
+    dynamic_shapes: Any = None,
+    measure: bool = True,
+) -> Artifact:
+    """Transform a model, prove what was done, and make it run on a target.
+
+    Args:
+        model: A module in eval mode, an exported program, or a graph from ``regauge.trace``.
+        args: Example inputs: a tuple of positional ones, or a single tensor.
+        kwargs: Example inputs by keyword.
+        passes: A preset (``exact``, ``w8a8``, ``w8a8-dynamic``, ``w8``), passes, or a list of both.
+        calibration: An iterable of inputs: tensor (one argument), tuple (args) or dict (kwargs).
+        target: Where it shall run; ``regauge targets`` lists the known.
+        dynamic_shapes: Which sizes may vary, as ``torch.export.export`` takes it.
+        measure: Whether to measure error and latency on the example.
+
+    Raises:
+        RegaugeError: With what is wrong, where, and what to do; the class says the kind.
+    """
+    place = find_target(target)
+    place.check_installed()
+    chosen = resolve(passes, place)
+    check_order(chosen)
+    with Bars() as bars:
+        with bars.stage("tracing"):
+            graph, flat = capture(model, args, kwargs, dynamic_shapes)
+        known = constants(graph, flat) if flat else {}
+        batches = data.read(calibration, graph, known)
+        flat = flat or (batches[0] if batches else [])
+        context = Context(
+            inputs=flat,
+            calibration=batches,
+            unsigned_activations=place.unsigned_activations,
+            progress=bars.track,
+        )
+        with bars.stage("passes, each checked against its promise"):
+            final, records = apply(graph, chosen, context, dtype=_working_dtype(graph))
+        with bars.stage(f"lowering to {place.name}"):
+            runner = place.lower(final)
+        report = Report(
+            model=_facts(model, graph, final),
+            asked=label(passes),
+            target=place.name,
+            passes=records,
+            bytes_after=runner.bytes,
+            environment=environment(place),
+        )
+        with bars.stage("measuring"):
+            _measure(report, graph, final, runner, place, flat if measure else [])
+    return Artifact(final, runner, place, report, known)
+
+
+def capture(
+    model: torch.nn.Module | ExportedProgram | Graph,
+    args: Any,
+    kwargs: Mapping[str, Any] | None,
+    dynamic_shapes: Any,
+) -> tuple[Graph, list[Any]]:
+    """The graph, and the example as its flat inputs (empty if there is none)."""
+    positional, named = data.as_call(args)
+    named = {**named, **(kwargs or {})}
+    if isinstance(model, ExportedProgram) and not positional and not named and model.example_inputs:
+        positional, named = model.example_inputs
+    graph = model
+    if not isinstance(graph, Graph):
+        graph = trace(graph, positional, named, dynamic_shapes=dynamic_shapes)
+    elif dynamic_shapes is not None:
+        raise InputError(
+            "dynamic_shapes is given with a graph, whose shapes are settled",
+            do="give it to regauge.trace",
+        )
+    if not positional and not named and graph.inputs:
+        return graph, []
+    return graph, data.bind(graph, {}, tuple(positional), dict(named))
+
+
+def _working_dtype(graph: Graph) -> torch.dtype:
+    """The floating-point dtype of most of the weights."""
+    found: dict[torch.dtype, int] = {}
+    for name in graph.params:
+        dtype = graph.store.type(name).dtype
+        if dtype.is_floating_point:
+            found[dtype] = found.get(dtype, 0) + graph.store.bytes([name]) // dtype.itemsize
+    return max(found, key=lambda dtype: found[dtype], default=torch.float32)
+
+
+def _facts(model: Any, graph: Graph, final: Graph) -> Model:
+    names = [name for name in graph.params if graph.store.type(name).dtype.is_floating_point]
+    return Model(
+        name="graph" if isinstance(model, Graph) else type(model).__name__,
+        parameters=sum(graph.store.bytes([n]) // graph.store.type(n).dtype.itemsize for n in names),
+        bytes=graph.store.bytes(),
+        ops=len(graph.nodes),
+        ops_after=len(final.nodes),
+        inputs=[line(node) for node in graph.inputs],
+    )
+
+
+def _measure(
+    report: Report, graph: Graph, final: Graph, runner: Runner, place: Target, flat: Sequence[Any]
+) -> None:
+    """Fill in error and latency, or say why they are missing."""
+    if not flat and graph.inputs:
+        report.notes.append("error and latency were not measured")
+        return
+    with torch.no_grad():
+        wanted = execute(graph, flat)
+        report.errors = errors(runner(flat), wanted, output_names(graph))
+    quantized = any(node.op in QUANTIZED for node in final.nodes)
+    if place.simulates and quantized:
+        report.notes.append(
+            f"int8 arithmetic is simulated on {place.name}: the error is real, a latency would say nothing"
+        )
+        return
+    before, baseline = _baseline(graph, place)
+    report.latency = latency(lambda: before(flat), lambda: runner(flat), baseline)
+    report.notes.append("error and latency are of the example inputs, on this machine")
+
+
+def _baseline(graph: Graph, place: Target) -> tuple[Any, str]:
+    """The original on the same target; where the target does not take it, in PyTorch."""
+    try:
+        return place.lower(graph), f"the traced model on {place.name}, without any pass"
+    except TargetError:
+        from ..backends.torch_eager import lower
+
+        return lower(graph), f"the traced model in PyTorch, as {place.name} does not take it"
+
+
+def environment(place: Target) -> dict[str, str]:
+    """What the figures depend on."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    found |= {"processor": _processor(), "threads": str(torch.get_num_threads())}
+    for package in ("regauge", "torch", *place.requires):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for row in file:
+                if row.startswith("model name"):
+                    return row.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,79 @@
+"""What the caller means by ``passes``: a preset's name, a pass, or a mix of these, as one pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from .. import passes as library
+from ..backends.base import Target
+from ..ir import InputError
+from ..passes import Pass
+from ..passes.presets import PRESETS
+
+Asked: TypeAlias = "str | Pass | type[Pass] | Sequence[str | Pass | type[Pass]]"
+
+
+def resolve(asked: Asked, target: Target) -> tuple[Pass, ...]:
+    """The passes in order; one that an earlier name has brought already is not run again.
+
+    Raises:
+        InputError: A name is neither a preset's nor a pass's, or a value is not a pass.
+    """
+    parts: Sequence[Any] = [asked] if isinstance(asked, (str, Pass, type)) else list(asked)
+    chosen: list[Pass] = []
+    for part in parts:
+        if isinstance(part, str):
+            chosen += [step for step in _named(part, target) if step not in chosen]
+        else:
+            chosen.append(_instance(part))
+    return tuple(chosen)
+
+
+def label(asked: Asked) -> str:
+    """The request as text, for the report."""
+    parts: Sequence[Any] = [asked] if isinstance(asked, (str, Pass, type)) else list(asked)
+    names = [
+        part if isinstance(part, str) else getattr(part, "__name__", "") or part.name
+        for part in parts
+    ]
+    return " + ".join(names) or "no pass"
+
+
+def pass_names() -> list[str]:
+    """Every pass that can be asked for by its name."""
+    return sorted(name for name, value in vars(library).items() if _is_pass(value))
+
+
+def _named(name: str, target: Target) -> tuple[Pass, ...]:
+    if name in PRESETS:
+        return tuple(PRESETS[name](target))
+    found = vars(library).get(name)
+    if _is_pass(found):
+        return (_instance(found),)
+    passes = f"; or of the passes: {', '.join(pass_names())}" if pass_names() else ""
+    raise InputError(
+        f"there is no preset or pass {name!r}",
+        do=f"choose one of the presets: {', '.join(PRESETS)}{passes}",
+    )
+
+
+def _instance(value: Any) -> Pass:
+    if isinstance(value, Pass):
+        return value
+    if _is_pass(value):
+        try:
+            return value()
+        except TypeError as error:
+            raise InputError(
+                f"{value.__name__} needs options: {error}",
+                do=f"pass {value.__name__}(...), not its name",
+            ) from None
+    raise InputError(
+        f"expected a pass or a name in passes, got a {type(value).__name__}",
+        do=f"pass a preset ({', '.join(PRESETS)}), a regauge.passes.Pass, or a list of these",
+    )
+
+
+def _is_pass(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Pass) and value is not Pass

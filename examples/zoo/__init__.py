@@ -1,0 +1,37 @@
+"""Real trained models and data that come with Python packages, so that nothing is downloaded.
+
+    minilm()            all-MiniLM-L6-v2: BERT, post-LN, 22.7M parameters in true float32
+    smollm2()           SmolLM2-135M-Instruct: LLaMA-style, with large activation outliers
+    whisper()           Whisper tiny.en; whisper_encoder() is its pre-LN encoder
+    digits_vit()        a pre-LN vision transformer, trained on scikit-learn's digits in seconds
+    text_windows()      windows of the Python documentation, calibration apart from evaluation
+    whisper_features()  log-mel input from two recordings, calibration apart from evaluation
+    perplexity(), accuracy(), relative_l2()   what to measure on them
+
+`make venv` installs the packages. SmolLM2's weights were 4-bit before they came here (Q4_1, in
+blocks of 32): they say nothing about 4-bit quantization in blocks of 32.
+"""
+
+from .digits import Digits, DigitsViT, digits, digits_vit
+from .measures import accuracy, perplexity, relative_l2
+from .packages import Split
+from .speech import transcribe, whisper, whisper_encoder, whisper_features
+from .text import minilm, smollm2, text_windows
+
+__all__ = [
+    "Digits",
+    "DigitsViT",
+    "Split",
+    "accuracy",
+    "digits",
+    "digits_vit",
+    "minilm",
+    "perplexity",
+    "relative_l2",
+    "smollm2",
+    "text_windows",
+    "transcribe",
+    "whisper",
+    "whisper_encoder",
+    "whisper_features",
+]

@@ -1,0 +1,82 @@
+"""Handwritten digits, and a small vision transformer trained on them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .packages import require
+
+
+class Digits(NamedTuple):
+    train: Tensor  # (1437, 1, 16, 16), values in [-1, 1]
+    train_labels: Tensor
+    test: Tensor  # (360, 1, 16, 16)
+    test_labels: Tensor
+
+
+def digits() -> Digits:
+    """scikit-learn's handwritten digits, doubled to 16 x 16; always the same split."""
+    require("sklearn", "scikit-learn")
+    from sklearn.datasets import load_digits
+
+    pixels, classes = load_digits(return_X_y=True)
+    small = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 8 - 1
+    images, labels = F.interpolate(small, scale_factor=2.0, mode="bilinear"), torch.tensor(classes)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    test, train = order[:360], order[360:]
+    return Digits(images[train], labels[train], images[test], labels[test])
+
+
+class _Block(nn.Module):
+    """x + attention(norm x), then x + ffn(norm x)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        qkv = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, width // self.heads)
+        mixed = F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4))  # (B, h, T, d)
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class DigitsViT(nn.Module):
+    """A pre-LN vision transformer: 4 x 4 patches, a class token, ten classes."""
+
+    def __init__(self, width: int = 64, depth: int = 4, heads: int = 4) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, width, kernel_size=4, stride=4)
+        self.token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(1, 17, width) * 0.02)
+        self.blocks = nn.Sequential(*(_Block(width, heads) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.patches(images).flatten(2).transpose(1, 2)  # (B, 16, width)
+        x = torch.cat([self.token.expand(len(images), -1, -1), patches], dim=1) + self.positions
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+def digits_vit(steps: int = 300, *, seed: int = 0) -> DigitsViT:
+    """A DigitsViT after `steps` steps of training; the caller's random state is left alone."""
+    data = digits()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = DigitsViT()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=max(steps, 1))
+        for _ in range(steps):
+            batch = torch.randint(len(data.train), (64,))
+            loss = F.cross_entropy(model(data.train[batch]), data.train_labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval().requires_grad_(False)

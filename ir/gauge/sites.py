@@ -1,0 +1,101 @@
+"""Where a model can be transformed: its channel classes, and the inputs of its contractions.
+
+A **class** is all values whose channels must be permuted together (a residual stream, the hidden layer of an FFN).
+A **site** is a value that contractions with weights read: what quantization wants to shift and scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ..graph import Graph, Node
+from ..laws import Kind
+from ..types import TensorType
+from .transport import Blocked, Region, transport
+
+CONTRACTIONS = {"linear": -1, "conv1d": -2, "conv2d": -3, "conv3d": -4}  # op -> axis of the channels
+WRITERS = {**CONTRACTIONS, "embedding": -1}
+
+
+@dataclass
+class Site:
+    """A value with what each kind of group can do there.
+
+    Attributes:
+        value: The value.
+        axis: The axis of its channels.
+        readers: The contractions that read it.
+        found: For each kind that was tried: the region, or what blocks it.
+    """
+
+    value: Node
+    axis: int
+    readers: tuple[Node, ...]
+    found: dict[Kind, Region | Blocked] = field(default_factory=dict[Kind, "Region | Blocked"])
+
+    @property
+    def size(self) -> int:
+        size = self.value.shape[self.axis]
+        assert isinstance(size, int)
+        return size
+
+    @property
+    def groups(self) -> tuple[Kind, ...]:
+        """The kinds whose elements act here for free: nothing is inserted, nobody needs the original back."""
+        return tuple(kind for kind, region in self.found.items() if isinstance(region, Region))
+
+    @property
+    def blocked(self) -> dict[Kind, Blocked]:
+        return {kind: region for kind, region in self.found.items() if isinstance(region, Blocked)}
+
+
+def weighted(node: Node) -> bool:
+    """Whether the node contracts data with weights."""
+    if node.op not in CONTRACTIONS or len(node.args) < 2:
+        return False
+    data, weight = node.args[0], node.args[1]
+    return isinstance(data, Node) and isinstance(weight, Node) and data.op != "param" and is_weight(weight)
+
+
+def is_weight(node: Node) -> bool:
+    """Whether a value is a parameter, perhaps stored as codes."""
+    return node.op == "param" or (node.op == "dequantize" and is_weight(node.inputs[0]))
+
+
+def inputs_of_contractions(graph: Graph) -> Iterator[Site]:
+    """The sites, in order: each value once, with all contractions that read it."""
+    found: dict[Node, list[Node]] = {}
+    for node in graph.nodes:
+        if weighted(node):
+            found.setdefault(node.args[0], []).append(node)
+    for value, readers in found.items():
+        yield Site(value, CONTRACTIONS[readers[0].op], tuple(readers))
+
+
+def sites(graph: Graph, kinds: tuple[Kind, ...] = (Kind.SCALE, Kind.SHIFT)) -> list[Site]:
+    """The inputs of contractions, with what may be done at each."""
+    found = list(inputs_of_contractions(graph))
+    for site in found:
+        for kind in kinds:
+            site.found[kind] = transport(graph, site.value, kind, axes=(site.axis,))
+    return found
+
+
+def classes(graph: Graph) -> list[Site]:
+    """The channel classes that weights write, each once, with permutation and centring tried on it."""
+    found: list[Site] = []
+    covered: set[Node] = set()
+    for node in graph.nodes:
+        if node.op not in WRITERS or node in covered or not isinstance(node.type, TensorType):
+            continue
+        axis = WRITERS[node.op]
+        site = Site(node, axis, ())
+        for kind in (Kind.PERMUTATION, Kind.CENTRE):
+            site.found[kind] = transport(graph, node, kind, axes=(axis,))
+        region = site.found[Kind.PERMUTATION]
+        if isinstance(region, Region):
+            covered |= region.actions.keys()
+        covered.add(node)
+        found.append(site)
+    return found

@@ -1,0 +1,103 @@
+"""What passes learn from data: statistics of values, gathered in one run over the calibration batches.
+
+Every statistic merges, so it does not matter how the data is cut into batches; only the sample of rows is drawn
+batch by batch, evenly, and so without a random number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..ir import Graph, InputError, Node, astype
+from ..ir.interpret import execute
+from .base import Context
+
+SAMPLE = 1024  # rows kept of each value, over all batches
+
+
+@dataclass
+class Observation:
+    """What was seen of one value whose channels are on one axis.
+
+    Attributes:
+        low, high: The least and greatest of each channel, ``[n]``.
+        rows: A sample of the value's rows, ``[k, n]``.
+        count: How many rows were seen.
+    """
+
+    low: torch.Tensor
+    high: torch.Tensor
+    samples: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
+    count: int = 0
+
+    @property
+    def rows(self) -> torch.Tensor:
+        return torch.cat(self.samples)
+
+    @property
+    def absmax(self) -> torch.Tensor:
+        return torch.maximum(self.low.abs(), self.high.abs())
+
+    def add(self, rows: torch.Tensor, keep: int) -> None:
+        self.low = torch.minimum(self.low, rows.amin(0))
+        self.high = torch.maximum(self.high, rows.amax(0))
+        self.count += len(rows)
+        if keep:
+            index = torch.linspace(0, len(rows) - 1, min(keep, len(rows))).round().long()
+            self.samples.append(rows[index].clone())
+
+
+def observe(
+    graph: Graph, context: Context, axes: Mapping[str, int], who: str, *, sample: int = SAMPLE
+) -> dict[str, Observation]:
+    """Run the calibration batches in float32 and gather what is seen of some values.
+
+    Args:
+        axes: For the name of each value, the axis of its channels.
+        who: The pass that asks, for messages and the progress bar.
+        sample: How many rows to keep of each value, in all.
+    """
+    batches = context.need_calibration(who)
+    single = astype(graph, torch.float32)
+    found: dict[str, Observation] = {}
+    keep = -(-sample // len(batches))
+    for batch in context.progress(batches, f"{who}: watching activations"):
+        mask = padding_mask(batch)
+
+        def tap(node: Node, value: Any, mask: torch.Tensor | None = mask) -> None:
+            if node.name not in axes:
+                return
+            rows = as_rows(value, axes[node.name], mask)
+            if not bool(rows.isfinite().all()):
+                raise InputError(f"{node.name} is not finite on the calibration data", where=node.at)
+            if node.name not in found:
+                limit = torch.full((rows.shape[1],), float("inf"))
+                found[node.name] = Observation(limit, -limit)
+            found[node.name].add(rows, keep)
+
+        with torch.no_grad():
+            execute(single, batch, tap=tap)
+    return found
+
+
+def as_rows(value: torch.Tensor, axis: int, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """A value as a matrix of one row a position, ``[positions, n]``, without those of padding."""
+    if mask is not None and axis == -1 and value.dim() > 2 and value.shape[:2] == mask.shape:
+        value = value[mask]
+    return value.movedim(axis, -1).reshape(-1, value.shape[axis])
+
+
+def padding_mask(batch: Sequence[Any]) -> torch.Tensor | None:
+    """Which positions are data, ``bool[batch, sequence]``, where an input says so.
+
+    That is an integer or boolean input of rank 2 that holds ones and zeros, and both of them.
+    """
+    for value in batch:
+        if isinstance(value, torch.Tensor) and value.dim() == 2 and not value.is_floating_point():
+            if bool(((value == 0) | (value == 1)).all()) and bool((value == 0).any()):
+                return value.bool()
+    return None

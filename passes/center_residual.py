@@ -1,0 +1,92 @@
+"""LayerNorm to RMSNorm by removing the mean from the residual stream (A49, F2).
+
+    LN(x) = RMSNorm(C x) with C = I - 11'/n,  and  C (a + W y + c) = C a + (C W) y + C c
+
+So where all that writes a stream is a table, or a linear map's weights and bias, and all that reads it is a
+LayerNorm over the same axis, the writers are centred once and for all and every norm drops its mean. Exact. A stream
+that is written by a norm (post-LN), read by anything but a norm, or returned by the model keeps its norms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..ir import Graph, Node
+from ..ir.gauge import Blocked, Region, apply, refusal, ties_broken, transport
+from ..ir.laws import Kind
+from .base import Context, Pass, Remark, applied, missed
+
+
+@dataclass(frozen=True)
+class CenterResidual(Pass):
+    """Replace LayerNorm by RMSNorm.
+
+    Args:
+        untie: Do it even where a tied parameter must then be stored twice.
+    """
+
+    untie: bool = False
+
+    def run(self, graph: Graph, context: Context) -> list[Remark]:
+        remarks: list[Remark] = []
+        for node in list(graph.nodes):
+            if node.op != "layer_norm" or not node.args:  # an erased node has no arguments
+                continue
+            stream = node.args[0]
+            region = self._region(graph, node)
+            if isinstance(region, Remark):
+                remarks.append(region)
+                continue
+            norms = norms_of(region)
+            apply(graph, region, torch.empty(0))
+            for norm in norms:
+                to_rms_norm(graph, norm)
+            remarks.append(
+                applied(
+                    stream,
+                    f"centred through {len(region.parameters)} parameters; "
+                    f"{len(norms)} LayerNorms became RMSNorms: {', '.join(norm.name for norm in norms)}",
+                    norms=len(norms),
+                )
+            )
+        return remarks
+
+    def _region(self, graph: Graph, node: Node) -> Region | Remark:
+        region = transport(graph, node.args[0], Kind.CENTRE)
+        if isinstance(region, Blocked):
+            return missed(node, f"its input cannot be centred: {region}", blocker=region.node.name)
+        if not self.untie and (broken := ties_broken(graph, region)):
+            cost = sum(tie.bytes for tie in broken)
+            names = ", ".join(tie.param for tie in broken)
+            return missed(node, f"it would break the tie of {names}, at a cost of {cost:,} bytes")
+        return region
+
+
+def norms_of(region: Region) -> list[Node]:
+    """The LayerNorms that read a centred stream."""
+    return [n for n in region.seen if n.op == "layer_norm" and n.args[0] in region.actions]
+
+
+def to_rms_norm(graph: Graph, norm: Node) -> None:
+    """Turn a LayerNorm of a centred input into an RMSNorm; its bias goes into the readers, or is added behind it."""
+    weight, bias = (*norm.args[1:], None, None)[:2]
+    if bias is not None:
+        region = transport(graph, norm, Kind.SHIFT)
+        fits = isinstance(region, Region) and not refusal(region, graph.value(bias))
+        if isinstance(region, Region) and fits and not ties_broken(graph, region):
+            apply(graph, region, graph.value(bias))
+            bias = None
+        else:
+            bias = norm.args[2]
+    attrs = {"normalized_shape": norm.attrs["normalized_shape"], "eps": norm.attrs.get("eps", 1e-5)}
+    operands = (norm.args[0],) if weight is None else (norm.args[0], norm.args[1])
+    new = graph.add(
+        "rms_norm", *operands, name=norm.name, type=norm.type, where=norm.where, before=norm, **attrs
+    )
+    if bias is not None:
+        result = graph.add("add", new, bias, name=f"{norm.name}_biased", type=norm.type, before=norm)
+        graph.replace(norm, result)
+    graph.supersede(norm, new)
+    graph.prune()
