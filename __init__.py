@@ -1,4 +1,4 @@
-"""Regauge rewrites a trained network into an equal one that quantizes and runs better, and proves the equality.
+"""Regauge rewrites a trained network into an equal one that quantizes and runs better, with proof.
 
 import regauge as rg
 art = rg.compile(model, (x,), passes="w8a8", calibration=batches, target="onnxruntime")

@@ -1,6 +1,6 @@
 """What a target is: what it takes, and how a graph becomes something that runs on it.
 
-Targets are found by name in ``TARGETS``; nothing of a runtime is imported before its target is used.
+Targets are found by name in ``TARGETS``; nothing of a runtime is imported before it is used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..ir import Graph, TargetError
 
 
 class Runner(Protocol):
-    """A lowered graph: flat inputs to flat outputs, as ``ir.interpret.execute`` takes and gives them."""
+    """A lowered graph: flat inputs to flat outputs, as ``ir.interpret.execute`` has them."""
 
     def __call__(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """Run once."""
@@ -55,7 +55,7 @@ class Target:
         install: What to ``pip install`` for them.
         takes: What it takes and does, in words.
         unsigned_activations: Whether it runs uint8 activations faster than int8.
-        simulates: Whether quantized ops are computed in floating point, so that latency says nothing.
+        simulates: Whether quantized ops are computed in floating point: latency says nothing.
     """
 
     name: str
@@ -102,14 +102,14 @@ TARGETS: dict[str, Target] = {
             module="onnxruntime",
             requires=("onnx", "onnxruntime"),
             install="regauge",
-            takes="f32, int8 weights and activations, static or per token; symbolic batch and length",
+            takes="f32; int8 weights and activations, static or per token; symbolic sizes",
         ),
         Target(
             name="torch",
             module="torch_eager",
             requires=("torch",),
             install="regauge",
-            takes="every op and dtype; runs eagerly; int8 arithmetic is simulated in floating point",
+            takes="every op and dtype, run eagerly; int8 arithmetic is simulated",
             simulates=True,
         ),
     )

@@ -1,4 +1,4 @@
-"""The transformed graph, run eagerly in PyTorch. Saved as its weights; the graph's text is beside them."""
+"""The graph itself, run eagerly in PyTorch; saved as its weights, beside which lies its text."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run a command; an error of ours is its message and exit code 2, any other keeps its traceback."""
+    """Run a command; our errors are a message and exit code 2, others keep their traceback."""
     from ..ir import RegaugeError
     from .app import app
 

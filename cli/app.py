@@ -29,15 +29,15 @@ app = typer.Typer(
 )
 
 SOURCE = typer.Argument(
-    help="A checkpoint folder (config.json and safetensors), or module:factory; the factory returns a "
-    "model, (model, args), (model, args, kwargs), or a dict of compile's arguments.",
+    help="A checkpoint folder (config.json and safetensors), or module:factory; the factory returns "
+    "a model, (model, args), (model, args, kwargs), or a dict of compile's arguments.",
     show_default=False,
 )
 SHAPES = typer.Option(
     "--shapes",
     "-s",
-    help="Sizes of an input, as input_ids=batch:8,128: a name may vary, a number may not, name:number "
-    "varies and has this size in the example. Once for each input.",
+    help="Sizes of an input, as input_ids=batch:8,128: a name may vary, a number may not, and "
+    "name:number varies and has this size in the example. Once for each input.",
     show_default=False,
 )
 
@@ -74,8 +74,8 @@ def compile_(
         typer.Option(
             "--calibration",
             "-c",
-            help="module:function that gives inputs, a .npz or .safetensors of inputs by name, or, for "
-            "a checkpoint folder with a tokenizer, a .txt.",
+            help="module:function that gives inputs, a .npz or .safetensors of inputs by name, or, "
+            "for a checkpoint folder with a tokenizer, a .txt.",
             show_default=False,
         ),
     ] = "",

@@ -21,7 +21,8 @@ def read(name: str, source: Source) -> Iterable[Any]:
     if reader is None:
         if ":" not in name:
             raise InputError(
-                f"--calibration {name}: expected a .txt, .npz or .safetensors file, or module:function"
+                f"--calibration {name}: expected a .txt, .npz or .safetensors file, "
+                "or module:function"
             )
         return resolve(name)()
     if not path.is_file():
@@ -58,7 +59,7 @@ def _damaged(path: Path, error: Exception) -> InputError:
 def _batches(
     path: Path, tensors: Mapping[str, torch.Tensor], source: Source
 ) -> list[dict[str, Any]]:
-    """One input if the tensors have the example's rank; a stack of inputs if they have one axis more."""
+    """One input if the tensors have the example's rank; a stack of inputs if they have one more."""
     example = source.example
     for name, tensor in tensors.items():
         wanted = example.get(name)

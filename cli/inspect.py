@@ -1,4 +1,4 @@
-"""What ``regauge inspect`` shows: the graph in figures, and the sites where it can be transformed."""
+"""What ``regauge inspect`` shows: the graph in figures, and where it can be transformed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..driver.compile import capture
-from ..driver.report import count, shorten, size
+from ..driver.figures import count, shorten, size
 from ..ir import Graph
 from ..ir.gauge import Region, Site, classes, sites
 from ..ir.text import line

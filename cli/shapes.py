@@ -1,4 +1,4 @@
-"""The ``--shapes`` option: ``input_ids=batch:8,128`` says what each size is, and whether it may vary."""
+"""The ``--shapes`` option: ``input_ids=batch:8,128`` gives each size, and whether it may vary."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORM = "write it as NAME=SIZE,SIZE,... with SIZE a number, a name, or name:numbe
 
 @dataclass(frozen=True)
 class Size:
-    """One size of an input: its name if it may vary, and its number in the example if that is given."""
+    """One size of an input: its name if it may vary, its number in the example if that is given."""
 
     name: str | None
     number: int | None

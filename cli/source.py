@@ -62,7 +62,7 @@ def load(source: str, shapes: Mapping[str, list[Size]]) -> Source:
 
 
 def resolve(name: str) -> Callable[[], Any]:
-    """The function that ``module:function`` or ``file.py:function`` names; modules may lie in this folder."""
+    """The function that ``module:function`` or ``file.py:function`` names, seen from this folder."""
     module_name, _, attribute = name.rpartition(":")
     module = _from_file(Path(module_name)) if module_name.endswith(".py") else _import(module_name)
     found = getattr(module, attribute, None)
@@ -104,8 +104,13 @@ def _as_source(found: Any, name: str) -> Source:
     if isinstance(found, Mapping) and "model" in found:
         if unknown := [key for key in found if key not in KEYS]:
             raise InputError(f"{name} returned the key {unknown[0]!r}", do=f"use {', '.join(KEYS)}")
-        given = {key: value for key, value in found.items() if value is not None}
-        return Source(**{**given, "kwargs": dict(given.get("kwargs", {}))})
+        return Source(
+            found["model"],
+            found.get("args") or (),
+            dict(found.get("kwargs") or {}),
+            found.get("calibration"),
+            found.get("dynamic_shapes"),
+        )
     if isinstance(found, tuple) and 2 <= len(found) <= 3 and isinstance(found[0], torch.nn.Module):
         model, args, *kwargs = found
         return Source(model, args, dict(kwargs[0] if kwargs else {}))

@@ -1,4 +1,4 @@
-"""What ``compile`` returns: a callable that runs on its target, with its graph and the proof of how it came about.
+"""What ``compile`` returns: something to call, with its graph and the proof of how it came about.
 
 A saved artifact is a folder:
 
@@ -8,8 +8,9 @@ A saved artifact is a folder:
     weights.safetensors   target torch
     report.txt, report.json, report.html
 
-Loading needs neither ``torch.export`` nor the model's source. The graph of a loaded artifact is whole for the
-target ``torch``; for the others its weights stay in the target's own file, and reading one of them says so.
+Loading needs neither ``torch.export`` nor the model's source. The graph of a loaded artifact is whole
+for the target ``torch``; for the others its weights stay in the target's own file, and reading one of
+them through the graph is an error that says so.
 """
 
 from __future__ import annotations
@@ -68,10 +69,10 @@ class Artifact:
         return f"Artifact({self.report.model.name} on {self.target.name}: {inputs})"
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the artifact to a folder, whole or not at all; an artifact that lies there is replaced.
+        """Write the artifact to a folder, whole or not at all; one that lies there is replaced.
 
         Raises:
-            ArtifactError: The folder cannot be written, the disk is full, or something else lies there.
+            ArtifactError: No permission, no space, or something else lies there.
         """
         path = Path(folder).absolute()
         files.write(path, self._fill, _owned)
@@ -195,7 +196,7 @@ def _write(path: Path, text: str) -> None:
 def _absent(graph: Graph, name: str, target: Target) -> Lazy:
     def read() -> torch.Tensor:
         raise ArtifactError(
-            f"{name}: the weights of a loaded {target.name} artifact are in its own file, not in its graph",
+            f"{name}: the graph of a loaded {target.name} artifact has no weights",
             do="call the artifact, or use the graph of the artifact that compile returned",
         )
 

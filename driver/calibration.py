@@ -1,4 +1,4 @@
-"""Calibration data as the user has it, turned into flat graph inputs and checked before any work is done."""
+"""Calibration data as the user has it, made into flat graph inputs and checked before any work."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def as_call(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (batch,), {}
 
 
-def read(calibration: Iterable[Any] | None, graph: Graph, known: dict[str, Any]) -> list[list[Any]]:
-    """Flat graph inputs, one list a batch; raises ``InputError`` that names the batch and the input.
+def read(calibration: object, graph: Graph, known: dict[str, Any]) -> list[list[Any]]:
+    """Flat graph inputs, one list a batch; an ``InputError`` names the batch and the input.
 
     Args:
         calibration: An iterable of inputs; it is read to its end, once.

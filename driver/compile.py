@@ -148,7 +148,8 @@ def _measure(
     quantized = any(node.op in QUANTIZED for node in final.nodes)
     if place.simulates and quantized:
         report.notes.append(
-            f"int8 arithmetic is simulated on {place.name}: the error is real, a latency would say nothing"
+            f"int8 arithmetic is simulated on {place.name}: the error is real, "
+            "and a latency would say nothing"
         )
         return
     before, baseline = _baseline(graph, place)

@@ -1,16 +1,16 @@
 """A model's calling convention as JSON: how its arguments and its result are nested.
 
-    {"type": "tuple", "children": [{"type": "leaf"}, {"type": "dict", "context": ["x"], "children": [...]}]}
+    {"type": "tuple", "children": [{"type": "leaf"}, {"type": "dict", "context": ["x"], ...}]}
 
-A class is written by its import path. One that cannot be imported where the artifact is loaded gives way to
-a dict, if its context is a list of names, or else to a tuple.
+A class is written by its import path. One that cannot be imported where the artifact is loaded gives
+way to a dict, if its context is a list of names, or else to a tuple.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from typing import Any
 
 import torch
@@ -35,8 +35,8 @@ def spec_to_json(spec: pytree.TreeSpec) -> dict[str, Any]:
         if class_ in (dict, OrderedDict):
             found["context"] = [_key(key) for key in spec.context]
         return {**found, "children": children}
-    if class_ is pytree.namedtuple or _is_namedtuple(class_):
-        record = spec.context if class_ is pytree.namedtuple else class_
+    if class_ is namedtuple or _is_namedtuple(class_):
+        record = spec.context if class_ is namedtuple else class_
         return {"type": f"namedtuple {_path(record)}", "children": children}
     return {"type": _path(class_), "context": _context(class_, spec.context), "children": children}
 
@@ -54,7 +54,7 @@ def spec_from_json(found: dict[str, Any], notes: list[str]) -> pytree.TreeSpec:
     if class_ is None:
         return _instead(path, found.get("context"), children, notes)
     if kind != path:
-        return pytree.TreeSpec(pytree.namedtuple, class_, children)
+        return pytree.TreeSpec(namedtuple, class_, children)
     if class_ not in pytree.SUPPORTED_NODES:
         return _instead(path, found.get("context"), children, notes)
     return pytree.TreeSpec(class_, _read_context(class_, found["context"]), children)
@@ -98,7 +98,7 @@ def _context(class_: Any, context: Any) -> Any:
     except TypeError as error:
         raise ArtifactError(
             f"the structure of {_path(class_)} cannot be written: {error}",
-            do="give to_dumpable_context to torch.utils._pytree.register_pytree_node, or return a dict",
+            do="give to_dumpable_context to register_pytree_node, or return a dict",
         ) from None
 
 
@@ -117,11 +117,11 @@ def _import(path: str) -> Any:
         return None
 
 
-# -- constants --------------------------------------------------------------------------------------
+# -- calling ---------------------------------------------------------------------------------------
 
 
 def constants(graph: Graph, flat: list[Any]) -> dict[str, Any]:
-    """The arguments that the trace took as they were: numbers, flags and ``None`` that no op reads."""
+    """The arguments that the trace took as they were: numbers, flags, ``None`` that no op reads."""
     return {
         node.name: value
         for node, value in zip(graph.inputs, flat, strict=True)
@@ -136,7 +136,7 @@ def bind(
 ) -> list[Any]:
     """The flat inputs of a call; a positional argument may come by its name.
 
-    An argument that the trace took as a constant may be left out when it is a keyword, and must not differ.
+    One that the trace took as a constant must not differ, and a keyword among these may be left out.
     """
     if graph.in_spec is not None:
         kwargs = {**_default_kwargs(graph, known), **kwargs}

@@ -19,7 +19,7 @@ MANIFEST = "manifest.json"
 
 
 def write(folder: Path, fill: Callable[[Path], None], owned: Callable[[Path], set[str]]) -> None:
-    """Let ``fill`` write into a new folder beside the wanted one, then put it in the wanted one's place.
+    """Let ``fill`` write into a new folder beside the wanted one, then put it in its place.
 
     Whatever goes wrong, and when the user interrupts, the wanted place is as it was.
 
@@ -70,7 +70,7 @@ def _check_free(folder: Path, owned: Callable[[Path], set[str]]) -> None:
         )
     if found and (foreign := sorted(found - owned(folder))):
         raise ArtifactError(
-            f"{folder} holds files that are not the artifact's, such as {foreign[0]}; nothing was written",
+            f"{folder} holds {foreign[0]}, which is not the artifact's; nothing was written",
             do="move them away, or save to a new folder",
         )
 

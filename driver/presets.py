@@ -1,4 +1,4 @@
-"""What the caller means by ``passes``: a preset's name, a pass, or a mix of these, as one pipeline."""
+"""What the caller means by ``passes``: a preset's name, a pass, or a mix, as one pipeline."""
 
 from __future__ import annotations
 

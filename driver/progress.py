@@ -1,8 +1,8 @@
-"""Progress on standard error: what is being done, and bars for the long parts. Silent unless at a terminal."""
+"""Progress on standard error: what is being done, and bars for the long parts; only at a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -54,7 +54,7 @@ class Bars:
         self.display.stop()
 
     @contextmanager
-    def stage(self, description: str) -> Iterator[None]:
+    def stage(self, description: str) -> Generator[None]:
         """Show a step of unknown length while it runs."""
         task = self.display.add_task(description, total=None)
         try:

@@ -1,11 +1,11 @@
-"""The record of one compilation: what each pass did and could not do, what was gained, what it cost."""
+"""The record of one compilation: what each pass did and could not do, its gain and its cost."""
 
 from __future__ import annotations
 
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,9 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ..passes import PassReport, Remark
+from .figures import count, number, seconds, shorten, size
 from .measure import Latency, OutputError
 
 WIDTH = 100
+MOST = 8  # outputs in the summary; the JSON has all
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Report:
         target: The target's name.
         passes: One record a pass, in the order in which they ran.
         bytes_after: What ``save`` writes for the target: the model file with its weights.
-        errors: One an output, measured on the target against the original in PyTorch; empty if not measured.
+        errors: One an output, on the target against the original in PyTorch; empty if unmeasured.
         latency: Before and after on the target, or ``None`` if not measured or only simulated.
         notes: What a reader must know to read the figures rightly.
         environment: Versions and machine.
@@ -81,26 +83,29 @@ class Report:
         """What ``to_dict`` gave."""
         passes = [
             PassReport(
-                **{
-                    **p,
-                    "damage": float(p["damage"]),
-                    "remarks": [Remark(**r) for r in p["remarks"]],
-                }
+                name=step["name"],
+                promise=step["promise"],
+                seconds=step["seconds"],
+                damage=float(step["damage"]),
+                remarks=[Remark(**remark) for remark in step["remarks"]],
             )
-            for p in found["passes"]
+            for step in found["passes"]
         ]
         errors = [
-            OutputError(e["name"], float(e["relative_l2"]), float(e["cosine"]))
-            for e in found["errors"]
+            OutputError(error["name"], float(error["relative_l2"]), float(error["cosine"]))
+            for error in found["errors"]
         ]
-        latency = Latency(**found["latency"]) if found["latency"] else None
-        rest = {
-            "model": Model(**found["model"]),
-            "passes": passes,
-            "errors": errors,
-            "latency": latency,
-        }
-        return Report(**{**found, **rest})
+        return Report(
+            model=Model(**found["model"]),
+            asked=found["asked"],
+            target=found["target"],
+            passes=passes,
+            bytes_after=found["bytes_after"],
+            errors=errors,
+            latency=Latency(**found["latency"]) if found["latency"] else None,
+            notes=found["notes"],
+            environment=found["environment"],
+        )
 
     def html(self) -> str:
         """A page that stands by itself."""
@@ -148,20 +153,16 @@ class Report:
         if self.bytes_after:
             ratio = f"  ({self.bytes_after / model.bytes:.2f}×)" if model.bytes else ""
             shown.append(("size", f"{size(model.bytes)} → {size(self.bytes_after)}{ratio}"))
-        shown += [
-            ("error" if at == 0 else "", f"{error.name}: relative L2 {number(error.relative_l2)}, "
-             f"cosine {error.cosine:.6f}")
-            for at, error in enumerate(self.errors[:8])
-        ]  # fmt: skip
-        if len(self.errors) > 8:
-            shown.append(("", f"and {len(self.errors) - 8} more outputs"))
+        for at, error in enumerate(self.errors[:MOST]):
+            figures = f"relative L2 {number(error.relative_l2)}, cosine {error.cosine:.6f}"
+            shown.append(("" if at else "error", f"{error.name}: {figures}"))
+        if len(self.errors) > MOST:
+            shown.append(("", f"and {len(self.errors) - MOST} more outputs"))
         if self.latency is not None:
-            found = self.latency
-            shown += [
-                ("latency", f"{seconds(found.before)} → {seconds(found.after)}  ({found.ratio:.2f}×, "
-                 f"quartiles {found.low:.2f} to {found.high:.2f})"),
-                ("", f"median of {found.rounds} rounds in turns; before: {found.baseline}"),
-            ]  # fmt: skip
+            time = self.latency
+            spread = f"{time.ratio:.2f}×, quartiles {time.low:.2f} to {time.high:.2f}"
+            shown.append(("latency", f"{seconds(time.before)} → {seconds(time.after)}  ({spread})"))
+            shown.append(("", f"median of {time.rounds} rounds in turns; before: {time.baseline}"))
         return shown
 
     def missed(self) -> list[tuple[str, str, list[str]]]:
@@ -184,43 +185,6 @@ class Report:
                 step.name, step.promise, number(step.damage), seconds(step.seconds), *sites
             )
         return table
-
-
-# -- how figures are written ------------------------------------------------------------------------
-
-
-def count(value: int) -> str:
-    """``22.6 M``."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.1f} {unit}"
-    return str(value)
-
-
-def size(value: float) -> str:
-    """``86.4 MB``, of 10⁶ bytes."""
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= limit:
-            return f"{value / limit:.1f} {unit}"
-    return f"{value:.0f} B"
-
-
-def seconds(value: float) -> str:
-    """``1.2 s``, ``14.2 ms`` or ``31 µs``."""
-    if value >= 1:
-        return f"{value:.1f} s"
-    return f"{value * 1e3:.1f} ms" if value >= 1e-3 else f"{value * 1e6:.0f} µs"
-
-
-def number(value: float) -> str:
-    """Three digits that count: ``0.0721``, ``3.1e-16``."""
-    return f"{value:.3g}" if value == 0 or not 1e-3 > abs(value) else f"{value:.1e}"
-
-
-def shorten(names: Sequence[str], most: int = 4) -> str:
-    """``a, b, c, d and 8 more``."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,6 @@ which the op names them; ``attrs`` hold everything else by name. Both may hold n
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -224,6 +223,22 @@ class Graph:
                 self.store.origin[old.name] = origin
         self._names.add(old.name)
         new.name = old.name
+
+    def give(self, reader: Node, index: int, value: torch.Tensor, *, name: str = "") -> Node:
+        """Let one reader's operand be a parameter of this value.
+
+        It takes over the name of the old parameter if nobody else reads that one; ``name`` is for an operand that was
+        missing.
+        """
+        args = [*reader.args, *[None] * (index + 1 - len(reader.args))]
+        old = args[index]
+        origin = () if old is None else self.store.origin.get(old.name, (old.name,))
+        new = self.param(name if old is None else old.name, value, origin=origin)
+        args[index] = new
+        reader.set(args)
+        if old is not None and not old.users:
+            self.supersede(old, new)
+        return new
 
     def prune(self) -> int:
         """Take out all that does not reach the output; inputs stay. Returns how many nodes went."""

@@ -39,9 +39,8 @@ class FoldBatchNorm(Pass):
         weight = graph.value(before.args[1])  # (O, I / groups, *)
         bias = before.args[2] if len(before.args) > 2 and before.args[2] is not None else None
         old = graph.value(bias) if bias is not None else torch.zeros_like(scale)
-        new_weight = graph.param(before.args[1].name, weight * scale.reshape(-1, *[1] * (weight.dim() - 1)))
-        new_bias = graph.param(f"{before.name}_bias" if bias is None else bias.name, old * scale + shift)
-        before.set((before.args[0], new_weight, new_bias))
+        graph.give(before, 1, weight * scale.reshape(-1, *[1] * (weight.dim() - 1)))
+        graph.give(before, 2, old * scale + shift, name=f"{before.name}_bias")
         graph.replace(node, before)
         graph.erase(node)
         return applied(before, f"took up {node.name}")

@@ -64,19 +64,20 @@ class Builder:
         self.domains = {"": OPSET, MICROSOFT: 1}
         self._constants: dict[tuple[torch.dtype, tuple[int, ...], bytes], str] = {}
         self._current = "v"  # the node being lowered, after which its inner values are named
-        self._count = 0
+        self._counts: dict[str, int] = {}
         self._start = 0
 
     # -- nodes ----------------------------------------------------------------------------------
 
     def begin(self, name: str) -> None:
         """Name the values that follow after this node of ours: ``name.0``, ``name.1``, ..."""
-        self._current, self._count, self._start = name, 0, len(self.nodes)
+        self._current, self._start = name, len(self.nodes)
 
     def fresh(self) -> str:
         """A name for an inner value; ours hold no dot."""
-        self._count += 1
-        return f"{self._current}.{self._count - 1}"
+        count = self._counts.get(self._current, 0)
+        self._counts[self._current] = count + 1
+        return f"{self._current}.{count}"
 
     def ops(self, kind: str, *inputs: str, count: int, domain: str = "", **attrs: Attribute) -> tuple[str, ...]:
         """Add a node with this many outputs; an input called '' is left out."""

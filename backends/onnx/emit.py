@@ -20,6 +20,7 @@ from .lower import LOWERINGS
 _EXTERNAL = 1_500_000_000  # bytes; a protobuf file ends at 2 GB
 # What PyTorch's schemas have for gradients and for devices; without effect on values.
 _WITHOUT_EFFECT = {
+    "dtype",  # the node's own says it
     "cudnn_enable", "cudnn_enabled", "implicit", "memory_format", "momentum", "non_blocking", "padding_idx",
     "scale_grad_by_freq", "sparse", "sparse_grad",
 }  # fmt: skip

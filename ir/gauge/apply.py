@@ -204,12 +204,7 @@ def _set_bias(graph: Graph, node: Node, change: torch.Tensor) -> None:
     old = node.args[2] if len(node.args) > 2 else None
     value = change if old is None else graph.value(_param(node, 2)) + change
     dtype = node.dtype if old is None else old.dtype
-    origin = graph.store.origin.get(old.name) if old is not None else None
-    name = old.name if old is not None else f"{node.name}_bias"
-    new = graph.param(name, value.to(dtype), origin=origin)
-    node.set((*node.args[:2], new) if len(node.args) < 3 else (*node.args[:2], new, *node.args[3:]))
-    if old is not None and not old.users:
-        graph.supersede(old, new)
+    graph.give(node, 2, value.to(dtype), name=f"{node.name}_bias")
 
 
 def _constant(graph: Graph, region: Region, value: Node, element: torch.Tensor, name: str) -> Node:

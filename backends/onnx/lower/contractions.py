@@ -1,0 +1,124 @@
+"""Matrix products, convolutions, and look-ups in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ....ir import Node
+from ....ir.graph import Arg
+from ..builder import Builder, Declined, pair, rank
+
+
+def transposed(b: Builder, weight: Node) -> str:
+    """A weight ``[O, I]`` as the ``[I, O]`` that MatMul wants.
+
+    A parameter is stored in that layout, so that nothing is left to do at load, unless something else reads it as
+    it is (an embedding tied to the output head): then it is stored once, and the runtime folds the Transpose.
+    """
+    if weight.op != "param" or any(not _as_weight(user, weight) for user in weight.users):
+        return b.op("Transpose", b.tensor(weight), perm=[1, 0])
+    return b.parameter(weight, "transposed", torch.Tensor.t)
+
+
+def _as_weight(user: Node, weight: Node) -> bool:
+    weights = {"linear": 1, "ort.linear_integer": 3, "ort.linear_codes": 1}
+    place = weights.get(user.op)
+    return place is not None and all((arg is weight) == (i == place) for i, arg in enumerate(user.args))
+
+
+def linear(b: Builder, node: Node, input: Arg, weight: Node, bias: Arg = None) -> str:
+    if rank(weight) != 2:
+        raise Declined("with a weight that is no matrix")
+    product = b.op("MatMul", b.tensor(input), transposed(b, weight))
+    return product if bias is None else b.op("Add", product, b.tensor(bias))
+
+
+def matmul(b: Builder, node: Node, self: Arg, other: Arg) -> str:
+    return b.op("MatMul", b.tensor(self), b.tensor(other))
+
+
+def bmm(b: Builder, node: Node, self: Arg, mat2: Arg) -> str:
+    return matmul(b, node, self, mat2)
+
+
+def embedding(b: Builder, node: Node, weight: Arg, indices: Arg) -> str:
+    return b.op("Gather", b.tensor(weight), b.tensor(indices))
+
+
+def conv_attributes(
+    weight: Node, stride: Arg, padding: Arg, dilation: Arg, groups: int
+) -> dict[str, list[int] | int]:
+    """A convolution's attributes as ONNX has them."""
+    count = rank(weight) - 2
+    dilations = pair(dilation, count)
+    if isinstance(padding, str):
+        spread = [d * (int(k) - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
+        spread = [0] * count if padding == "valid" else spread
+        pads = [s // 2 for s in spread] + [s - s // 2 for s in spread]
+    else:
+        pads = pair(padding, count) * 2
+    return {
+        "kernel_shape": [int(size) for size in weight.shape[2:]],
+        "strides": pair(stride, count),
+        "pads": pads,
+        "dilations": dilations,
+        "group": groups,
+    }
+
+
+def batched(b: Builder, node: Node, input: Node, spatial: int, run: Callable[[str], str]) -> str:
+    """Run an op that wants a batch; one image alone gets a batch of one."""
+    x = b.tensor(input)
+    if rank(input) == spatial + 2:
+        return run(x)
+    return b.op("Squeeze", run(b.op("Unsqueeze", x, b.ints(0))), b.ints(0))
+
+
+def conv(
+    b: Builder,
+    node: Node,
+    input: Node,
+    weight: Node,
+    bias: Arg = None,
+    stride: Arg = 1,
+    padding: Arg = 0,
+    dilation: Arg = 1,
+    groups: int = 1,
+) -> str:
+    attributes = conv_attributes(weight, stride, padding, dilation, groups)
+    operands = (b.tensor(weight), b.tensor(bias))
+    return batched(
+        b, node, input, rank(weight) - 2, lambda x: b.op("Conv", x, *operands, **attributes)
+    )
+
+
+def conv_transpose2d(
+    b: Builder,
+    node: Node,
+    input: Node,
+    weight: Node,
+    bias: Arg = None,
+    stride: Arg = 1,
+    padding: Arg = 0,
+    output_padding: Arg = 0,
+    groups: int = 1,
+    dilation: Arg = 1,
+) -> str:
+    attributes = conv_attributes(weight, stride, padding, dilation, groups)
+    attributes["output_padding"] = pair(output_padding)
+    operands = (b.tensor(weight), b.tensor(bias))
+    return batched(b, node, input, 2, lambda x: b.op("ConvTranspose", x, *operands, **attributes))
+
+
+LOWERINGS = {
+    "linear": linear,
+    "matmul": matmul,
+    "bmm": bmm,
+    "embedding": embedding,
+    "conv1d": conv,
+    "conv2d": conv,
+    "conv3d": conv,
+    "conv_transpose2d": conv_transpose2d,
+}

@@ -1,0 +1,173 @@
+"""Many positions to one: sums, extrema, windows, running sums, sorting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ....ir import Node
+from ....ir.graph import Arg
+from ..builder import Builder, Declined, pair, rank
+from .contractions import batched
+
+
+def _axes(dim: Arg) -> tuple[int, ...]:
+    """The axes named; none means all of them."""
+    return () if dim is None else dim if isinstance(dim, tuple) else (dim,)
+
+
+def _reduce(kind: str) -> Callable[..., str]:
+    def lowering(
+        b: Builder,
+        node: Node,
+        self: Arg,
+        dim: Arg = None,
+        keepdim: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> str:
+        axes = b.ints(*_axes(dim)) if _axes(dim) else ""
+        return b.op(kind, b.tensor(self, node.dtype), axes, keepdims=int(keepdim))
+
+    return lowering
+
+
+def _boolean(kind: str) -> Callable[..., str]:
+    """``any`` and ``all`` as extrema of 0 and 1."""
+
+    def lowering(b: Builder, node: Node, self: Arg, dim: Arg = None, keepdim: bool = False) -> str:
+        axes = b.ints(*_axes(dim)) if _axes(dim) else ""
+        truth = b.cast(b.tensor(self, torch.bool), torch.int32)
+        return b.cast(b.op(kind, truth, axes, keepdims=int(keepdim)), torch.bool)
+
+    return lowering
+
+
+def _extreme_of(kind: str, arg: str) -> Callable[..., tuple[str, ...]]:
+    """Values and indices along an axis."""
+
+    def lowering(b: Builder, node: Node, self: Node, dim: int, keepdim: bool = False) -> tuple[str, ...]:
+        value = b.tensor(self)
+        values = b.op(kind, value, b.ints(dim), keepdims=int(keepdim))
+        return values, b.op(arg, value, axis=dim, keepdims=int(keepdim))
+
+    return lowering
+
+
+def argmax(b: Builder, node: Node, self: Node, dim: int | None = None, keepdim: bool = False) -> str:
+    if dim is not None:
+        return b.op("ArgMax", b.tensor(self), axis=dim, keepdims=int(keepdim))
+    flat = b.op("ArgMax", b.op("Reshape", b.tensor(self), b.ints(-1)), axis=0, keepdims=0)
+    return b.op("Reshape", flat, b.ints(*[1] * rank(self))) if keepdim else flat
+
+
+def topk(
+    b: Builder,
+    node: Node,
+    self: Node,
+    k: Arg,
+    dim: int = -1,
+    largest: bool = True,
+    sorted: bool = True,  # noqa: A002
+) -> tuple[str, ...]:
+    attributes = {"axis": dim, "largest": int(largest), "sorted": int(sorted)}
+    return b.ops("TopK", b.tensor(self), b.number(k), count=2, **attributes)
+
+
+def sort(
+    b: Builder, node: Node, self: Node, dim: int = -1, descending: bool = False, stable: Arg = None
+) -> tuple[str, ...]:
+    value = b.tensor(self)
+    size = b.size(value, dim % rank(self))
+    return b.ops("TopK", value, size, count=2, axis=dim, largest=int(descending), sorted=1)
+
+
+def cumsum(b: Builder, node: Node, self: Arg, dim: int, dtype: torch.dtype | None = None) -> str:
+    return b.op("CumSum", b.tensor(self, node.dtype), b.constant(dim, torch.int64))
+
+
+def diff(b: Builder, node: Node, self: Node, prepend: Arg = None, append: Arg = None, n: int = 1, dim: int = -1) -> str:
+    if n != 1:
+        raise Declined("of a higher order")
+    axis = dim % rank(self)
+    parts = [b.tensor(part, node.dtype) for part in (prepend, self, append) if part is not None]
+    whole = parts[0] if len(parts) == 1 else b.op("Concat", *parts, axis=axis)
+    later = b.op("Slice", whole, b.ints(1), b.ints((1 << 63) - 1), b.ints(axis))
+    return b.op("Sub", later, b.op("Slice", whole, b.ints(0), b.ints(-1), b.ints(axis)))
+
+
+def max_pool2d(
+    b: Builder,
+    node: Node,
+    self: Node,
+    kernel_size: Arg,
+    stride: Arg = (),
+    padding: Arg = 0,
+    dilation: Arg = 1,
+    ceil_mode: bool = False,
+) -> str:
+    attributes = {
+        "kernel_shape": pair(kernel_size),
+        "strides": pair(stride if stride != () else kernel_size),
+        "pads": pair(padding) * 2,
+        "dilations": pair(dilation),
+        "ceil_mode": int(ceil_mode),
+    }
+    return batched(b, node, self, 2, lambda x: b.op("MaxPool", x, **attributes))
+
+
+def avg_pool2d(
+    b: Builder,
+    node: Node,
+    self: Node,
+    kernel_size: Arg,
+    stride: Arg = (),
+    padding: Arg = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> str:
+    kernel = pair(kernel_size)
+    if divisor_override not in (None, kernel[0] * kernel[1]) or (ceil_mode and divisor_override):
+        raise Declined("with divisor_override")
+    attributes = {
+        "kernel_shape": kernel,
+        "strides": pair(stride if stride != () else kernel_size),
+        "pads": pair(padding) * 2,
+        "ceil_mode": int(ceil_mode),
+        "count_include_pad": int(count_include_pad or divisor_override is not None),
+    }
+    return batched(b, node, self, 2, lambda x: b.op("AveragePool", x, **attributes))
+
+
+def adaptive_avg_pool2d(b: Builder, node: Node, self: Node, output_size: Arg) -> str:
+    wanted, sizes = pair(output_size), self.shape[-2:]
+    if wanted == [1, 1]:
+        return b.op("ReduceMean", b.tensor(self), b.ints(-2, -1), keepdims=1)
+    kernel = [size // want for size, want in zip(sizes, wanted, strict=True) if isinstance(size, int)]
+    if len(kernel) != 2 or any(k * w != s for k, w, s in zip(kernel, wanted, sizes, strict=True)):
+        raise Declined("with windows of unequal sizes")
+    attributes = {"kernel_shape": kernel, "strides": kernel}
+    return batched(b, node, self, 2, lambda x: b.op("AveragePool", x, **attributes))
+
+
+LOWERINGS = {
+    "mean": _reduce("ReduceMean"),
+    "sum": _reduce("ReduceSum"),
+    "amax": _reduce("ReduceMax"),
+    "amin": _reduce("ReduceMin"),
+    "aten.max.default": _reduce("ReduceMax"),
+    "aten.min.default": _reduce("ReduceMin"),
+    "aten.max.dim": _extreme_of("ReduceMax", "ArgMax"),
+    "aten.min.dim": _extreme_of("ReduceMin", "ArgMin"),
+    "any": _boolean("ReduceMax"),
+    "all": _boolean("ReduceMin"),
+    "argmax": argmax,
+    "topk": topk,
+    "aten.sort.default": sort,
+    "cumsum": cumsum,
+    "aten.diff.default": diff,
+    "max_pool2d": max_pool2d,
+    "avg_pool2d": avg_pool2d,
+    "adaptive_avg_pool2d": adaptive_avg_pool2d,
+}
