@@ -29,8 +29,8 @@ app = typer.Typer(
 )
 
 SOURCE = typer.Argument(
-    help="A checkpoint folder (config.json and safetensors), or module:factory; the factory returns "
-    "a model, (model, args), (model, args, kwargs), or a dict of compile's arguments.",
+    help="A checkpoint folder (config.json and safetensors), or module:factory; the factory "
+    "returns a model, (model, args), (model, args, kwargs), or a dict of compile's arguments.",
     show_default=False,
 )
 SHAPES = typer.Option(

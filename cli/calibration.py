@@ -71,8 +71,8 @@ def _batches(
             )
         if tensor.dim() not in (wanted.dim(), wanted.dim() + 1):
             raise InputError(
-                f"{name}: expected {wanted.dim()} axes, or {wanted.dim() + 1} for a stack of inputs, "
-                f"got {list(tensor.shape)}",
+                f"{name}: expected {wanted.dim()} axes, or {wanted.dim() + 1} for a stack of "
+                f"inputs, got {list(tensor.shape)}",
                 where=str(path),
             )
     stacked = {n: t for n, t in tensors.items() if t.dim() > example[n].dim()}

@@ -62,7 +62,7 @@ def load(source: str, shapes: Mapping[str, list[Size]]) -> Source:
 
 
 def resolve(name: str) -> Callable[[], Any]:
-    """The function that ``module:function`` or ``file.py:function`` names, seen from this folder."""
+    """The function that ``module:function`` or ``file.py:function`` names, from this folder."""
     module_name, _, attribute = name.rpartition(":")
     module = _from_file(Path(module_name)) if module_name.endswith(".py") else _import(module_name)
     found = getattr(module, attribute, None)

@@ -8,9 +8,9 @@ A saved artifact is a folder:
     weights.safetensors   target torch
     report.txt, report.json, report.html
 
-Loading needs neither ``torch.export`` nor the model's source. The graph of a loaded artifact is whole
-for the target ``torch``; for the others its weights stay in the target's own file, and reading one of
-them through the graph is an error that says so.
+Loading needs neither ``torch.export`` nor the model's source. The graph of a loaded artifact is
+whole for the target ``torch``; for the others its weights stay in the target's own file, and reading
+one of them through the graph is an error that says so.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     {"type": "tuple", "children": [{"type": "leaf"}, {"type": "dict", "context": ["x"], ...}]}
 
-A class is written by its import path. One that cannot be imported where the artifact is loaded gives
-way to a dict, if its context is a list of names, or else to a tuple.
+A class is written by its import path. One that cannot be imported where the artifact is loaded
+gives way to a dict, if its context is a list of names, or else to a tuple.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def bind(
 ) -> list[Any]:
     """The flat inputs of a call; a positional argument may come by its name.
 
-    One that the trace took as a constant must not differ, and a keyword among these may be left out.
+    One that the trace took as a constant must not differ; as a keyword it may be left out.
     """
     if graph.in_spec is not None:
         kwargs = {**_default_kwargs(graph, known), **kwargs}

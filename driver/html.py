@@ -1,4 +1,4 @@
-"""The report as one page of HTML that needs nothing beside it, light or dark as the reader has it."""
+"""The report as one page of HTML that needs no other file, light or dark as the reader has it."""
 
 from __future__ import annotations
 

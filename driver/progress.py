@@ -1,4 +1,4 @@
-"""Progress on standard error: what is being done, and bars for the long parts; only at a terminal."""
+"""Progress on standard error: what is being done, bars for the long parts; only at a terminal."""
 
 from __future__ import annotations
 

@@ -64,6 +64,7 @@ class Builder:
         self.domains = {"": OPSET, MICROSOFT: 1}
         self._constants: dict[tuple[torch.dtype, tuple[int, ...], bytes], str] = {}
         self._current = "v"  # the node being lowered, after which its inner values are named
+        self._shared: dict[tuple[object, ...], str] = {}
         self._counts: dict[str, int] = {}
         self._start = 0
 
@@ -129,6 +130,12 @@ class Builder:
             tensor = self.graph.value(node)
             self.initializers[name] = tensor_proto(name, tensor if change is None else change(tensor))
         return name
+
+    def memo(self, key: tuple[object, ...], make: Callable[[], str]) -> str:
+        """A value that several nodes share, made where it is first asked for."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
 
     # -- operands -------------------------------------------------------------------------------
 

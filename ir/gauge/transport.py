@@ -246,6 +246,15 @@ class _Search:
 
     def forward(self, region: Region, value: Node, users: Iterable[Node]) -> None:
         """Each reader takes the action, or passes it by a mere movement, or gets the original back."""
+        users = list(users)
+        together = self.fork(region)  # readers that meet again later must be looked at together
+        try:
+            self.close(together, users)
+        except Refused:
+            pass  # one of them stops it: find out which
+        else:
+            self.adopt(region, together)
+            return
         for user in users:
             trial = self.fork(region)
             try:
@@ -279,8 +288,12 @@ class _Search:
         """
         queue = deque(start)
         waiting = set(queue)
-        while queue:
-            node = queue.popleft()
+        late: deque[Node] = deque()  # concatenations wait until nothing else can tell about their parts
+        while queue or late:
+            node = queue.popleft() if queue else late.popleft()
+            if queue and node.op in ("cat", "stack"):
+                late.append(node)
+                continue
             waiting.discard(node)
             if node.op == "output":
                 if self.free:
@@ -291,7 +304,7 @@ class _Search:
                     continue
                 raise Refused(Blocked(node, "it is an input of the graph"))
             flows = self.answers(region, node)
-            changed = self.choose(region, node, flows, list(queue), hold)
+            changed = self.choose(region, node, flows, [*queue, *late], hold)
             if changed is None:  # a choice ran the rest of the queue to its end
                 return
             for other in changed:

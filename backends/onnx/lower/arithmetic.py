@@ -129,7 +129,12 @@ def masked_fill(b: Builder, node: Node, self: Arg, mask: Arg, value: Arg) -> str
     return where(b, node, mask, value, self)
 
 
+def total(b: Builder, node: Node, *terms: Arg) -> str:
+    return b.op("Sum", *map(b.tensor, terms))
+
+
 LOWERINGS = {
+    "ort.sum": total,
     "add": add,
     "sub": sub,
     "rsub": rsub,

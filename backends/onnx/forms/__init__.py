@@ -1,0 +1,20 @@
+"""Groups of ops that ONNX Runtime has one fast kernel for, each made a single node before the lowering.
+
+The nodes are called ``ort.*``; they exist only in the copy that is lowered, and no rule changes what the graph
+computes.
+"""
+
+from ....ir import Graph
+from . import attention, quantized, residual, rotary
+
+
+def fuse(graph: Graph) -> Graph:
+    """A copy of the graph in the runtime's forms."""
+    new = graph.copy()
+    for form in (rotary, attention, quantized, residual):
+        form.fuse(new)
+        new.prune()
+    return new
+
+
+__all__ = ["fuse"]

@@ -1,0 +1,23 @@
+"""``norm(a + b)`` with the addition as ``ort.sum``, which becomes ONNX's Sum.
+
+ONNX Runtime fuses an Add and the LayerNormalization behind it into SkipLayerNormalization, whose kernel is 7 to 10
+times slower than the two (a tenth of a BERT's time); it does not know a Sum of two.
+"""
+
+from __future__ import annotations
+
+from ....ir import Graph, Node, TensorType
+
+_NORMS = {"layer_norm", "rms_norm"}
+
+
+def fuse(graph: Graph) -> None:
+    for node in list(graph.nodes):
+        if node.op == "add" and not node.attrs and any(user.op in _NORMS for user in node.users):
+            if all(isinstance(a, Node) and isinstance(a.type, TensorType) for a in node.args) and all(
+                a.dtype == node.dtype for a in node.args
+            ):
+                graph.replace(
+                    node,
+                    graph.add("ort.sum", *node.args, type=node.type, where=node.where, before=node),
+                )

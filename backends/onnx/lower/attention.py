@@ -1,0 +1,110 @@
+"""Attention, and the rotation of positions, as single ops of opset 23.
+
+ONNX Runtime's ``Attention`` is fastest with the heads still side by side (``[B, S, H*D]``); ``forms/attention.py``
+brings a graph there.
+"""
+
+from __future__ import annotations
+
+from ....ir import Node
+from ....ir.graph import Arg
+from ..builder import Builder, Declined, rank
+
+
+def scaled_dot_product_attention(
+    b: Builder,
+    node: Node,
+    query: Node,
+    key: Node,
+    value: Node,
+    attn_mask: Node | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> str:
+    """On ``[B, H, S, D]``; without heads, ``[B, S, D]`` gets one."""
+    if dropout_p or rank(query) not in (3, 4):
+        raise Declined("with dropout" if dropout_p else "of such a rank")
+    operands = [b.tensor(part) for part in (query, key, value)]
+    if rank(query) == 3:
+        operands = [b.op("Unsqueeze", part, b.ints(1)) for part in operands]
+    sizes = (b.size(operands[0], 2), b.size(operands[1], 2))
+    mask = attention_mask(b, attn_mask, (query.shape[-2], key.shape[-2]), sizes)
+    attributes = {} if scale is None else {"scale": float(scale)}
+    result = b.op("Attention", *operands, mask, is_causal=int(is_causal), **attributes)
+    return b.op("Squeeze", result, b.ints(1)) if rank(query) == 3 else result
+
+
+def attention_mask(
+    b: Builder, mask: Node | None, lengths: tuple[int | str, int | str], sizes: tuple[str, str]
+) -> str:
+    """A mask as ``[., ., Q, K]``: ONNX Runtime broadcasts it over batch and heads, and not over positions."""
+    if mask is None:
+        return ""
+
+    def make() -> str:
+        name = b.tensor(mask)
+        if rank(mask) < 4:
+            name = b.op("Unsqueeze", name, b.ints(*range(4 - rank(mask))))
+        if mask.shape[-2:] == lengths:
+            return name
+        return b.op("Expand", name, b.op("Concat", b.ints(1, 1), *sizes, axis=0))
+
+    return b.memo(("attention_mask", mask.name, lengths), make)
+
+
+def side_by_side(
+    b: Builder,
+    node: Node,
+    query: Node,
+    key: Node,
+    value: Node,
+    mask: Node | None,
+    *,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    causal: bool,
+) -> str:
+    """``[B, Q, H*D], [B, K, G*D], [B, K, G*E] -> [B, Q, H*E]``."""
+    operands = [b.tensor(part) for part in (query, key, value)]
+    sizes = (b.size(operands[0], 1), b.size(operands[1], 1)) if mask is not None else ("", "")
+    return b.op(
+        "Attention",
+        *operands,
+        attention_mask(b, mask, (query.shape[1], key.shape[1]), sizes),
+        q_num_heads=heads,
+        kv_num_heads=kv_heads,
+        scale=scale,
+        is_causal=int(causal),
+    )
+
+
+def rotary(b: Builder, node: Node, input: Node, cos: Node, sin: Node, *, heads: int) -> str:
+    """``x cos + rotate_half(x) sin`` on ``[B, S, H*D]``, or on ``[B, H, S, D]`` where ``heads`` is 0.
+
+    ``cos`` and ``sin`` are ``[B or 1, S, D]`` with two equal halves, of which ONNX wants one.
+    """
+    x = b.tensor(input)
+    tables = [_half(b, table, input, x) for table in (cos, sin)]
+    attributes = {"num_heads": heads} if heads else {}
+    return b.op("RotaryEmbedding", x, *tables, **attributes)
+
+
+def _half(b: Builder, table: Node, input: Node, x: str) -> str:
+    def make() -> str:
+        half = b.op("Slice", b.tensor(table), b.ints(0), b.ints(int(table.shape[-1]) // 2), b.ints(-1))
+        if table.shape[0] == input.shape[0]:
+            return half
+        # The op has no broadcasting over the batch.
+        return b.op("Expand", half, b.op("Concat", b.size(x, 0), b.ints(1, 1), axis=0))
+
+    return b.memo(("half", table.name, input.shape[0]), make)
+
+
+LOWERINGS = {
+    "scaled_dot_product_attention": scaled_dot_product_attention,
+    "ort.attention": side_by_side,
+    "ort.rotary": rotary,
+}

@@ -1,0 +1,224 @@
+"""Codes and what computes on them.
+
+A linear layer on codes is ``MatMulIntegerToFloat(u8, s8)``, which multiplies integers and gives floats in one
+kernel. Codes by token come from a QuantizeLinear over rows: with ``axis=0`` of a matrix it runs the same vectorised
+loop a row that it runs for a whole tensor.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ....ir import Node
+from ....ir.graph import Arg
+from ....ir.quantized import LIMITS
+from ..builder import MICROSOFT, Builder, rank
+from .contractions import transposed
+
+
+def _axis(value: Node, scale: Node) -> int | None:
+    """The one axis along which the scale varies, -1 for none; ``None`` for any other layout."""
+    sizes = scale.shape
+    if rank(scale) > rank(value):
+        return None
+    varied = [axis - rank(scale) for axis, size in enumerate(sizes) if size != 1]
+    if not varied:
+        return -1
+    (axis, *more) = varied
+    return None if more or value.shape[axis] != sizes[axis] else axis + rank(value)
+
+
+def _by_row(value: Node, scale: Node) -> bool:
+    return rank(scale) == rank(value) and scale.shape == (*value.shape[:-1], 1)
+
+
+def _vector(b: Builder, value: Node | None, dtype: torch.dtype) -> str:
+    """A scale or zero point as a scalar or a vector."""
+    if value is None:
+        return ""
+    if value.op == "param":
+        flat = b.parameter(value, "flat", _flat)
+        return flat if value.dtype == dtype else b.cast(flat, dtype)
+    return b.op("Reshape", b.tensor(value, dtype), b.ints(*([-1] if value.shape else [])))
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.reshape(()) if tensor.numel() == 1 else tensor.reshape(-1)
+
+
+def _zero(b: Builder, zero_point: Node | None, scale: Node, name: str, dtype: torch.dtype) -> str:
+    """The zero point in the layout of the scale."""
+    if zero_point is not None:
+        return _vector(b, zero_point, dtype)
+    if all(size == 1 for size in scale.shape):
+        return b.constant(0, dtype)
+    return b.op("Expand", b.constant(0, dtype), b.op("Shape", name))
+
+
+def quantize(
+    b: Builder,
+    node: Node,
+    input: Node,
+    scale: Node,
+    zero_point: Node | None = None,
+    dtype: torch.dtype = torch.uint8,
+) -> str:
+    x = b.tensor(input)
+    axis = _axis(input, scale)
+    rows = axis is None and _by_row(input, scale) and zero_point is None
+    if axis is None and not rows:
+        return _round(b, input, scale, zero_point, dtype)
+    if rows:
+        return _quantize_rows(b, input, b.tensor(scale), 0, dtype)
+    factor = _vector(b, scale, input.dtype)
+    zero = _zero(b, zero_point, scale, factor, dtype)
+    return b.op("QuantizeLinear", x, factor, zero, **({} if axis == -1 else {"axis": axis}))
+
+
+def _round(b: Builder, input: Node, scale: Node, zero_point: Node | None, dtype: torch.dtype) -> str:
+    """The definition, for layouts that QuantizeLinear does not take."""
+    low, high = (b.constant(limit, input.dtype) for limit in LIMITS[dtype])
+    code = b.op("Round", b.op("Div", b.tensor(input), b.tensor(scale)))
+    if zero_point is not None:
+        code = b.op("Add", code, b.tensor(zero_point, input.dtype))
+    return b.cast(b.op("Clip", code, low, high), dtype)
+
+
+def _quantize_rows(b: Builder, input: Node, scale: str, zero: int, dtype: torch.dtype) -> str:
+    """Codes ``[..., n]`` by a scale ``[..., 1]``."""
+    x = b.tensor(input)
+    matrix = x if rank(input) == 2 else b.op("Reshape", x, b.ints(-1, int(input.shape[-1])))
+    column = b.op("Reshape", scale, b.ints(-1))
+    zeros = b.op("Expand", b.constant(zero, dtype), b.op("Shape", column))
+    codes = b.op("QuantizeLinear", matrix, column, zeros, axis=0)
+    return codes if rank(input) == 2 else b.op("Reshape", codes, b.op("Shape", x))
+
+
+def dequantize(
+    b: Builder, node: Node, input: Node, scale: Node, zero_point: Node | None = None
+) -> str:
+    axis = _axis(input, scale)
+    if axis is None or input.dtype not in (torch.int8, torch.uint8, torch.int16, torch.int32):
+        code = b.tensor(input, node.dtype)
+        code = code if zero_point is None else b.op("Sub", code, b.tensor(zero_point, node.dtype))
+        return b.op("Mul", code, b.tensor(scale))
+    zero = _vector(b, zero_point, input.dtype)
+    factor = _vector(b, scale, node.dtype)
+    return b.op(
+        "DequantizeLinear", b.tensor(input), factor, zero, **({} if axis == -1 else {"axis": axis})
+    )
+
+
+def dynamic_quantize(
+    b: Builder, node: Node, input: Node, per_token: bool = True, dtype: torch.dtype = torch.uint8
+) -> tuple[str, ...]:
+    x = b.tensor(input)
+    low, high = LIMITS[dtype]
+    if not per_token:
+        return _dynamic_tensor(b, x, input, dtype)
+    middle = (low + high + 1) // 2
+    # Two reductions read the value twice; Abs and one reduction read it twice and write it once.
+    top, bottom = (b.op(kind, x, b.ints(-1), keepdims=1) for kind in ("ReduceMax", "ReduceMin"))
+    largest = b.op("Max", top, b.op("Neg", bottom))
+    scale = b.op("Div", largest, b.constant(high - middle, input.dtype))
+    # A row of zeros has any scale but zero.
+    scale = b.op("Max", scale, b.constant(torch.finfo(input.dtype).tiny, input.dtype))
+    codes = _quantize_rows(b, input, scale, middle, dtype)
+    return codes, scale, b.op("Expand", b.constant(middle, dtype), b.op("Shape", scale))
+
+
+def _dynamic_tensor(b: Builder, x: str, input: Node, dtype: torch.dtype) -> tuple[str, ...]:
+    if dtype == torch.uint8:
+        return b.ops("DynamicQuantizeLinear", x, count=3)
+    low, high = (b.constant(limit, input.dtype) for limit in LIMITS[dtype])
+    zero, one = b.constant(0, input.dtype), b.constant(1, input.dtype)
+    top = b.op("Max", b.op("ReduceMax", x, keepdims=0), zero)
+    bottom = b.op("Min", b.op("ReduceMin", x, keepdims=0), zero)
+    scale = b.op("Div", b.op("Sub", top, bottom), b.op("Sub", high, low))
+    scale = b.op("Where", b.op("Equal", scale, zero), one, scale)
+    place = b.op("Round", b.op("Sub", low, b.op("Div", bottom, scale)))
+    zero_point = b.cast(b.op("Clip", place, low, high), dtype)
+    return b.op("QuantizeLinear", x, scale, zero_point), scale, zero_point
+
+
+def linear_integer(
+    b: Builder,
+    node: Node,
+    codes: Node,
+    scale: Node,
+    zero_point: Node | int | None,
+    weight: Node,
+    weight_scale: Node,
+    weight_zero_point: Node | None,
+    bias: Node | None,
+) -> str:
+    """``(codes - z) s @ ((W - w) t)^T + bias`` on integers; ``s`` is a scalar or ``[..., 1]``, ``t`` a scalar or ``[O, 1]``."""
+    by_row = any(size != 1 for size in scale.shape)
+    zero = (
+        b.constant(zero_point, codes.dtype) if isinstance(zero_point, int)
+        else _vector(b, zero_point, codes.dtype)
+    )  # fmt: skip
+    product = b.op(
+        "MatMulIntegerToFloat",
+        b.tensor(codes),
+        transposed(b, weight),
+        b.tensor(scale) if by_row else _vector(b, scale, node.dtype),
+        _vector(b, weight_scale, node.dtype),
+        zero,
+        _vector(b, weight_zero_point, weight.dtype),
+        "" if by_row else b.tensor(bias),  # the kernel adds its bias before it scales by row
+        domain=MICROSOFT,
+    )
+    return b.op("Add", product, b.tensor(bias)) if by_row and bias is not None else product
+
+
+def linear_codes(
+    b: Builder,
+    node: Node,
+    input: Node,
+    weight: Node,
+    weight_scale: Node,
+    weight_zero_point: Node | None,
+    bias: Node | None,
+) -> str:
+    """``x @ ((W - w) t)^T + bias`` with the weight a float when the runtime has folded its constants.
+
+    Not DequantizeLinear, which ONNX Runtime fuses into MatMulNBits, which rounds the activations as well.
+    """
+    matrix = b.cast(transposed(b, weight), node.dtype)
+    if weight_zero_point is not None:
+        matrix = b.op("Sub", matrix, _vector(b, weight_zero_point, node.dtype))
+    matrix = b.op("Mul", matrix, _vector(b, weight_scale, node.dtype))
+    product = b.op("MatMul", b.tensor(input), matrix)
+    return product if bias is None else b.op("Add", product, b.tensor(bias))
+
+
+def embedding_codes(
+    b: Builder,
+    node: Node,
+    weight: Node,
+    weight_scale: Node,
+    weight_zero_point: Node | None,
+    indices: Arg,
+) -> str:
+    """The rows of the table, and their scales, at the indices."""
+    rows = b.tensor(indices)
+
+    def at(table: Node) -> str:
+        name = b.tensor(table)
+        return b.op("Gather", name, rows) if table.shape and table.shape[0] != 1 else name
+
+    code = b.cast(at(weight), node.dtype)
+    if weight_zero_point is not None:
+        code = b.op("Sub", code, b.cast(at(weight_zero_point), node.dtype))
+    return b.op("Mul", code, at(weight_scale))
+
+
+LOWERINGS = {
+    "quantize": quantize,
+    "dequantize": dequantize,
+    "dynamic_quantize": dynamic_quantize,
+    "ort.linear_integer": linear_integer,
+    "ort.linear_codes": linear_codes,
+    "ort.embedding_codes": embedding_codes,
+}

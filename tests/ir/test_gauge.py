@@ -1,0 +1,214 @@
+"""The gauge analysis on small graphs: where an action goes, what ties it, what stops it, and that it is exact."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from regauge.ir import Graph, GraphError, parse
+from regauge.ir.gauge import Blocked, Region, apply, classes, sites, ties_broken, transport
+from regauge.ir.interpret import execute
+from regauge.ir.laws import Kind
+
+POST_NORM = """
+def graph(x: f64[2, 3, 8], *, g: f64[8], b: f64[8], w: f64[8, 8], c: f64[8]):
+    n: f64[2, 3, 8] = layer_norm(x, g, b, normalized_shape=(8,))
+    f: f64[2, 3, 8] = linear(n, w, c)
+    r: f64[2, 3, 8] = add(n, f)
+    y: f64[2, 3, 8] = layer_norm(r, normalized_shape=(8,))
+    return y
+"""
+GATED = """
+def graph(x: f64[2, 3, 8], *, gate: f64[6, 8], up: f64[6, 8], down: f64[8, 6]):
+    a: f64[2, 3, 6] = linear(x, gate)
+    s: f64[2, 3, 6] = silu(a)
+    u: f64[2, 3, 6] = linear(x, up)
+    h: f64[2, 3, 6] = mul(s, u)
+    y: f64[2, 3, 8] = linear(h, down)
+    return y
+"""
+GROUPED = """
+def graph(x: f64[2, 5, 8], *, wq: f64[12, 8], wk: f64[6, 8], wv: f64[6, 8], wo: f64[8, 12]):
+    q: f64[2, 5, 12] = linear(x, wq)
+    qs: f64[2, 5, 4, 3] = reshape(q, shape=(2, 5, 4, 3))
+    qh: f64[2, 4, 5, 3] = transpose(qs, dim0=1, dim1=2)
+    k: f64[2, 5, 6] = linear(x, wk)
+    ks: f64[2, 5, 2, 3] = reshape(k, shape=(2, 5, 2, 3))
+    kh: f64[2, 2, 5, 3] = transpose(ks, dim0=1, dim1=2)
+    v: f64[2, 5, 6] = linear(x, wv)
+    vs: f64[2, 5, 2, 3] = reshape(v, shape=(2, 5, 2, 3))
+    vh: f64[2, 2, 5, 3] = transpose(vs, dim0=1, dim1=2)
+    a: f64[2, 4, 5, 3] = scaled_dot_product_attention(qh, kh, vh, enable_gqa=True)
+    t: f64[2, 5, 4, 3] = transpose(a, dim0=1, dim1=2)
+    m: f64[2, 5, 12] = reshape(t, shape=(2, 5, 12))
+    y: f64[2, 5, 8] = linear(m, wo)
+    return y
+"""
+ROTARY = """
+def graph(x: f64[2, 5, 4], cos: f64[5, 4], sin: f64[5, 4], *, wq: f64[4, 4], wk: f64[4, 4]):
+    q: f64[2, 5, 4] = linear(x, wq)
+    qa: f64[2, 5, 2] = slice(q, dim=2, start=0, end=2)
+    qb: f64[2, 5, 2] = slice(q, dim=2, start=2, end=4)
+    qn: f64[2, 5, 2] = neg(qb)
+    qr: f64[2, 5, 4] = cat((qn, qa), dim=-1)
+    qc: f64[2, 5, 4] = mul(q, cos)
+    qd: f64[2, 5, 4] = mul(qr, sin)
+    qe: f64[2, 5, 4] = add(qc, qd)
+    k: f64[2, 5, 4] = linear(x, wk)
+    kt: f64[2, 4, 5] = transpose(k, dim0=1, dim1=2)
+    y: f64[2, 5, 5] = matmul(qe, kt)
+    return y
+"""
+
+
+def filled(text: str) -> tuple[Graph, list[torch.Tensor]]:
+    graph = parse(text)
+    generator = torch.Generator().manual_seed(1)
+
+    def noise(shape: tuple[int | str, ...]) -> torch.Tensor:
+        return torch.randn([int(s) for s in shape], generator=generator, dtype=torch.float64)
+
+    for name, node in graph.params.items():
+        graph.store[name] = noise(node.shape)
+    return graph, [noise(node.shape) for node in graph.inputs]
+
+
+def region(graph: Graph, name: str, kind: Kind, **options: bool) -> Region:
+    found = transport(graph, graph[name], kind, **options)
+    assert isinstance(found, Region), str(found)
+    return found
+
+
+def same_after(graph: Graph, inputs: list[torch.Tensor], found: Region, element: torch.Tensor) -> bool:
+    wanted = execute(graph, inputs)
+    apply(graph, found, element)
+    graph.verify()
+    return torch.allclose(execute(graph, inputs)[0], wanted[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [Kind.SCALE, Kind.SHIFT])
+def test_a_post_norm_shortcut_gets_the_original_back(kind: Kind) -> None:
+    graph, inputs = filled(POST_NORM)
+    blocked = transport(graph, graph["n"], kind)
+    assert isinstance(blocked, Blocked) and blocked.node.name == "y"
+    found = region(graph, "n", kind, restore=True)
+    assert [restore.user.name for restore in found.restores] == ["r"]
+    element = torch.linspace(0.5, 2.0, 8, dtype=torch.float64)
+    assert same_after(graph, inputs, found, element)
+    assert graph["r"].args[0].name == "n_original"
+
+
+def test_a_scale_passes_the_factor_that_is_not_gated() -> None:
+    graph, inputs = filled(GATED)
+    found = region(graph, "h", Kind.SCALE)
+    assert [param.name for param in found.parameters] == ["up", "down"]
+    assert same_after(graph, inputs, found, torch.linspace(0.5, 2.0, 6, dtype=torch.float64))
+
+
+def test_grouped_queries_tie_the_channels_of_the_heads_they_share() -> None:
+    graph, inputs = filled(GROUPED)
+    found = region(graph, "m", Kind.SCALE)
+    assert found.groups.tolist() == [0, 1, 2, 0, 1, 2, 6, 7, 8, 6, 7, 8]
+    assert [param.name for param in found.parameters] == ["wv", "wo"]
+    noise = torch.linspace(0.5, 2.0, 12, dtype=torch.float64)
+    with pytest.raises(GraphError, match="differs between channels that the graph ties"):
+        apply(graph, found, noise)
+    assert same_after(graph, inputs, found, noise[found.groups])
+
+
+def test_a_shift_of_the_values_passes_attention_whose_rows_sum_to_one() -> None:
+    graph, inputs = filled(GROUPED)
+    found = region(graph, "m", Kind.SHIFT)
+    element = torch.linspace(-1.0, 2.0, 12, dtype=torch.float64)[found.groups]
+    assert same_after(graph, inputs, found, element)
+    assert {"v_bias", "y_bias"} <= set(graph.params)
+
+
+def test_queries_and_keys_take_opposite_scales() -> None:
+    graph, inputs = filled(GROUPED)
+    found = region(graph, "q", Kind.SCALE)
+    assert {param.name for param in found.parameters} == {"wq", "wk"}
+    assert same_after(graph, inputs, found, torch.linspace(0.5, 2.0, 12, dtype=torch.float64)[found.groups])
+
+
+def test_rotary_embeddings_tie_the_two_channels_of_a_pair() -> None:
+    graph, inputs = filled(ROTARY)
+    found = region(graph, "q", Kind.SCALE)
+    assert found.groups.tolist() == [0, 1, 0, 1]
+    assert same_after(graph, inputs, found, torch.tensor([0.5, 2.0, 0.5, 2.0], dtype=torch.float64))
+
+
+def test_an_element_outside_the_group_does_change_the_function() -> None:
+    graph, inputs = filled(ROTARY)
+    wanted = execute(graph, inputs)
+    found = region(graph, "q", Kind.SCALE)
+    found.ties.clear()  # as if the pairs were not tied
+    apply(graph, found, torch.tensor([0.5, 2.0, 3.0, 1.0], dtype=torch.float64))
+    assert not torch.allclose(execute(graph, inputs)[0], wanted[0], rtol=1e-3)
+
+
+def test_a_permutation_moves_the_hidden_layer() -> None:
+    graph, inputs = filled(GATED)
+    found = region(graph, "a", Kind.PERMUTATION)
+    assert {param.name for param in found.parameters} == {"gate", "up", "down"}
+    assert same_after(graph, inputs, found, torch.tensor([3, 1, 0, 5, 2, 4]))
+
+
+def test_a_permutation_stays_within_each_head() -> None:
+    graph, inputs = filled(GROUPED)
+    found = region(graph, "v", Kind.PERMUTATION)
+    assert found.groups.tolist() == [0, 0, 0, 3, 3, 3]
+    assert same_after(graph, inputs, found, torch.tensor([2, 0, 1, 4, 3, 5]))
+
+
+def test_a_tie_is_named_before_it_is_broken() -> None:
+    graph, inputs = filled(
+        """
+        def graph(x: f64[2, 8], *, g: f64[8], w: f64[8, 8]):
+            n: f64[2, 8] = rms_norm(x, g, normalized_shape=(8,), eps=1e-06)
+            f: f64[2, 8] = linear(n, w)
+            r: f64[2, 8] = relu(f)
+            y: f64[2, 8] = linear(r, w)
+            return y
+        """
+    )
+    found = region(graph, "n", Kind.SCALE)
+    assert [(tie.param, tie.bytes) for tie in ties_broken(graph, found)] == [("w", 512)]
+    assert same_after(graph, inputs, found, torch.linspace(0.5, 2.0, 8, dtype=torch.float64))
+    assert set(graph.params) == {"g", "w", "w_1"}
+
+
+def test_sites_say_what_blocks_them() -> None:
+    graph, _ = filled(GATED)
+    by_name = {site.value.name: site for site in sites(graph)}
+    assert by_name["h"].groups == (Kind.SCALE,)
+    assert str(by_name["h"].blocked[Kind.SHIFT]) == "h (mul): a shift does not pass mul"
+    assert str(by_name["x"].blocked[Kind.SCALE]) == "x (input): it is an input of the graph"
+
+
+def test_classes_are_found_once() -> None:
+    graph, _ = filled(GATED)
+    assert [site.value.name for site in classes(graph)] == ["a", "y"]
+    assert classes(graph)[0].groups == (Kind.PERMUTATION,)
+
+
+@pytest.mark.parametrize(
+    ("body", "blocker"),
+    [
+        pytest.param("y: f64[2, 8] = mul(h, h)\n    z: f64[2, 3] = linear(y, u)", "y", id="a value times itself"),
+        pytest.param("y: f64[2, 8] = add(h, 1.0)\n    z: f64[2, 3] = linear(y, u)", "y", id="a number is added"),
+        pytest.param(
+            "y: f64[2, 8] = index_select(h, i, dim=1)\n    z: f64[2, 3] = linear(y, u)", "y", id="channels re-indexed"
+        ),
+        pytest.param("y: f64[2, 8] = softmax(h, dim=-1)\n    z: f64[2, 3] = linear(y, u)", "y", id="a softmax"),
+    ],
+)
+def test_known_traps_are_refused(body: str, blocker: str) -> None:
+    text = f"""
+def graph(x: f64[2, 4], i: i64[8], *, w: f64[8, 4], u: f64[3, 8]):
+    h: f64[2, 8] = linear(x, w)
+    {body}
+    return z
+"""
+    graph = parse(text)
+    found = transport(graph, graph["h"], Kind.SCALE)
+    assert isinstance(found, Blocked) and found.node.name == blocker
