@@ -9,7 +9,7 @@ A saved artifact is a folder:
     report.txt, report.json, report.html
 
 Loading needs neither ``torch.export`` nor the model's source. The graph of a loaded artifact is
-whole for the target ``torch``; for the others its weights stay in the target's own file, and reading
+whole for the target ``torch``; for others its weights stay in the target's own file, and reading
 one of them through the graph is an error that says so.
 """
 

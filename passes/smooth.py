@@ -30,7 +30,7 @@ from ..ir.gauge import Blocked, Region, Site, apply, inputs_of_contractions, tie
 from ..ir.laws import Kind
 from .base import Context, Pass, Remark, Stage, applied, missed
 from .calibration import Observation, observe
-from .quantize_weights import scales as weight_scales
+from .rounding import scales as weight_scales
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,29 @@ def unbind(b: Builder, node: Node, self: Node, dim: int = 0) -> tuple[str, ...]:
 
 _I64 = torch.int64
 
+def flatten(b: Builder, node: Node, self: Node, start_dim: int = 0, end_dim: int = -1) -> str:
+    """Merge the axes from one to another."""
+    if end_dim % max(rank(self), 1) != rank(self) - 1:
+        raise Declined("of axes in the middle")
+    return b.op("Reshape", b.tensor(self), b.ints(*[0] * start_dim, -1))
+
+
+def split_heads(b: Builder, node: Node, self: Node, *, heads: int) -> str:
+    """``[B, S, H*D] -> [B, H, S, D]``"""
+    rows = b.op("Reshape", b.tensor(self), b.ints(0, 0, heads, -1))
+    return b.op("Transpose", rows, perm=[0, 2, 1, 3])
+
+
+def merge_heads(b: Builder, node: Node, self: Node) -> str:
+    """``[B, H, S, D] -> [B, S, H*D]``"""
+    rows = b.op("Transpose", b.tensor(self), perm=[0, 2, 1, 3])
+    return b.op("Reshape", rows, b.ints(0, 0, -1))
+
+
 LOWERINGS = {
+    "aten.flatten.using_ints": flatten,
+    "ort.split_heads": split_heads,
+    "ort.merge_heads": merge_heads,
     "clone": _same,
     "contiguous": _same,
     "aten.alias.default": _same,

@@ -1,0 +1,76 @@
+"""Put quantization into a graph: codes in place of weights, and quantize and dequantize ops around values."""
+
+from __future__ import annotations
+
+import torch
+
+from ..ir import Graph, Node, TensorType
+from ..ir.gauge import Site
+
+
+def store_codes(graph: Graph, param: Node, codes: torch.Tensor, scale: torch.Tensor) -> Node:
+    """Replace a parameter, for all its readers, by codes and the op that dequantizes them.
+
+    Args:
+        codes: int8, of the parameter's shape.
+        scale: ``[O, 1, ...]``.
+    """
+    first = min(param.users, key=graph.nodes.index)
+    origin = graph.store.origin.get(param.name, ())
+    stored = graph.param(f"{param.name}_codes", codes, origin=origin)
+    factor = graph.param(f"{param.name}_scale", scale.to(param.dtype), origin=())
+    name = f"{param.name}_value"
+    value = graph.add("dequantize", stored, factor, name=name, type=param.type, before=first)
+    graph.replace(param, value)
+    graph.erase(param)
+    return value
+
+
+def insert_static(graph: Graph, site: Site, scale: torch.Tensor, zero_point: torch.Tensor) -> None:
+    """Put a quantize and a dequantize between a site's value and its readers."""
+    value, name = site.value, site.value.name
+    first = min(site.readers, key=graph.nodes.index)
+    s = graph.param(f"{name}_scale", scale.to(value.dtype), origin=())
+    z = graph.param(f"{name}_zero", zero_point, origin=())
+    codes = graph.add(
+        "quantize",
+        value,
+        s,
+        z,
+        dtype=zero_point.dtype,
+        name=f"{name}_quantized",
+        type=TensorType(zero_point.dtype, value.shape),
+        before=first,
+        where=value.where,
+    )
+    back = graph.add("dequantize", codes, s, z, name=f"{name}_value", type=value.type, before=first)
+    _read(site, back)
+
+
+def insert_dynamic(graph: Graph, site: Site, *, per_token: bool) -> None:
+    """The same with a scale that is computed as the value comes."""
+    value, name = site.value, site.value.name
+    first = min(site.readers, key=graph.nodes.index)
+    scale_type = TensorType(value.dtype, (*value.shape[:-1], 1) if per_token else ())
+    types = (TensorType(torch.uint8, value.shape), scale_type, TensorType(torch.uint8, scale_type.shape))
+    codes = graph.add(
+        "dynamic_quantize",
+        value,
+        per_token=per_token,
+        dtype=torch.uint8,
+        name=f"{name}_quantized",
+        type=types,
+        before=first,
+        where=value.where,
+    )
+    parts = [
+        graph.add("getitem", codes, index, name=f"{name}_{part}", type=types[index], before=first)
+        for index, part in enumerate(("codes", "scale", "zero"))
+    ]
+    back = graph.add("dequantize", *parts, name=f"{name}_value", type=value.type, before=first)
+    _read(site, back)
+
+
+def _read(site: Site, value: Node) -> None:
+    for reader in site.readers:
+        reader.set((value, *reader.args[1:]))

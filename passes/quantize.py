@@ -1,0 +1,252 @@
+"""Quantize contractions to eight bits: their weights, and what they read.
+
+    y = W x + c   becomes   y = (s q)(t (u - z)) + c'
+
+Weights: int8 codes q, one scale s for each output channel or row of an embedding. Activations: uint8 codes u, static
+(one t and z for each value, from the range seen on calibration data) or dynamic (t for each token, as it comes).
+Readers that share a value share its codes. Results stay in floating point: no runtime gains by more, and it costs
+accuracy. Codes are real integers in the graph, with the ops that give them meaning; backends run these on integers.
+
+Rounding is to the nearest, or by GPTQ with the Hessian of the activations as they come out of the quantized prefix
+(F6.1). The bias takes up the mean error that is left, E[W x] - E[s q t (u - z)], x from the exact stream. Approximate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+
+from ..ir import Graph, Node
+from ..ir.gauge import Site, inputs_of_contractions, weighted
+from .base import Context, Pass, Promise, Remark, Stage, applied, missed
+from .calibration import as_rows, padding_mask
+from .insertion import insert_dynamic, insert_static, store_codes
+from .rounding import gptq, nearest, scales
+from .streams import Values, run_streams
+
+Activations: TypeAlias = Literal["static", "dynamic", "dynamic-tensor"]
+
+
+@dataclass
+class _Decision:
+    """What was decided for one site: the activation's scale and zero point, each reader's codes, scale and bias."""
+
+    scale: torch.Tensor | None = None
+    zero_point: torch.Tensor | None = None
+    weights: dict[Node, tuple[torch.Tensor, torch.Tensor]] = field(
+        default_factory=dict[Node, tuple[torch.Tensor, torch.Tensor]]
+    )
+    biases: dict[Node, torch.Tensor] = field(default_factory=dict[Node, torch.Tensor])
+
+
+@dataclass(frozen=True)
+class Quantize(Pass):
+    """Quantize weights to int8 and, if asked, activations to uint8.
+
+    Args:
+        activations: ``static``, ``dynamic`` (each token), ``dynamic-tensor``, or ``None`` for weights only.
+        rounding: ``gptq`` needs calibration data, ``nearest`` does not.
+        correct_bias: Whether the bias takes up the mean error; needs calibration data too.
+        embeddings: Whether embedding tables are quantized.
+        least: Weights of fewer elements stay as they are: they weigh nothing.
+    """
+
+    activations: Activations | None = "static"
+    rounding: Literal["nearest", "gptq"] = "gptq"
+    correct_bias: bool = True
+    embeddings: bool = True
+    least: int = 1024
+    promise: ClassVar[Promise] = Promise.APPROXIMATE
+    stage: ClassVar[Stage] = Stage.QUANTIZE
+
+    def run(self, graph: Graph, context: Context) -> list[Remark]:
+        remarks: list[Remark] = []
+        tables = self._tables(graph)
+        for table in tables if self.embeddings else ():
+            remarks.append(self._embedding(graph, table))
+        found = [site for site in inputs_of_contractions(graph) if self._takes(graph, site, remarks)]
+        decisions = self._decide(graph, context, found)
+        for site in found:
+            remarks.append(self._insert(graph, context, site, decisions[site.value]))
+        return remarks
+
+    # -- what there is to quantize --------------------------------------------------------------
+
+    def _tables(self, graph: Graph) -> list[Node]:
+        def reads(user: Node, param: Node) -> bool:
+            return (user.op == "embedding" and user.args[0] is param) or (
+                weighted(user) and user.args[1] is param
+            )
+
+        return [
+            param
+            for param in graph.params.values()
+            if any(user.op == "embedding" for user in param.users)
+            and all(reads(user, param) for user in param.users)
+            and graph.value(param).numel() >= self.least
+        ]
+
+    def _embedding(self, graph: Graph, table: Node) -> Remark:
+        """Row by row, to the nearest: a row is read as it is, so no error of it makes up for another's."""
+        reader = next(iter(table.users))
+        weight = graph.value(table)
+        scale = scales(weight)
+        store_codes(graph, table, nearest(weight, scale), scale)
+        return applied(reader, f"{table.name} in int8, {weight.shape[0]} scales")
+
+    def _takes(self, graph: Graph, site: Site, remarks: list[Remark]) -> bool:
+        for reader in site.readers:
+            weight = reader.args[1]
+            if weight.op == "dequantize":
+                continue  # tied to an embedding, which decided
+            if graph.value(weight).numel() < self.least:
+                remarks.append(missed(reader, f"{weight.name} has only {graph.value(weight).numel()} elements"))
+                return False
+            others = [user.name for user in weight.users if user not in site.readers]
+            if others:
+                remarks.append(missed(reader, f"{weight.name} is also read by {', '.join(others)}"))
+                return False
+        return True
+
+    # -- what to make of it ---------------------------------------------------------------------
+
+    @property
+    def _learns(self) -> bool:
+        return self.activations == "static" or self.rounding == "gptq" or self.correct_bias
+
+    def _decide(self, graph: Graph, context: Context, found: list[Site]) -> dict[Node, _Decision]:
+        decisions = {site.value: _Decision() for site in found}
+        if not self._learns:
+            for site in found:
+                for reader in site.readers:
+                    self._round(graph, reader, None, decisions[site.value])
+            return decisions
+        batches = context.need_calibration(self.name)
+        masks = [padding_mask(batch) for batch in batches]
+        sites = {reader: site for site in found for reader in site.readers}
+        solver = _Solver(self, graph, context, masks)
+
+        def visit(node: Node, exact: Values, quantized: Values) -> Values | None:
+            return solver.visit(node, sites[node], decisions[node.args[0]], exact, quantized)
+
+        run_streams(graph, batches, sites, visit, context, f"{self.name}: rounding")
+        return decisions
+
+    def _round(
+        self, graph: Graph, reader: Node, hessian: torch.Tensor | None, decision: _Decision
+    ) -> torch.Tensor:
+        """Codes and scale of a reader's weights, kept; returns the weights that they stand for."""
+        source = reader.args[1]
+        if source.op == "dequantize":
+            codes, scale = (graph.value(param) for param in source.args[:2])
+        else:
+            weight = graph.value(source)
+            scale = scales(weight)
+            fits = hessian is not None and self.rounding == "gptq" and reader.op == "linear"
+            codes = gptq(weight, scale, hessian) if fits and hessian is not None else nearest(weight, scale)
+            decision.weights[reader] = (codes, scale)
+        return codes.to(scale.dtype) * scale
+
+    def _insert(self, graph: Graph, context: Context, site: Site, decision: _Decision) -> Remark:
+        for reader in site.readers:
+            if reader in decision.weights:
+                store_codes(graph, reader.args[1], *decision.weights[reader])
+            if reader in decision.biases:
+                graph.give(reader, 2, decision.biases[reader], name=f"{reader.name}_bias")
+        names = ", ".join(reader.name for reader in site.readers)
+        if self.activations is None:
+            return applied(site.value, f"int8 weights of {names}")
+        if self.activations == "static":
+            assert decision.scale is not None and decision.zero_point is not None
+            insert_static(graph, site, decision.scale, decision.zero_point)
+            return applied(site.value, f"int8 weights and static activations of {names}")
+        per_token = self.activations == "dynamic" and site.axis == -1
+        insert_dynamic(graph, site, per_token=per_token)
+        kind = "for each token" if per_token else "for the tensor"
+        return applied(site.value, f"int8 weights and activations scaled {kind} of {names}")
+
+
+class _Solver:
+    """Decides for one reader after another, while the two streams run."""
+
+    def __init__(
+        self, options: Quantize, graph: Graph, context: Context, masks: Sequence[torch.Tensor | None]
+    ) -> None:
+        self.options, self.graph, self.context, self.masks = options, graph, context, masks
+        self.site: Site | None = None  # the one whose inputs are at hand
+        self.codes: Values = []
+        self.hessian: torch.Tensor | None = None
+        self.mean_exact = self.mean_quantized = torch.empty(0)
+
+    def visit(
+        self, node: Node, site: Site, decision: _Decision, exact: Values, quantized: Values
+    ) -> Values:
+        if site is not self.site:
+            self.site = site
+            self._enter(site, decision, exact, quantized)
+        weight = self.options._round(self.graph, node, self.hessian, decision)
+        bias = node.args[2] if len(node.args) > 2 else None
+        value = None if bias is None else self.graph.value(bias)
+        if self.options.correct_bias and node.op == "linear":
+            old = self.graph.value(node.args[1]) if node.args[1].op == "param" else weight
+            error = self.mean_exact @ old.T - self.mean_quantized @ weight.T
+            value = error if value is None else value + error
+            decision.biases[node] = value
+        return [_contract(node, codes, weight, value) for codes in self.codes]
+
+    def _enter(self, site: Site, decision: _Decision, exact: Values, quantized: Values) -> None:
+        """Quantize a site's value, and gather what its readers need to know of it."""
+        if self.options.activations == "static":
+            dtype = torch.uint8 if self.context.unsigned_activations else torch.int8
+            low = min(self._rows(site, quantized, i).min() for i in range(len(quantized)))
+            high = max(self._rows(site, quantized, i).max() for i in range(len(quantized)))
+            decision.scale, decision.zero_point = range_to_scale(low, high, dtype)
+        self.codes = [self._simulated(site, value, decision) for value in quantized]
+        if site.axis != -1:
+            self.hessian = None
+            return
+        rows = [self._rows(site, self.codes, i) for i in range(len(self.codes))]
+        count = sum(len(part) for part in rows)
+        self.mean_quantized = torch.stack([part.sum(0) for part in rows]).sum(0) / count
+        plain = [self._rows(site, exact, i) for i in range(len(exact))]
+        self.mean_exact = torch.stack([part.sum(0) for part in plain]).sum(0) / count
+        center = self.mean_quantized if self.options.correct_bias else torch.zeros_like(self.mean_quantized)
+        self.hessian = torch.zeros(site.size, site.size, dtype=torch.float64)
+        for part in rows:
+            moved = part - center
+            self.hessian += (moved.T @ moved).double()
+
+    def _rows(self, site: Site, values: Values, batch: int) -> torch.Tensor:
+        return as_rows(values[batch], site.axis, self.masks[batch])
+
+    def _simulated(self, site: Site, value: torch.Tensor, decision: _Decision) -> torch.Tensor:
+        """What the codes of a value stand for."""
+        run = torch.ops.regauge
+        if decision.scale is not None and decision.zero_point is not None:
+            scale, zero = decision.scale, decision.zero_point
+            return run.dequantize(run.quantize(value, scale, zero, dtype=zero.dtype), scale, zero)
+        if self.options.activations is None:
+            return value
+        per_token = self.options.activations == "dynamic" and site.axis == -1
+        return run.dequantize(*run.dynamic_quantize(value, per_token=per_token))
+
+
+def _contract(node: Node, data: Any, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    from ..ir import ops
+
+    with torch.no_grad():
+        return ops.call(node.op, (data, weight, bias), node.attrs)
+
+
+def range_to_scale(
+    low: torch.Tensor, high: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point of a range, which is widened to hold zero (padding must stay exact)."""
+    low, high = torch.clamp(low.float(), max=0), torch.clamp(high.float(), min=0)
+    info = torch.iinfo(dtype)
+    scale = torch.clamp((high - low) / (info.max - info.min), min=1e-12)
+    zero_point = torch.clamp(torch.round(info.min - low / scale), info.min, info.max)
+    return scale, zero_point.to(dtype)

@@ -1,0 +1,93 @@
+import pytest
+import regauge as rg
+import torch
+from regauge import ir
+from regauge.driver.calibration import read
+from regauge.driver.convention import constants
+
+WRAP = "pass a list of inputs, each a tensor, a tuple for args, or a dict for kwargs"
+
+
+@pytest.fixture
+def graph(net, x):
+    return rg.trace(net, (x,))
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: (x,), lambda x: [x], lambda x: {"x": x}])
+def test_a_batch_may_be_a_tensor_a_tuple_or_a_dict(graph, x, wrap):
+    found = read((wrap(x) for _ in range(3)), graph, {})
+    assert len(found) == 3 and all(len(flat) == 1 and flat[0] is x for flat in found)
+
+
+def test_a_constant_keyword_may_be_left_out(net, x):
+    graph = rg.trace(net, (x,), {"double": True})
+    flat = ir.interpret.flatten(graph, (x,), {"double": True})
+    known = constants(graph, flat)
+    assert known == {"double": True}
+    assert read([x], graph, known) == [flat]
+
+
+def test_none_is_no_batch(graph):
+    assert read(None, graph, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("calibration", "what"),
+    [
+        pytest.param(torch.ones(2, 8), "calibration is one Tensor, not an iterable of inputs", id="tensor"),
+        pytest.param({"x": 1}, "calibration is one dict, not an iterable of inputs", id="dict"),
+        pytest.param(7, "calibration is a int, which cannot be iterated over", id="number"),
+    ],
+)
+def test_one_input_in_place_of_many(graph, calibration, what):
+    with pytest.raises(ir.InputError) as error:
+        read(calibration, graph, {})
+    assert str(error.value) == f"{what}\n  do  {WRAP}"
+
+
+def test_an_empty_iterable(graph):
+    with pytest.raises(ir.InputError) as error:
+        read(iter([]), graph, {})
+    assert str(error.value) == (
+        f"calibration holds no batch\n  do  {WRAP}; a generator can be used only once"
+    )
+
+
+NAN = torch.tensor([[float("nan")] * 8, [0.0] * 8])
+INFINITY = torch.tensor([[float("inf")] + [0.0] * 7] * 2)
+CLEAN = "\n  do  clean the data; a float mask takes torch.finfo(dtype).min in place of -inf"
+VARY = "\n  do  trace with dynamic_shapes to let a size vary"
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        pytest.param(NAN, "x: 8 of 16 numbers are not finite (NaN)" + CLEAN, id="nan"),
+        pytest.param(INFINITY, "x: 2 of 16 numbers are not finite (infinity)" + CLEAN, id="infinity"),
+        pytest.param(torch.ones(3, 8), "x: expected f32[2, 8], got f32[3, 8]" + VARY, id="shape"),
+        pytest.param(
+            torch.ones(2, 8, dtype=torch.int64), "x: expected f32[2, 8], got i64[2, 8]", id="dtype"
+        ),
+        pytest.param("text", "x: expected a tensor f32[2, 8], got a str", id="not a tensor"),
+        pytest.param(
+            {"x": torch.ones(2, 8), "z": 1},
+            "the model was traced without the keyword 'z'",
+            id="unknown keyword",
+        ),
+        pytest.param(
+            (torch.ones(2, 8), torch.ones(2, 8)),
+            "expected inputs (x: f32[2, 8]), got 2 values in another structure\n"
+            "  do  call it as the model was called when it was traced",
+            id="signature",
+        ),
+    ],
+)
+def test_a_bad_batch_is_named(graph, x, batch, message):
+    with pytest.raises(ir.InputError) as error:
+        read([x, batch], graph, {})
+    assert str(error.value) == f"calibration batch 1: {message}"
+
+
+def test_compile_checks_calibration_before_any_pass_runs(net, x, passes):
+    with pytest.raises(ir.InputError, match="^calibration batch 0: x: 8 of 16 numbers"):
+        rg.compile(net, (x,), passes=passes["Scale"](), calibration=[NAN], target="torch")
