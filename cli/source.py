@@ -47,9 +47,9 @@ def load(source: str, shapes: Mapping[str, list[Size]]) -> Source:
     """Load what SOURCE names; ``shapes`` are the sizes of its inputs."""
     path = Path(source)
     if path.is_dir():
-        from .checkpoint import load_checkpoint
+        from .checkpoint import open_checkpoint
 
-        return load_checkpoint(path, shapes)
+        return open_checkpoint(path, shapes)
     if ":" not in source:
         raise InputError(
             f"{source!r} is neither a folder nor module:factory",

@@ -130,7 +130,7 @@ def load(folder: str | os.PathLike[str]) -> Artifact:
         if manifest[side] is not None:
             setattr(graph, f"{side}_spec", spec_from_json(manifest[side], notes))
     for name in graph.params:
-        graph.store[name] = _absent(graph, name, target)
+        graph.store[name] = absent_weight(graph, name, target)
     runner = target.load(path, graph)
     report = Report.from_dict(json.loads((path / "report.json").read_text(encoding="utf-8")))
     return Artifact(
@@ -193,7 +193,9 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _absent(graph: Graph, name: str, target: Target) -> Lazy:
+def absent_weight(graph: Graph, name: str, target: Target) -> Lazy:
+    """A parameter whose value is in the target's own file."""
+
     def read() -> torch.Tensor:
         raise ArtifactError(
             f"{name}: the graph of a loaded {target.name} artifact has no weights",

@@ -117,7 +117,7 @@ def _import(path: str) -> Any:
         return None
 
 
-# -- calling ---------------------------------------------------------------------------------------
+# -- calling ------------------------------------------------------------------
 
 
 def constants(graph: Graph, flat: list[Any]) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def constants(graph: Graph, flat: list[Any]) -> dict[str, Any]:
 def bind(
     graph: Graph, known: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[Any]:
-    """The flat inputs of a call; a positional argument may come by its name.
+    """The flat inputs of a call; a positional argument may be named, a sole keyword need not be.
 
     One that the trace took as a constant must not differ; as a keyword it may be left out.
     """
@@ -154,7 +154,7 @@ def bind(
 def _by_name(
     graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Move keywords to the positions at which the trace had them."""
+    """Give each argument the place that the trace had it in, where there is one way to do so."""
     assert graph.in_spec is not None
     positional, named = graph.in_spec.children()
     at = 0
@@ -165,6 +165,9 @@ def _by_name(
                 break
             args, kwargs = (*args, kwargs[name]), {k: v for k, v in kwargs.items() if k != name}
         at += child.num_leaves
+    changing = [name for name in named.context or [] if name not in kwargs]
+    if len(args) == 1 and not positional.children() and len(changing) == 1:
+        return (), {**kwargs, changing[0]: args[0]}
     return args, kwargs
 
 

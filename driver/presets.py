@@ -24,7 +24,7 @@ def resolve(asked: Asked, target: Target) -> tuple[Pass, ...]:
     chosen: list[Pass] = []
     for part in parts:
         if isinstance(part, str):
-            chosen += [step for step in _named(part, target) if step not in chosen]
+            chosen += [step for step in _named(part, target) if not _holds(chosen, step)]
         else:
             chosen.append(_instance(part))
     return tuple(chosen)
@@ -73,6 +73,11 @@ def _instance(value: Any) -> Pass:
         f"expected a pass or a name in passes, got a {type(value).__name__}",
         do=f"pass a preset ({', '.join(PRESETS)}), a regauge.passes.Pass, or a list of these",
     )
+
+
+def _holds(chosen: Sequence[Pass], step: Pass) -> bool:
+    """Whether a pass of the same class with the same options is there."""
+    return any(type(other) is type(step) and vars(other) == vars(step) for other in chosen)
 
 
 def _is_pass(value: Any) -> bool:

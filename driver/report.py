@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -166,12 +167,14 @@ class Report:
         return shown
 
     def missed(self) -> list[tuple[str, str, list[str]]]:
-        """What was not done: pass, reason, and all sites with that reason."""
-        found: dict[tuple[str, str], list[str]] = {}
+        """What was not done: pass, reason, all sites whose reasons differ only in a node's name."""
+        found: dict[tuple[str, str], tuple[str, str, list[str]]] = {}
         for step in self.passes:
             for remark in step.missed:
-                found.setdefault((step.name, remark.text), []).append(remark.site)
-        return [(name, text, sites) for (name, text), sites in found.items()]
+                kind = re.sub(r"\b\w+ \((\w+)\)", r"\1", remark.text)
+                _, _, sites = found.setdefault((step.name, kind), (step.name, remark.text, []))
+                sites.append(remark.site)
+        return list(found.values())
 
     def _table(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=True, show_edge=False)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
 from typing import Any
 
@@ -62,8 +63,9 @@ def _range(name: str, low: int, high: int | None) -> str:
 
 def parse(source: str) -> Graph:
     """Read a graph back; its parameters are on the meta device until they are given values."""
+    source = re.sub(r"\b([a-z]\w*)\[\]", r"\1[()]", textwrap.dedent(source).strip())  # f32[] is no Python
     try:
-        (function,) = ast.parse(textwrap.dedent(source).strip()).body
+        (function,) = ast.parse(source).body
     except (SyntaxError, ValueError) as error:
         raise ParseError(f"expected one function as text, got: {error}") from None
     if not isinstance(function, ast.FunctionDef):

@@ -5,7 +5,27 @@ from .base import Pass as Pass
 from .base import Promise as Promise
 from .base import Remark as Remark
 from .base import Stage as Stage
+from .center_residual import CenterResidual as CenterResidual
+from .fold_batch_norm import FoldBatchNorm as FoldBatchNorm
+from .fold_norm_affine import FoldNormAffine as FoldNormAffine
 from .manager import PassReport as PassReport
 from .manager import apply as apply
+from .presets import PRESETS as PRESETS
+from .quantize import Quantize as Quantize
+from .smooth import Smooth as Smooth
 
-__all__ = ["Context", "Pass", "PassReport", "Promise", "Remark", "Stage", "apply"]
+__all__ = [
+    "PRESETS",
+    "CenterResidual",
+    "Context",
+    "FoldBatchNorm",
+    "FoldNormAffine",
+    "Pass",
+    "PassReport",
+    "Promise",
+    "Remark",
+    "Smooth",
+    "Stage",
+    "Quantize",
+    "apply",
+]

@@ -92,12 +92,15 @@ def _run(
     except Exception as error:
         error.add_note(f"in pass {step.name}, after {[report.name for report in reports]}")
         raise
-    found = [execute(astype(new, torch.float64), trial) for trial in trials]
-    damage = max((difference(a, b) for a, b in zip(found, wanted, strict=True)), default=0.0)
+    exact = step.promise is Promise.EXACT
+    # Damage is judged on the user's data alone: what a network makes of noise is nobody's concern.
+    pairs = list(zip(trials, wanted, strict=True))[: None if exact else 1]
+    double = astype(new, torch.float64)
+    damage = max((difference(execute(double, trial), want) for trial, want in pairs), default=0.0)
     seconds = time.perf_counter() - start
     report = PassReport(step.name, step.promise.value, seconds, damage, remarks)
     reports.append(report)
-    if step.promise is Promise.EXACT and not damage <= EXACT_TOLERANCE:
+    if exact and not damage <= EXACT_TOLERANCE:
         sites = ", ".join(remark.site for remark in report.applied[:5])
         raise PromiseError(
             f"{step.name} promised an equal function and changed the outputs by {damage:.2g} (relative L2, float64)",

@@ -1,10 +1,47 @@
-"""The named pipelines."""
+"""Presets: pipelines by name, each a readable tuple of passes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 from .base import Pass
+from .center_residual import CenterResidual
+from .fold_batch_norm import FoldBatchNorm
+from .quantize import Quantize
+from .smooth import Smooth
 
-PRESETS: dict[str, Callable[[Any], tuple[Pass, ...]]] = {"exact": lambda target: ()}
+
+class Profile(Protocol):
+    """What a preset asks of a target."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def exact(profile: Profile) -> tuple[Pass, ...]:
+    """Every exact pass that a target profits from, and no approximate one; needs no data."""
+    return (FoldBatchNorm(), CenterResidual())
+
+
+def w8a8(profile: Profile) -> tuple[Pass, ...]:
+    """Eight bits with static scales: the fastest at run time; needs calibration data."""
+    return (*exact(profile), Smooth(activations="static"), Quantize("static"))
+
+
+def w8a8_dynamic(profile: Profile) -> tuple[Pass, ...]:
+    """Eight bits with a scale for each token: the most accurate; needs calibration data."""
+    return (*exact(profile), Smooth(activations="dynamic"), Quantize("dynamic"))
+
+
+def w8(profile: Profile) -> tuple[Pass, ...]:
+    """Weights in eight bits, activations in floating point; needs no data."""
+    return (*exact(profile), Quantize(None, rounding="nearest", correct_bias=False))
+
+
+PRESETS: dict[str, Callable[[Profile], tuple[Pass, ...]]] = {
+    "exact": exact,
+    "w8a8": w8a8,
+    "w8a8-dynamic": w8a8_dynamic,
+    "w8": w8,
+}

@@ -19,7 +19,7 @@ and the objective, by which t or a is searched at each site, is the error of wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -61,13 +61,7 @@ class Smooth(Pass):
         seen = observe(graph, context, axes, self.name)
         remarks: list[Remark] = []
         for site in context.progress(found, f"{self.name}: searching"):
-            value = site.value
-            worker = _SiteWorker(self, graph, site, seen)
-            if self.shift:
-                remarks.append(worker.shift())
-            if self.rule is not None:
-                remarks.append(worker.scale())
-            assert value.name in seen
+            remarks += _SiteSearch(self, graph, site, seen[site.value.name]).run()
         return remarks
 
 
@@ -75,101 +69,103 @@ def _grouped(reader: Node) -> bool:
     return reader.attrs.get("groups", 1) != 1
 
 
-class _SiteWorker:
-    """One site's shift and scale."""
+class _SiteSearch:
+    """The search for one site's shift and scale."""
 
-    def __init__(
-        self, options: Smooth, graph: Graph, site: Site, seen: Mapping[str, Observation]
-    ) -> None:
+    def __init__(self, options: Smooth, graph: Graph, site: Site, seen: Observation) -> None:
         self.options, self.graph, self.site, self.seen = options, graph, site, seen
-        self.observation = seen[site.value.name]
+        self.weights = [matrix(graph, reader, site) for reader in site.readers]  # [(O, n)]
+        self.wanted = [seen.rows @ weight.T for weight in self.weights]
+        self.remarks: list[Remark] = []
+
+    def run(self) -> list[Remark]:
+        """Try every shift with every scale, and fold the best pair that beats doing nothing."""
+        n = self.site.size
+        shift = self.region(Kind.SHIFT) if self.options.shift else None
+        scale = self.region(Kind.SCALE) if self.options.rule is not None else None
+        if shift is None and scale is None:
+            return self.remarks
+        zero, one = torch.zeros(n), torch.ones(n)
+        base = best = self.error(zero, one)
+        choice: tuple[torch.Tensor, torch.Tensor, str] | None = None
+        for z in [zero, *([self.middle(shift)] if shift is not None else [])]:
+            for name, s in [("", one), *(self.scales(scale, z) if scale is not None else [])]:
+                error = self.error(z, s)
+                if error < best:
+                    best, choice = error, (z, s, name)
+        if choice is None:
+            text = "left as it is: nothing lowers the error of its readers"
+            return [*self.remarks, missed(self.site.value, text)]
+        z, s, name = choice
+        done = [self.fold(Kind.SHIFT, z)] if bool((z != 0).any()) else []
+        done += [f"{self.fold(Kind.SCALE, s)} ({name})"] if name else []
+        gain = f"error of its readers {base**0.5:.2g} to {best**0.5:.2g}"
+        data = {"error_before": base**0.5, "error_after": best**0.5}
+        return [*self.remarks, applied(self.site.value, f"{', '.join(done)}; {gain}", **data)]
 
     @property
     def value(self) -> Node:
         """What the readers read now."""
         return self.site.readers[0].args[0]
 
-    def region(self, kind: Kind) -> Region | Blocked | str:
-        insert = self.options.insert
+    def region(self, kind: Kind) -> Region | None:
+        """Where a group element can go; leaves a remark where there is no way."""
         axes = (self.site.axis,)
         region = transport(self.graph, self.value, kind, axes=axes)
-        if isinstance(region, Blocked) and insert:
+        if isinstance(region, Blocked) and self.options.insert:
             region = transport(self.graph, self.value, kind, axes=axes, restore=True, insert=True)
-        if isinstance(region, Region) and not self.options.untie:
-            if broken := ties_broken(self.graph, region):
-                names = ", ".join(tie.param for tie in broken)
-                return f"it would break the tie of {names}, at a cost of {sum(t.bytes for t in broken):,} bytes"
+        if isinstance(region, Blocked):
+            self.remarks.append(missed(self.site.value, f"no {kind.value}: {region}"))
+            return None
+        if not self.options.untie and (broken := ties_broken(self.graph, region)):
+            names = ", ".join(tie.param for tie in broken)
+            cost = sum(tie.bytes for tie in broken)
+            text = f"no {kind.value}: it would break the tie of {names}, at a cost of {cost:,} bytes"
+            self.remarks.append(missed(self.site.value, text))
+            return None
         return region
 
-    def shift(self) -> Remark:
-        region = self.region(Kind.SHIFT)
-        if not isinstance(region, Region):
-            return missed(self.site.value, f"not shifted: {region}")
-        low = tied(self.observation.low, region, "amin")
-        high = tied(self.observation.high, region, "amax")
-        z = torch.where(region.fixed, 0.0, (low + high) / 2)
-        self.fold(region, z)
-        return applied(self.site.value, f"shifted, {describe(region)}")
+    def middle(self, region: Region) -> torch.Tensor:
+        """The middle of each channel's range, equal where the graph ties channels."""
+        low, high = tied(self.seen.low, region, "amin"), tied(self.seen.high, region, "amax")
+        return torch.where(region.fixed, 0.0, (low + high) / 2)
 
-    def scale(self) -> Remark:
-        region = self.region(Kind.SCALE)
-        if not isinstance(region, Region):
-            return missed(self.site.value, f"not scaled: {region}")
-        best, best_choice, best_scale = self.error(torch.ones(region.size)), None, None
-        base = best
-        for choice, s in self.candidates(region):
-            error = self.error(s)
-            if error < best:
-                best, best_choice, best_scale = error, choice, s
-        if best_scale is None:
-            return missed(self.site.value, "not scaled: no candidate lowers the error of its readers")
-        self.fold(region, best_scale)
-        gain = f"error of its readers {base**0.5:.3g} to {best**0.5:.3g}"
-        return applied(
-            self.site.value, f"scaled with {self.options.rule} {best_choice:.3g}, {gain}, {describe(region)}"
-        )
-
-    def candidates(self, region: Region) -> Iterator[tuple[float, torch.Tensor]]:
+    def scales(self, region: Region, z: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """The scales of each choice on the grid, equal where the graph ties channels."""
-        peak = tied(self.observation.absmax, region, "amax").clamp(min=1e-5)
-        weight = tied(self.columns(), region, "amax").clamp(min=1e-5)
+        peak = torch.maximum((self.seen.low - z).abs(), (self.seen.high - z).abs())
+        peak = tied(peak, region, "amax").clamp(min=1e-5)
+        columns = torch.stack([weight.abs().amax(0) for weight in self.weights]).amax(0)
+        columns = tied(columns, region, "amax").clamp(min=1e-5)
         for choice in self.options.grid:
             if self.options.rule == "threshold":
                 s = torch.clamp(peak / (choice * peak.max()), min=1.0)
             else:
-                s = peak**choice / weight ** (1 - choice)
+                s = peak**choice / columns ** (1 - choice)
                 s = s / torch.exp(torch.log(s).mean())  # the mean is no business of a channel's
-            yield choice, torch.where(region.fixed, 1.0, s)
+            yield f"{self.options.rule} {choice:.3g}", torch.where(region.fixed, 1.0, s)
 
-    def columns(self) -> torch.Tensor:
-        """The greatest weight that reads each channel, ``[n]``."""
-        peaks = [matrix(self.graph, reader, self.site).abs().amax(0) for reader in self.site.readers]
-        return torch.stack(peaks).amax(0)
+    def error(self, z: torch.Tensor, s: torch.Tensor) -> float:
+        """The variance of the readers' error over a sample of rows, relative to their power.
 
-    def error(self, s: torch.Tensor) -> float:
-        """The mean squared error of what the readers make of a sample, relative to its power."""
-        rows = self.observation.rows
-        scaled = fake_quantize(rows / s, self.options.activations)
+        The mean of the error is left out: the bias takes it up.
+        """
+        limits = ((self.seen.low - z) / s).min(), ((self.seen.high - z) / s).max()
+        rows = fake_quantize((self.seen.rows - z) / s, limits, self.options.activations)
         wrong, power = 0.0, 0.0
-        for reader in self.site.readers:
-            weight = matrix(self.graph, reader, self.site)  # (O, n)
-            wanted = rows @ weight.T
+        for weight, wanted in zip(self.weights, self.wanted, strict=True):
             smoothed = weight * s
             step = weight_scales(smoothed)
-            found = scaled @ (torch.round(smoothed / step) * step).T
-            wrong += float((found - wanted).square().mean())
+            gap = rows @ (torch.round(smoothed / step) * step).T - wanted
+            wrong += float((gap - gap.mean(0)).square().mean())
             power += float(wanted.square().mean())
         return wrong / max(power, 1e-30)
 
-    def fold(self, region: Region, element: torch.Tensor) -> None:
+    def fold(self, kind: Kind, element: torch.Tensor) -> str:
+        """Apply an element; says where it went."""
+        region = self.region(kind)
+        assert region is not None, "the region was there before the search"
         apply(self.graph, region, element.double())
-        observed = self.observation
-        if region.kind is Kind.SHIFT:
-            observed.low, observed.high = observed.low - element, observed.high - element
-            observed.samples = [rows - element for rows in observed.samples]
-        else:
-            observed.low, observed.high = observed.low / element, observed.high / element
-            observed.samples = [rows / element for rows in observed.samples]
+        return describe(region)
 
 
 def tied(statistic: torch.Tensor, region: Region, reduce: str) -> torch.Tensor:
@@ -185,12 +181,14 @@ def matrix(graph: Graph, reader: Node, site: Site) -> torch.Tensor:
     return weight if site.axis == -1 else weight.movedim(1, -1).reshape(-1, weight.shape[1])
 
 
-def fake_quantize(rows: torch.Tensor, mode: str) -> torch.Tensor:
+def fake_quantize(
+    rows: torch.Tensor, limits: tuple[torch.Tensor, torch.Tensor], mode: str
+) -> torch.Tensor:
     """Rows as eight bits give them back: simulated, for the search alone."""
     if mode == "dynamic":
         step = (rows.abs().amax(1, keepdim=True) / 127).clamp(min=1e-12)
         return torch.round(rows / step) * step
-    low, high = rows.min().clamp(max=0), rows.max().clamp(min=0)
+    low, high = limits[0].clamp(max=0), limits[1].clamp(min=0)
     step = ((high - low) / 255).clamp(min=1e-12)
     zero = torch.round(-low / step)
     return (torch.clamp(torch.round(rows / step) + zero, 0, 255) - zero) * step
@@ -198,10 +196,8 @@ def fake_quantize(rows: torch.Tensor, mode: str) -> torch.Tensor:
 
 def describe(region: Region) -> str:
     """Where a group element went."""
-    text = f"into {len(region.parameters)} parameters"
+    text = f"{region.kind.value} in {len(region.parameters)} parameters"
     if region.restores:
         users = ", ".join(restore.user.name for restore in region.restores)
-        text += f"; the original is restored for {users}"
-    if region.inserted:
-        text += f"; an op is inserted, since {region.insertion_cause} stops it"
-    return text
+        text += f", undone for {users}"
+    return text + ", by an op of its own" * region.inserted

@@ -1,6 +1,7 @@
 """ONNX: a graph of ours as a model in the form that ONNX Runtime runs fastest."""
 
 from .emit import emit as emit
+from .emit import is_large as is_large
 from .emit import save as save
 
-__all__ = ["emit", "save"]
+__all__ = ["emit", "is_large", "save"]

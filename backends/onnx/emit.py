@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from pathlib import Path
 
 import onnx
@@ -36,12 +35,13 @@ def emit(graph: Graph) -> ModelProto:
     """
     fused = fuse(graph)
     builder = Builder(fused)
-    inputs = [_input(builder, node) for node in fused.inputs]
+    inputs = [_input(builder, node) for node in fused.inputs if node.users or _is_tensor(node)]
     for node in fused.nodes:
         builder.values[node] = lower(builder, node)
-    outputs, constants = _outputs(builder, fused)
+    names = [arg.name if isinstance(arg, Node) else "" for arg in graph.outputs]
+    outputs = _outputs(builder, fused, names)
     _prune(builder, {value.name for value in outputs})
-    model = helper.make_model(
+    return helper.make_model(
         helper.make_graph(
             builder.nodes, "regauge", inputs, outputs, list(builder.initializers.values())
         ),
@@ -49,16 +49,17 @@ def emit(graph: Graph) -> ModelProto:
         ir_version=IR_VERSION,
         producer_name="regauge",
     )
-    if constants:  # outputs that are no tensors: None and numbers, by their places
-        helper.set_model_props(model, {"regauge.constants": json.dumps(constants)})
-    return model
+
+
+def is_large(model: ModelProto) -> bool:
+    """Whether the weights go to a file of their own."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer) > _EXTERNAL
 
 
 def save(model: ModelProto, path: str | Path) -> list[Path]:
     """Write a model; weights of more than 1.5 GB go to a file beside it. Returns what was written."""
     path = Path(path)
-    total = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    if total <= _EXTERNAL:
+    if not is_large(model):
         path.write_bytes(model.SerializeToString(deterministic=True))
         return [path]
     data = path.with_suffix(".weights")
@@ -72,7 +73,7 @@ def save(model: ModelProto, path: str | Path) -> list[Path]:
 
 
 def lower(builder: Builder, node: Node) -> Value:
-    """One node of ours as ONNX nodes; its result has the node's name where it is a value of its own."""
+    """One node of ours as ONNX nodes; a tensor that is a value of its own has the node's name."""
     builder.begin(node.name)
     if node.type == ():  # an assertion: it has no value
         return ()
@@ -80,7 +81,7 @@ def lower(builder: Builder, node: Node) -> Value:
         result = _lowered(builder, node)
     except Declined as reason:
         result = fallback.export(builder, node, str(reason))
-    if isinstance(result, str) and builder.inner(result):
+    if isinstance(result, str) and builder.inner(result) and _is_tensor(node):
         builder.rename(result, node.name)
         return node.name
     return result
@@ -111,25 +112,25 @@ def _input(builder: Builder, node: Node) -> ValueInfoProto:
     return info
 
 
-def _outputs(builder: Builder, graph: Graph) -> tuple[list[ValueInfoProto], dict[int, object]]:
-    """The outputs' types, each under a name of its own, and those that are constants."""
+def _is_tensor(node: Node) -> bool:
+    return isinstance(node.type, TensorType)
+
+
+def _outputs(builder: Builder, graph: Graph, names: list[str]) -> list[ValueInfoProto]:
+    """The outputs that are values, each under a name of its own; constants are known to whoever has the graph."""
     infos: list[ValueInfoProto] = []
-    constants: dict[int, object] = {}
-    taken = {node.name for node in graph.inputs} | set(builder.initializers)
+    taken = {node.name for node in graph.inputs} | set(graph.params)
     for place, arg in enumerate(graph.outputs):
         if not isinstance(arg, Node):
-            constants[place] = arg
             continue
-        name = builder.tensor(arg)
-        if name in taken or name != arg.name:
-            wanted = f"{arg.name}_output" if arg.name in taken else arg.name
-            builder.begin(wanted if wanted not in taken else f"{wanted}_{place}")
-            identity = builder.op("Identity", name)
-            name = builder._current  # noqa: SLF001
-            builder.rename(identity, name)
+        name = names[place] if names[place] not in taken else f"{names[place]}_output_{place}"
+        value = builder.tensor(arg)
+        if value != name:
+            builder.begin(name)
+            builder.rename(builder.op("Identity", value), name)
         taken.add(name)
         infos.append(_info(name, arg.type, arg))
-    return infos, constants
+    return infos
 
 
 def _info(name: str, type_: Type, node: Node) -> ValueInfoProto:

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
-import regauge as rg
 import torch
+from torch import Tensor, nn
+
+import regauge as rg
 from regauge.ir import Graph
 from regauge.passes import Context, Pass, Promise, Remark, Stage
-from torch import Tensor, nn
 
 
 class Pair(NamedTuple):

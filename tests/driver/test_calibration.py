@@ -1,51 +1,64 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
-import regauge as rg
 import torch
+from torch import Tensor, nn
+
+import regauge as rg
 from regauge import ir
 from regauge.driver.calibration import read
 from regauge.driver.convention import constants
+from regauge.ir.interpret import flatten
+from regauge.passes import Pass
+
+Passes = dict[str, Callable[[], Pass]]
 
 WRAP = "pass a list of inputs, each a tensor, a tuple for args, or a dict for kwargs"
 
 
 @pytest.fixture
-def graph(net, x):
+def graph(net: nn.Module, x: Tensor) -> ir.Graph:
     return rg.trace(net, (x,))
 
 
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: (x,), lambda x: [x], lambda x: {"x": x}])
-def test_a_batch_may_be_a_tensor_a_tuple_or_a_dict(graph, x, wrap):
+def test_a_batch_may_be_a_tensor_a_tuple_or_a_dict(
+    graph: ir.Graph, x: Tensor, wrap: Callable[[Tensor], Any]
+) -> None:
     found = read((wrap(x) for _ in range(3)), graph, {})
     assert len(found) == 3 and all(len(flat) == 1 and flat[0] is x for flat in found)
 
 
-def test_a_constant_keyword_may_be_left_out(net, x):
+def test_a_constant_keyword_may_be_left_out(net: nn.Module, x: Tensor) -> None:
     graph = rg.trace(net, (x,), {"double": True})
-    flat = ir.interpret.flatten(graph, (x,), {"double": True})
+    flat = flatten(graph, (x,), {"double": True})
     known = constants(graph, flat)
     assert known == {"double": True}
     assert read([x], graph, known) == [flat]
 
 
-def test_none_is_no_batch(graph):
+def test_none_is_no_batch(graph: ir.Graph) -> None:
     assert read(None, graph, {}) == []
 
 
 @pytest.mark.parametrize(
     ("calibration", "what"),
     [
-        pytest.param(torch.ones(2, 8), "calibration is one Tensor, not an iterable of inputs", id="tensor"),
+        pytest.param(
+            torch.ones(2, 8), "calibration is one Tensor, not an iterable of inputs", id="tensor"
+        ),
         pytest.param({"x": 1}, "calibration is one dict, not an iterable of inputs", id="dict"),
         pytest.param(7, "calibration is a int, which cannot be iterated over", id="number"),
     ],
 )
-def test_one_input_in_place_of_many(graph, calibration, what):
+def test_one_input_in_place_of_many(graph: ir.Graph, calibration: Any, what: str) -> None:
     with pytest.raises(ir.InputError) as error:
         read(calibration, graph, {})
     assert str(error.value) == f"{what}\n  do  {WRAP}"
 
 
-def test_an_empty_iterable(graph):
+def test_an_empty_iterable(graph: ir.Graph) -> None:
     with pytest.raises(ir.InputError) as error:
         read(iter([]), graph, {})
     assert str(error.value) == (
@@ -63,7 +76,9 @@ VARY = "\n  do  trace with dynamic_shapes to let a size vary"
     ("batch", "message"),
     [
         pytest.param(NAN, "x: 8 of 16 numbers are not finite (NaN)" + CLEAN, id="nan"),
-        pytest.param(INFINITY, "x: 2 of 16 numbers are not finite (infinity)" + CLEAN, id="infinity"),
+        pytest.param(
+            INFINITY, "x: 2 of 16 numbers are not finite (infinity)" + CLEAN, id="infinity"
+        ),
         pytest.param(torch.ones(3, 8), "x: expected f32[2, 8], got f32[3, 8]" + VARY, id="shape"),
         pytest.param(
             torch.ones(2, 8, dtype=torch.int64), "x: expected f32[2, 8], got i64[2, 8]", id="dtype"
@@ -82,12 +97,14 @@ VARY = "\n  do  trace with dynamic_shapes to let a size vary"
         ),
     ],
 )
-def test_a_bad_batch_is_named(graph, x, batch, message):
+def test_a_bad_batch_is_named(graph: ir.Graph, x: Tensor, batch: Any, message: str) -> None:
     with pytest.raises(ir.InputError) as error:
         read([x, batch], graph, {})
     assert str(error.value) == f"calibration batch 1: {message}"
 
 
-def test_compile_checks_calibration_before_any_pass_runs(net, x, passes):
-    with pytest.raises(ir.InputError, match="^calibration batch 0: x: 8 of 16 numbers"):
+def test_compile_checks_calibration_before_any_pass_runs(
+    net: nn.Module, x: Tensor, passes: Passes
+) -> None:
+    with pytest.raises(ir.InputError, match=r"^calibration batch 0: x: 8 of 16 numbers"):
         rg.compile(net, (x,), passes=passes["Scale"](), calibration=[NAN], target="torch")

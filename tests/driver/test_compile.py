@@ -1,45 +1,55 @@
+from collections.abc import Callable
+from typing import Any, cast
+
 import pytest
-import regauge as rg
 import torch
+from torch import Tensor, nn
+
+import regauge as rg
 from regauge import ir
 from regauge.driver.presets import label, resolve
-from torch import nn
+from regauge.passes import Pass
+
+Equal = Callable[[Any, Any], None]
+Passes = dict[str, Callable[[], Pass]]
 
 
-def test_returns_what_the_model_returned(net, x, equal):
+def test_returns_what_the_model_returned(net: nn.Module, x: Tensor, equal: Equal) -> None:
     art = rg.compile(net, (x,), target="torch", measure=False)
     equal(art(x + 1), net(x + 1))
 
 
-def test_takes_a_single_tensor_as_args(net, x, equal):
+def test_takes_a_single_tensor_as_args(net: nn.Module, x: Tensor, equal: Equal) -> None:
     equal(rg.compile(net, x, target="torch", measure=False)(x), net(x))
 
 
-def test_takes_keywords(net, x, equal):
+def test_takes_keywords(net: nn.Module, x: Tensor, equal: Equal) -> None:
     bias = torch.ones(4)
     art = rg.compile(net, (x,), {"bias": bias}, target="torch", measure=False)
     equal(art(x, bias=2 * bias), net(x, bias=2 * bias))
 
 
-def test_takes_an_exported_program_with_its_own_example(net, x, equal):
+def test_takes_an_exported_program_with_its_own_example(
+    net: nn.Module, x: Tensor, equal: Equal
+) -> None:
     art = rg.compile(torch.export.export(net, (x,)), target="torch")
     assert art.report.errors
     equal(art(x), net(x))
 
 
-def test_takes_a_graph_without_an_example(net, x, equal):
+def test_takes_a_graph_without_an_example(net: nn.Module, x: Tensor, equal: Equal) -> None:
     art = rg.compile(rg.trace(net, (x,)), target="torch")
     assert art.report.notes == ["error and latency were not measured"]
     equal(art(x), net(x))
 
 
-def test_keeps_sizes_that_may_vary(net, x, equal):
+def test_keeps_sizes_that_may_vary(net: nn.Module, x: Tensor, equal: Equal) -> None:
     shapes = {"x": {0: torch.export.Dim("batch", min=1, max=64)}}
     art = rg.compile(net, (x,), target="torch", dynamic_shapes=shapes, measure=False)
     equal(art(torch.ones(5, 8)), net(torch.ones(5, 8)))
 
 
-def test_measures_error_latency_and_size(net, x):
+def test_measures_error_latency_and_size(net: nn.Module, x: Tensor) -> None:
     report = rg.compile(net, (x,), passes=[], target="torch").report
     assert [error.name for error in report.errors] == ["y", "both.0.low", "both.0.high", "both.1"]
     assert all(error.relative_l2 == 0 and error.cosine > 0.999999 for error in report.errors)
@@ -49,7 +59,9 @@ def test_measures_error_latency_and_size(net, x):
     assert report.latency.baseline == "the traced model on torch, without any pass"
 
 
-def test_a_constant_may_be_left_out_and_must_not_differ(net, x, equal):
+def test_a_constant_may_be_left_out_and_must_not_differ(
+    net: nn.Module, x: Tensor, equal: Equal
+) -> None:
     art = rg.compile(net, (x,), {"double": True}, target="torch", measure=False)
     equal(art(x), net(x, double=True))
     with pytest.raises(ir.InputError) as error:
@@ -60,33 +72,40 @@ def test_a_constant_may_be_left_out_and_must_not_differ(net, x, equal):
     )
 
 
-def test_a_positional_argument_may_come_by_name(art, net, x, equal):
+def test_a_positional_argument_may_come_by_name(
+    art: rg.Artifact, net: nn.Module, x: Tensor, equal: Equal
+) -> None:
     equal(art(x=x), net(x))
 
 
-# -- bad calls --------------------------------------------------------------------------------------
+def test_a_sole_keyword_may_come_without_its_name(net: nn.Module, x: Tensor, equal: Equal) -> None:
+    kwargs = {"x": x, "double": True}
+    art = rg.compile(net, kwargs=kwargs, target="torch", measure=False, calibration=[x, {"x": x}])
+    equal(art(x), net(x, double=True))
 
 
-def test_a_wrong_shape_at_call_time(art):
+# -- bad calls ----------------------------------------------------------------
+
+
+def test_a_wrong_shape_at_call_time(art: rg.Artifact) -> None:
     with pytest.raises(ir.InputError) as error:
         art(torch.ones(3, 8))
     assert str(error.value) == (
-        "x: expected f32[2, 8], got f32[3, 8]\n"
-        "  do  trace with dynamic_shapes to let a size vary"
+        "x: expected f32[2, 8], got f32[3, 8]\n  do  trace with dynamic_shapes to let a size vary"
     )
 
 
-def test_a_wrong_dtype_at_call_time(art, x):
+def test_a_wrong_dtype_at_call_time(art: rg.Artifact, x: Tensor) -> None:
     with pytest.raises(ir.InputError, match=r"^x: expected f32\[2, 8\], got f64\[2, 8\]$"):
         art(x.double())
 
 
-def test_an_unknown_keyword_at_call_time(art, x):
-    with pytest.raises(ir.InputError, match="^the model was traced without the keyword 'z'$"):
+def test_an_unknown_keyword_at_call_time(art: rg.Artifact, x: Tensor) -> None:
+    with pytest.raises(ir.InputError, match=r"^the model was traced without the keyword 'z'$"):
         art(x, z=x)
 
 
-def test_no_argument_at_call_time(art):
+def test_no_argument_at_call_time(art: rg.Artifact) -> None:
     with pytest.raises(ir.InputError) as error:
         art()
     assert str(error.value) == (
@@ -95,16 +114,18 @@ def test_no_argument_at_call_time(art):
     )
 
 
-# -- bad options ------------------------------------------------------------------------------------
+# -- bad options --------------------------------------------------------------
 
 
-def test_an_unknown_target_lists_the_known(net, x):
+def test_an_unknown_target_lists_the_known(net: nn.Module, x: Tensor) -> None:
     with pytest.raises(ir.TargetError) as error:
         rg.compile(net, (x,), target="tpu")
     assert str(error.value) == "there is no target 'tpu'\n  do  choose one of: onnxruntime, torch"
 
 
-def test_a_target_that_is_not_installed_says_what_to_install(net, x, monkeypatch):
+def test_a_target_that_is_not_installed_says_what_to_install(
+    net: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from regauge.backends import base
 
     absent = base.Target("far", "far", ("far_runtime",), "regauge[far]", "nothing")
@@ -116,19 +137,19 @@ def test_a_target_that_is_not_installed_says_what_to_install(net, x, monkeypatch
     )
 
 
-def test_an_unknown_preset_lists_the_known(net, x):
+def test_an_unknown_preset_lists_the_known(net: nn.Module, x: Tensor) -> None:
     with pytest.raises(ir.InputError) as error:
         rg.compile(net, (x,), passes="w3a3", target="torch")
     assert error.value.what == "there is no preset or pass 'w3a3'"
     assert error.value.do.startswith("choose one of the presets: exact")
 
 
-def test_something_that_is_no_pass(net, x):
-    with pytest.raises(ir.InputError, match="^expected a pass or a name in passes, got a int\n"):
-        rg.compile(net, (x,), passes=[3], target="torch")
+def test_something_that_is_no_pass(net: nn.Module, x: Tensor) -> None:
+    with pytest.raises(ir.InputError, match=r"^expected a pass or a name in passes, got a int\n"):
+        rg.compile(net, (x,), passes=[cast(Any, 3)], target="torch")
 
 
-def test_dynamic_shapes_with_a_graph(net, x):
+def test_dynamic_shapes_with_a_graph(net: nn.Module, x: Tensor) -> None:
     with pytest.raises(ir.InputError) as error:
         rg.compile(rg.trace(net, (x,)), (x,), target="torch", dynamic_shapes={"x": None})
     assert str(error.value) == (
@@ -137,17 +158,17 @@ def test_dynamic_shapes_with_a_graph(net, x):
     )
 
 
-# -- passes -----------------------------------------------------------------------------------------
+# -- passes -------------------------------------------------------------------
 
 
-def test_passes_mix_names_classes_and_values(passes):
+def test_passes_mix_names_classes_and_values(passes: Passes) -> None:
     from regauge.backends.base import target
     from regauge.passes.presets import PRESETS
 
     place = target("torch")
     exact = tuple(PRESETS["exact"](place))
     last = passes["Honest"]()
-    asked = ["exact", passes["Nothing"], last, "exact"]
+    asked: list[Any] = ["exact", passes["Nothing"], last, "exact"]
     assert [p.name for p in resolve(asked, place)] == [
         *(p.name for p in exact), "Nothing", "Honest",
     ]  # fmt: skip
@@ -156,21 +177,25 @@ def test_passes_mix_names_classes_and_values(passes):
     assert resolve([], place) == () and label([]) == "no pass"
 
 
-def test_a_pass_that_breaks_its_promise_is_found_out(net, x, passes):
+def test_a_pass_that_breaks_its_promise_is_found_out(
+    net: nn.Module, x: Tensor, passes: Passes
+) -> None:
     with pytest.raises(ir.PromiseError) as error:
         rg.compile(net, (x,), passes=passes["Scale"](), target="torch")
     assert error.value.what.startswith("Scale promised an equal function and changed the outputs")
     assert "first_weight" in error.value.where
 
 
-def test_an_approximate_pass_reports_its_damage(net, x, passes):
+def test_an_approximate_pass_reports_its_damage(net: nn.Module, x: Tensor, passes: Passes) -> None:
     report = rg.compile(net, (x,), passes=passes["Honest"](), target="torch", measure=False).report
     honest = report.passes[-1]
     assert honest.promise == "approximate" and 1e-5 < honest.damage < 1e-2
     assert [remark.site for remark in honest.applied] == ["first_weight"]
 
 
-def test_an_order_that_breaks_a_promise_says_which_pass_must_move(net, x, passes):
+def test_an_order_that_breaks_a_promise_says_which_pass_must_move(
+    net: nn.Module, x: Tensor, passes: Passes
+) -> None:
     with pytest.raises(ir.PassError) as error:
         rg.compile(net, (x,), passes=[passes["Honest"](), passes["Nothing"]()], target="torch")
     assert str(error.value) == (
@@ -179,7 +204,9 @@ def test_an_order_that_breaks_a_promise_says_which_pass_must_move(net, x, passes
     )
 
 
-def test_what_could_not_be_done_is_in_the_report_with_its_reason(net, x, passes):
+def test_what_could_not_be_done_is_in_the_report_with_its_reason(
+    net: nn.Module, x: Tensor, passes: Passes
+) -> None:
     report = rg.compile(net, (x,), passes=passes["Nothing"](), target="torch", measure=False).report
     assert ("Nothing", "linear has no rule", ["linear"]) in report.missed()
     assert "linear has no rule  (linear)" in str(report)
@@ -193,12 +220,12 @@ class _Fake(nn.Module):
         self.register_buffer("codes", torch.ones(4, 8, dtype=torch.int8))
         self.register_buffer("scale", torch.ones(4, 1))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         weight = torch.ops.regauge.dequantize(self.codes, self.scale)
         return nn.functional.linear(x, weight)
 
 
-def test_simulated_arithmetic_is_reported_as_such_and_not_as_a_speed(x):
+def test_simulated_arithmetic_is_reported_as_such_and_not_as_a_speed(x: Tensor) -> None:
     report = rg.compile(_Fake().eval(), (x,), passes=[], target="torch").report
     assert report.latency is None and report.errors
     assert report.notes == [

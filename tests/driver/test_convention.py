@@ -1,17 +1,22 @@
 import json
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from regauge.driver.convention import spec_from_json, spec_to_json
-from regauge.ir import ArtifactError
 from torch.utils import _pytree as pytree
 
-Local = namedtuple("Local", "a b")
+from regauge.driver.convention import spec_from_json, spec_to_json
+from regauge.ir import ArtifactError
 
 
-def there_and_back(tree):
-    notes = []
+class Local(NamedTuple):
+    a: Any
+    b: Any
+
+
+def there_and_back(tree: Any) -> tuple[pytree.TreeSpec, pytree.TreeSpec, list[str]]:
+    notes: list[str] = []
     spec = pytree.tree_structure(tree)
     found = spec_from_json(json.loads(json.dumps(spec_to_json(spec))), notes)
     return spec, found, notes
@@ -28,12 +33,14 @@ def there_and_back(tree):
         pytest.param(torch.max(torch.ones(2, 2), 0), id="return type"),
     ],
 )
-def test_a_structure_survives_json(tree):
+def test_a_structure_survives_json(tree: Any) -> None:
     spec, found, notes = there_and_back(tree)
     assert found == spec and notes == []
 
 
-def test_a_named_tuple_survives_where_its_module_can_be_imported(monkeypatch):
+def test_a_named_tuple_survives_where_its_module_can_be_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import regauge.ir
 
     monkeypatch.setattr(Local, "__module__", "regauge.ir")
@@ -42,14 +49,16 @@ def test_a_named_tuple_survives_where_its_module_can_be_imported(monkeypatch):
     assert found == spec and notes == []
 
 
-def test_a_class_that_cannot_be_imported_gives_way_to_a_tuple(monkeypatch):
+def test_a_class_that_cannot_be_imported_gives_way_to_a_tuple(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Local, "__module__", "gone.elsewhere")
     _, found, notes = there_and_back({"x": Local(1, 2)})
     assert pytree.tree_unflatten([1, 2], found) == {"x": (1, 2)}
     assert notes == ["gone.elsewhere.Local cannot be imported here: a tuple stands in its place"]
 
 
-def test_an_output_class_that_cannot_be_imported_gives_way_to_a_dict():
+def test_an_output_class_that_cannot_be_imported_gives_way_to_a_dict() -> None:
     leaf = {"type": "leaf"}
     saved = {"type": "gone.Output", "context": ["logits", "state"], "children": [leaf, leaf]}
     notes: list[str] = []
@@ -58,7 +67,7 @@ def test_an_output_class_that_cannot_be_imported_gives_way_to_a_dict():
     assert notes == ["gone.Output cannot be imported here: a dict stands in its place"]
 
 
-def test_a_key_that_json_cannot_hold():
+def test_a_key_that_json_cannot_hold() -> None:
     with pytest.raises(ArtifactError) as error:
         spec_to_json(pytree.tree_structure({(1, 2): 3}))
     assert str(error.value) == (

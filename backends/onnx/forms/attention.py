@@ -32,7 +32,7 @@ def _fuse(graph: Graph, node: Node) -> None:
         sources = ungrouped(key), ungrouped(value)
         if sources[0].shape[1] == sources[1].shape[1]:
             key, value = sources
-    batch, heads, length, width = (int(s) if isinstance(s, int) else s for s in query.shape)
+    batch, heads, length, width = query.shape
     depth = int(value.shape[3])
     scale = node.attrs.get("scale")
     attention = graph.add(
@@ -47,9 +47,8 @@ def _fuse(graph: Graph, node: Node) -> None:
         where=node.where,
         before=node,
     )
-    graph.replace(
-        node, graph.add("ort.split_heads", attention, heads=heads, type=node.type, before=node)
-    )
+    split = graph.add("ort.split_heads", attention, heads=heads, type=node.type, before=node)
+    graph.supersede(node, split)
 
 
 def _merge(graph: Graph, node: Node) -> None:

@@ -14,7 +14,9 @@ def strip(node: Node) -> Node:
             case Node("clone" | "contiguous", (Node() as inner,)):
                 node = inner
             case Node("slice" | "expand", (Node() as inner,)) if inner.shape == node.shape and (
-                node.attrs.get("start") in (0, None) and node.attrs.get("step", 1) == 1
+                node.attrs.get("start") in (0, None)
+                and not isinstance(node.attrs.get("end"), Node)
+                and node.attrs.get("step", 1) == 1
             ):
                 node = inner
             case Node(op, (Node() as inner,)) if op in RESHAPES and inner.shape == node.shape:
@@ -71,8 +73,8 @@ def ungrouped(node: Node) -> Node:
     """The keys or values of a grouped-query attention before each is repeated for its group of heads."""
     inner = strip(node)
     match inner:
-        case Node("repeat_interleave", (Node() as source, int())) if inner.attrs.get("dim") in (1, -3):
-            return source
+        case Node("repeat_interleave", (Node() as source,)) if inner.attrs.get("dim") in (1, -3):
+            return source if isinstance(inner.attrs["repeats"], int) else inner
         case Node(op, (Node() as wide,)) if op in RESHAPES and len(inner.shape) == 4:
             match strip(wide):
                 case Node("expand", (Node("unsqueeze", (Node() as source,)) as lifted,)) if (

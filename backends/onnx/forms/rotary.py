@@ -84,7 +84,7 @@ def _fuse(graph: Graph, node: Node, x: Node, cos: Node, sin: Node) -> None:
             "ort.rotary", wide, *tables, heads=heads, type=wide.type, where=node.where, before=node
         )
         new = graph.add("ort.split_heads", turned, heads=heads, type=node.type, before=node)
-    graph.replace(node, new)
+    graph.supersede(node, new)
 
 
 def _table(graph: Graph, value: Node, x: Node, before: Node) -> Node | None:

@@ -85,7 +85,7 @@ def slice_(
 ) -> str:
     first = 0 if start is None else start
     last = INT64_MAX if end is None else end
-    if self.shape == node.shape and first == 0 and step == 1:
+    if self.shape == node.shape and first == 0 and step == 1 and not isinstance(end, Node):
         return b.tensor(self)
     bounds = b.number(first), b.number(last), b.ints(dim % rank(self)), b.number(step)
     return b.op("Slice", b.tensor(self), *bounds)

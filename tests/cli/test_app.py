@@ -1,0 +1,241 @@
+"""The commands as a user types them."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import regauge as rg
+from regauge.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
+Read = Callable[[str], list[dict[str, Any]]]
+TORCH = ["--target", "torch", "--no-measure"]
+
+
+@pytest.fixture
+def run(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the program; gives exit code, standard output and standard error."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["regauge", *words])
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        sys.modules.pop("nets", None)
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call
+
+
+# -- compile ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["nets:pair", "nets.py:pair", "nets:triple", "nets:full"])
+def test_compile_writes_an_artifact_and_prints_its_report(
+    run: Run, place: Path, source: str
+) -> None:
+    code, out, err = run("compile", source, *TORCH, "--out", "made")
+    assert (code, err.splitlines()[-1]) == (0, "saved to made")
+    assert out.startswith("Net  ·  exact  ·  torch\n")
+    assert rg.load(place / "made").report.asked == "exact"
+
+
+def test_compile_takes_passes_separated_by_commas(run: Run, place: Path) -> None:
+    code, *_ = run("compile", "nets:pair", *TORCH, "-p", "exact, FoldBatchNorm", "-o", "made")
+    assert code == 0
+    assert rg.load(place / "made").report.asked == "exact + FoldBatchNorm"
+
+
+def test_sizes_may_vary(run: Run, place: Path) -> None:
+    import torch
+
+    code, *_ = run("compile", "nets:pair", *TORCH, "-o", "made", "--shapes", "x=batch:2,8")
+    assert code == 0
+    assert rg.load(place / "made")(torch.ones(5, 8)).shape == (5, 4)
+
+
+def test_compile_without_calibration_or_passes_measures_the_example(run: Run) -> None:
+    code, out, _ = run("compile", "nets:pair", "--target", "torch", "-o", "made")
+    assert code == 0 and "relative L2" in out and "median of" in out
+
+
+BAD_COMPILE = [
+    ("nets", "'nets' is neither a folder nor module:factory"),
+    ("gone:pair", "there is no module 'gone'"),
+    ("gone.py:pair", "there is no file gone.py"),
+    ("nets:gone", "nets:gone: gone does not exist"),
+    ("nets:number", "nets:number: number is not a function"),
+    ("nets:wrong", "nets:wrong returned a int"),
+    ("nets:odd", "nets:odd returned the key 'inputs'"),
+]
+
+
+@pytest.mark.parametrize(("source", "what"), BAD_COMPILE)
+def test_a_source_that_is_none(run: Run, place: Path, source: str, what: str) -> None:
+    code, out, err = run("compile", source, *TORCH, "-o", "made")
+    assert (code, out, err.splitlines()[0]) == (2, "", f"InputError: {what}")
+    assert not (place / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["-p", "w3"], "InputError: there is no preset or pass 'w3'"),
+        (["-t", "tpu"], "TargetError: there is no target 'tpu'"),
+        (["-c", "nets:bad"], "InputError: calibration batch 0: x: 16 of 16 numbers are not finite "
+                             "(NaN)"),
+        (["-c", "data.csv"], "InputError: --calibration data.csv: expected a .txt, .npz or "
+                             ".safetensors file, or module:function"),
+        (["-c", "gone.npz"], "InputError: --calibration gone.npz: there is no such file"),
+        (["-c", "some.txt"], "InputError: some.txt is text, and only a checkpoint folder of a text "
+                             "model brings a tokenizer"),
+        (["-s", "x"], "InputError: --shapes x: expected an input's name and '='"),
+        (["-s", "x=2,8.5"], "InputError: --shapes x=2,8.5: '8.5' is not a size"),
+        (["-s", "z=2,8"], "InputError: --shapes z: there is no such input"),
+        (["-s", "x=3,8"], "InputError: --shapes x: the example has the shape [2, 8]"),
+        (["-s", "x=8"], "InputError: --shapes x: the example has the shape [2, 8]"),
+    ],
+)  # fmt: skip
+def test_a_bad_option(run: Run, place: Path, options: list[str], what: str) -> None:
+    (place / "some.txt").write_text("words")
+    code, out, err = run("compile", "nets:pair", *TORCH, "-o", "made", *options)
+    assert (code, out, err.splitlines()[0]) == (2, "", what)
+    assert not (place / "made").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(run: Run, place: Path) -> None:
+    code, _, err = run("compile", "nets:fails", *TORCH, "-o", ".")
+    assert code == 2
+    assert err.startswith(f"ArtifactError: {place} is not empty and holds no artifact")
+
+
+def test_an_error_of_the_users_own_code_keeps_its_traceback(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["regauge", "compile", "nets.py:fails", *TORCH, "-o", "made"])
+    with pytest.raises(RuntimeError, match="my own mistake"):
+        main()
+
+
+# -- calibration files --------------------------------------------------------
+
+
+@pytest.fixture
+def read(place: Path) -> Read:
+    """The batches that a calibration file gives."""
+    from regauge.cli.calibration import read
+    from regauge.cli.source import load
+
+    def call(name: str) -> list[dict[str, Any]]:
+        return list(read(name, load("nets.py:pair", {})))
+
+    return call
+
+
+def test_a_file_may_hold_one_input_or_a_stack_of_them(place: Path, read: Read) -> None:
+    import numpy
+    import torch
+    from safetensors.torch import save_file
+
+    numpy.savez(place / "one.npz", x=numpy.ones((2, 8), numpy.float32))
+    assert [{k: v.shape for k, v in b.items()} for b in read("one.npz")] == [{"x": (2, 8)}]
+    save_file({"x": torch.ones(3, 2, 8)}, place / "stack.safetensors")
+    assert [b["x"].shape for b in read("stack.safetensors")] == [(2, 8)] * 3
+
+
+@pytest.mark.parametrize(
+    ("arrays", "what"),
+    [
+        ({"z": (2, 8)}, "the model has no input 'z'"),
+        ({"x": (8,)}, "x: expected 2 axes, or 3 for a stack of inputs, got [8]"),
+    ],
+)
+def test_a_file_that_does_not_fit(
+    place: Path, read: Read, arrays: dict[str, tuple[int, ...]], what: str
+) -> None:
+    import numpy
+
+    found: dict[str, Any] = {k: numpy.ones(v, numpy.float32) for k, v in arrays.items()}
+    numpy.savez(place / "a.npz", **found)
+    with pytest.raises(rg.ir.InputError) as error:
+        read("a.npz")
+    assert error.value.what == what and error.value.where == "a.npz"
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.safetensors"])
+def test_a_damaged_file(place: Path, read: Read, name: str) -> None:
+    (place / name).write_bytes(b"not a file of this kind")
+    with pytest.raises(rg.ir.InputError, match=r"^the file is damaged or not of its kind: "):
+        read(name)
+
+
+# -- the other commands -------------------------------------------------------
+
+
+def test_report_as_text_json_and_page(run: Run, place: Path) -> None:
+    run("compile", "nets:pair", *TORCH, "-o", "made")
+    code, out, _ = run("report", "made")
+    assert code == 0 and out == (place / "made" / "report.txt").read_text()
+    code, out, _ = run("report", "made", "--json")
+    assert code == 0 and json.loads(out)["target"] == "torch"
+    code, out, err = run("report", "made", "--html", "page.html")
+    assert (code, out, err) == (0, "", "written to page.html\n")
+    assert (place / "page.html").read_text() == (place / "made" / "report.html").read_text()
+
+
+def test_report_of_a_folder_without_an_artifact(run: Run) -> None:
+    code, out, err = run("report", ".")
+    assert (code, out) == (2, "")
+    assert err.startswith(
+        "ArtifactError: there is no manifest.json: this folder holds no artifact\n"
+    )
+
+
+def test_inspect_shows_the_graph_and_its_sites(run: Run) -> None:
+    code, out, _ = run("inspect", "nets:pair")
+    assert code == 0
+    assert "x: f32[2, 8]" in out and "linear 2" in out
+    assert "first_weight" in out and "it is an input of the graph" in " ".join(out.split())
+
+
+def test_targets(run: Run) -> None:
+    code, out, _ = run("targets")
+    rows = [line.split() for line in out.splitlines()]
+    assert code == 0 and ["torch", "yes"] in [row[:2] for row in rows]
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == (0, f"regauge {rg.__version__}\n", "")
+
+
+# -- as a program -------------------------------------------------------------
+
+
+def test_an_error_is_a_message_and_exit_code_2(place: Path) -> None:
+    words = [sys.executable, "-m", "regauge", "compile", "nets:wrong", "-t", "torch", "-o", "made"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=place)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "InputError: nets:wrong returned a int\n"
+        "  do  return a model, (model, args), (model, args, kwargs), or a dict with the key "
+        "'model'\n"
+    )
+
+
+def test_an_interrupt_exits_with_130_and_leaves_nothing(place: Path) -> None:
+    words = [sys.executable, "-m", "regauge", "compile", "nets:slow", "-t", "torch", "-o", "made"]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=place
+    )
+    assert process.stdout is not None and process.stdout.readline() == "started\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert {path.name for path in Path(place).iterdir()} <= {"nets.py", "__pycache__"}

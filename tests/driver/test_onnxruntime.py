@@ -1,0 +1,55 @@
+"""The main job on the target that people use: compile, save, load, call."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import regauge as rg
+from regauge.ir import ArtifactError
+
+Equal = Callable[[Any, Any], None]
+
+
+def test_exact_on_onnxruntime_returns_what_the_model_returned(
+    net: nn.Module, x: Tensor, tmp_path: Path, equal: Equal
+) -> None:
+    shapes = {"x": {0: torch.export.Dim("batch", min=1, max=64)}}
+    art = rg.compile(net, (x,), dynamic_shapes=shapes)
+    assert art.report.target == "onnxruntime" and art.report.errors[0].relative_l2 < 1e-6
+    loaded = rg.load(art.save(tmp_path / "out"))
+    assert {"model.onnx", "manifest.json", "report.html"} <= {
+        p.name for p in (tmp_path / "out").iterdir()
+    }
+    for batch in (torch.ones(5, 8), torch.ones(1, 8)):
+        equal(art(batch), net(batch))
+        equal(loaded(batch), net(batch))
+
+
+@pytest.mark.parametrize("preset", ["w8", "w8a8", "w8a8-dynamic"])
+def test_eight_bits_survive_the_disk(
+    net: nn.Module, x: Tensor, tmp_path: Path, preset: str
+) -> None:
+    art = rg.compile(net, (x,), passes=preset, calibration=[x, x + 0.1])
+    assert art.report.errors[0].relative_l2 < 0.05
+    assert art.report.latency is not None and art.report.bytes_after > 0
+    loaded = rg.load(art.save(tmp_path / "out"))
+    torch.testing.assert_close(loaded(x)["y"], art(x)["y"], rtol=0, atol=0)
+
+
+def test_the_graph_of_a_loaded_artifact_has_no_weights_and_says_so(
+    net: nn.Module, x: Tensor, tmp_path: Path
+) -> None:
+    art = rg.compile(net, (x,), passes=[], measure=False)
+    loaded = rg.load(art.save(tmp_path / "out"))
+    assert str(loaded.graph) == str(art.graph)
+    with pytest.raises(ArtifactError) as error:
+        loaded.graph.run(x)
+    name = next(iter(art.graph.params))
+    assert str(error.value) == (
+        f"{name}: the graph of a loaded onnxruntime artifact has no weights\n"
+        "  do  call the artifact, or use the graph of the artifact that compile returned"
+    )
