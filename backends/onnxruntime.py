@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,12 @@ class OnnxRuntimeRunner:
         self._inputs = [node.type for node in graph.inputs]
         self._names = [node.name for node in graph.inputs]
         self._constants = [None if isinstance(arg, Node) else (arg,) for arg in graph.outputs]
-        self._scalars = [isinstance(a, Node) and isinstance(a.type, ScalarType) for a in graph.outputs]
+        self._scalars = [
+            isinstance(a, Node) and isinstance(a.type, ScalarType) for a in graph.outputs
+        ]
         self._session = _session(model, threads)
         self._fed = {info.name for info in self._session.get_inputs()}
         self._outputs = [info.name for info in self._session.get_outputs()]
-        self._folder: tempfile.TemporaryDirectory[str] | None = None  # of a model too large for memory
 
     def __call__(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
         feeds = {
@@ -75,7 +77,9 @@ def lower(graph: Graph, *, threads: int | None = None) -> OnnxRuntimeRunner:
     """The graph as a session."""
     model = emit(graph)
     if not is_large(model):
-        return OnnxRuntimeRunner(model.SerializeToString(deterministic=True), graph, threads=threads)
+        return OnnxRuntimeRunner(
+            model.SerializeToString(deterministic=True), graph, threads=threads
+        )
     return _from_disk(model, graph, threads)
 
 
@@ -85,11 +89,14 @@ def load(folder: Path, graph: Graph, *, threads: int | None = None) -> OnnxRunti
 
 
 def _from_disk(model: ModelProto, graph: Graph, threads: int | None) -> OnnxRuntimeRunner:
-    """A session of a model that no protobuf message holds."""
-    folder = tempfile.TemporaryDirectory(prefix="regauge-")
-    path = save(model, Path(folder.name) / MODEL)[0]
-    runner = OnnxRuntimeRunner(path, graph, threads=threads)
-    runner._folder = folder  # it goes when the runner goes
+    """A session of a model that no protobuf message holds; its files go when the runner goes."""
+    folder = Path(tempfile.mkdtemp(prefix="regauge-"))
+    try:
+        runner = OnnxRuntimeRunner(save(model, folder / MODEL)[0], graph, threads=threads)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(runner, shutil.rmtree, folder, ignore_errors=True)
     return runner
 
 

@@ -40,6 +40,16 @@ SHAPES = typer.Option(
     "name:number varies and has this size in the example. Once for each input.",
     show_default=False,
 )
+OUT = typer.Option("--out", "-o", help="The folder to write.", show_default=False)
+PASSES = typer.Option("--passes", "-p", help="Presets and passes, separated by commas.")
+TARGET = typer.Option("--target", "-t", help="Where it shall run; see `regauge targets`.")
+CALIBRATION = typer.Option(
+    "--calibration",
+    "-c",
+    help="module:function that gives inputs, a .npz or .safetensors of inputs by name, or, "
+    "for a checkpoint folder with a tokenizer, a .txt.",
+    show_default=False,
+)
 
 
 def _version(wanted: bool) -> None:
@@ -60,25 +70,10 @@ def root(
 @app.command("compile")
 def compile_(
     source: Annotated[str, SOURCE],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="The folder to write.", show_default=False)
-    ],
-    passes: Annotated[
-        str, typer.Option("--passes", "-p", help="Presets and passes, separated by commas.")
-    ] = "exact",
-    target: Annotated[
-        str, typer.Option("--target", "-t", help="Where it shall run; see `regauge targets`.")
-    ] = "onnxruntime",
-    calibration: Annotated[
-        str,
-        typer.Option(
-            "--calibration",
-            "-c",
-            help="module:function that gives inputs, a .npz or .safetensors of inputs by name, or, "
-            "for a checkpoint folder with a tokenizer, a .txt.",
-            show_default=False,
-        ),
-    ] = "",
+    out: Annotated[Path, OUT],
+    passes: Annotated[str, PASSES] = "exact",
+    target: Annotated[str, TARGET] = "onnxruntime",
+    calibration: Annotated[str, CALIBRATION] = "",
     shapes: Annotated[list[str] | None, SHAPES] = None,
     measure: Annotated[bool, typer.Option(help="Measure error and latency on the example.")] = True,
 ) -> None:

@@ -30,8 +30,14 @@ def open_checkpoint(folder: Path, shapes: Mapping[str, list[Size]]) -> Source:
     shapes = shapes or TEXT
     generator = torch.Generator().manual_seed(0)
     vocabulary = int(getattr(model.config, "vocab_size", 2))
+    known = {s.name: s.number for sizes in shapes.values() for s in sizes if s.name and s.number}
     example = {
-        name: _example(name, [size.number or EXAMPLE_SIZE for size in sizes], vocabulary, generator)
+        name: _example(
+            name,
+            [size.number or known.get(size.name or "", EXAMPLE_SIZE) for size in sizes],
+            vocabulary,
+            generator,
+        )
         for name, sizes in shapes.items()
     }
     return Source(model, kwargs=example, dynamic_shapes=dynamic(shapes, example), folder=folder)

@@ -14,10 +14,10 @@ from torch.export import ExportedProgram
 from ..backends.base import Runner, Target
 from ..backends.base import target as find_target
 from ..frontend.trace import trace
-from ..ir import Graph, InputError, TargetError
+from ..ir import Graph, InputError, TargetError, WeightError
 from ..ir.interpret import execute
 from ..ir.text import line
-from ..passes import Context, apply
+from ..passes import Context, Pass, apply
 from ..passes.manager import check_order
 from . import calibration as data
 from .artifact import Artifact
@@ -63,30 +63,45 @@ def compile(
     with Bars() as bars:
         with bars.stage("tracing"):
             graph, flat = capture(model, args, kwargs, dynamic_shapes)
-        known = constants(graph, flat) if flat else {}
-        batches = data.read(calibration, graph, known)
-        flat = flat or (batches[0] if batches else [])
+        with bars.stage("reading calibration data"):
+            known = constants(graph, flat) if flat else {}
+            batches = data.read(calibration, graph, known)
         context = Context(
-            inputs=flat,
+            inputs=flat or (batches[0] if batches else []),
             calibration=batches,
             unsigned_activations=place.unsigned_activations,
             progress=bars.track,
         )
-        with bars.stage("passes, each checked against its promise"):
-            final, records = apply(graph, chosen, context, dtype=_working_dtype(graph))
-        with bars.stage(f"lowering to {place.name}"):
-            runner = place.lower(final)
-        report = Report(
-            model=_facts(model, graph, final),
-            asked=label(passes),
-            target=place.name,
-            passes=records,
-            bytes_after=runner.bytes,
-            environment=environment(place),
-        )
-        with bars.stage("measuring"):
-            _measure(report, graph, final, runner, place, flat if measure else [])
+        final, runner, report = _build(graph, chosen, context, place, bars, measure=measure)
+    report.asked = label(passes)
+    report.model.name = "graph" if isinstance(model, Graph) else type(model).__name__
     return Artifact(final, runner, place, report, known)
+
+
+def _build(
+    graph: Graph,
+    chosen: Sequence[Pass],
+    context: Context,
+    place: Target,
+    bars: Bars,
+    *,
+    measure: bool,
+) -> tuple[Graph, Runner, Report]:
+    """Run the passes, lower what they made, and measure it."""
+    with bars.stage("passes, each checked against its promise"):
+        final, records = apply(graph, chosen, context, dtype=_working_dtype(graph))
+    with bars.stage(f"lowering to {place.name}"):
+        runner = place.lower(final)
+    report = Report(
+        model=_facts(graph, final),
+        target=place.name,
+        passes=records,
+        bytes_after=runner.bytes,
+        environment=environment(place),
+    )
+    with bars.stage("measuring"):
+        _measure(report, graph, final, runner, place, context.inputs if measure else [])
+    return final, runner, report
 
 
 def capture(
@@ -102,6 +117,7 @@ def capture(
         positional, named = model.example_inputs
     graph = model
     if not isinstance(graph, Graph):
+        check_weights(graph)
         graph = trace(graph, positional, named, dynamic_shapes=dynamic_shapes)
     elif dynamic_shapes is not None:
         raise InputError(
@@ -111,6 +127,20 @@ def capture(
     if not positional and not named and graph.inputs:
         return graph, []
     return graph, data.bind(graph, {}, tuple(positional), dict(named))
+
+
+def check_weights(model: torch.nn.Module | ExportedProgram) -> None:
+    """Refuse learned parameters that are not finite; a buffer may hold the infinities of a mask."""
+    for name, weight in model.named_parameters():
+        if weight.device.type == "meta" or not weight.is_floating_point():
+            continue
+        if bad := int((~torch.isfinite(weight.detach())).sum()):
+            kind = "NaN" if bool(weight.isnan().any()) else "infinity"
+            raise WeightError(
+                f"{name}: {bad} of {weight.numel()} numbers are not finite ({kind})",
+                where=type(model).__name__,
+                do="train or load the model again; a step of its training has diverged",
+            )
 
 
 def _working_dtype(graph: Graph) -> torch.dtype:
@@ -123,10 +153,10 @@ def _working_dtype(graph: Graph) -> torch.dtype:
     return max(found, key=lambda dtype: found[dtype], default=torch.float32)
 
 
-def _facts(model: Any, graph: Graph, final: Graph) -> Model:
+def _facts(graph: Graph, final: Graph) -> Model:
     names = [name for name in graph.params if graph.store.type(name).dtype.is_floating_point]
     return Model(
-        name="graph" if isinstance(model, Graph) else type(model).__name__,
+        name="graph",
         parameters=sum(graph.store.bytes([n]) // graph.store.type(n).dtype.itemsize for n in names),
         bytes=graph.store.bytes(),
         ops=len(graph.nodes),

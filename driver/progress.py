@@ -13,9 +13,18 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.text import Text
+
+
+class Count(MofNCompleteColumn):
+    """``3/32``, where the end is known."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else super().render(task)
 
 
 class Bars:
@@ -34,7 +43,7 @@ class Bars:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            Count(),
             TimeElapsedColumn(),
             console=console,
             transient=True,

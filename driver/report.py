@@ -24,7 +24,7 @@ WIDTH = 100
 MOST = 8  # outputs in the summary; the JSON has all
 
 
-@dataclass(frozen=True)
+@dataclass
 class Model:
     """The original.
 
@@ -51,8 +51,8 @@ class Report:
 
     Attributes:
         model: The original.
-        asked: The passes, as the caller named them.
         target: The target's name.
+        asked: The passes, as the caller named them.
         passes: One record a pass, in the order in which they ran.
         bytes_after: What ``save`` writes for the target: the model file with its weights.
         errors: One an output, on the target against the original in PyTorch; empty if unmeasured.
@@ -62,8 +62,8 @@ class Report:
     """
 
     model: Model
-    asked: str
     target: str
+    asked: str = ""
     passes: list[PassReport] = field(default_factory=list[PassReport])
     bytes_after: int = 0
     errors: list[OutputError] = field(default_factory=list[OutputError])

@@ -19,7 +19,9 @@ def main(folder: str = "out/minilm-w8a8") -> None:
     evaluation = text_windows(tokenizer, 32, 128, "evaluation")
     batches = [{"input_ids": window} for window in calibration.split(8)]
 
-    artifact = rg.compile(model, (), batches[0], passes="w8a8", calibration=batches, target="onnxruntime")
+    artifact = rg.compile(
+        model, (), batches[0], passes="w8a8", calibration=batches, target="onnxruntime"
+    )
     artifact.save(folder)
     print(artifact.report)
 

@@ -1,4 +1,4 @@
-"""Blocks are found, not named: values through which all data flows cut the graph into a chain of regions."""
+"""Blocks are found, not named: values through which all data flows cut a graph into regions."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ class Block:
 
 
 def cuts(graph: Graph) -> list[Node]:
-    """The floating-point values that every path from the data to the outputs goes through, in order.
+    """The floating-point values that every path from the data to the outputs goes through, in
+    order.
 
-    These are the immediate dominators of the outputs' meeting point, read backwards; a value that only
-    depends on parameters is not data, and neither are integers such as positions and masks.
+    These are the immediate dominators of the outputs' meeting point, read backwards; a value that
+    only depends on parameters is not data, and neither are integers such as positions and masks.
     """
     data = {node for node in graph.inputs if _is_data(node)}
     flow: nx.DiGraph[Node | str] = nx.DiGraph()
     # A model of integers (token ids) starts where they first become floating point.
     for node in graph.nodes:
         sources = [used for used in node.inputs if used in data]
-        if sources or (_is_float(node) and any(n.op == "param" for n in node.inputs) and _reads_input(node)):
+        if sources or (
+            _is_float(node) and any(n.op == "param" for n in node.inputs) and _reads_input(node)
+        ):
             data.add(node)
             flow.add_edges_from((source, node) for source in sources)
             if not sources:
@@ -74,7 +77,8 @@ def blocks(graph: Graph) -> list[Block]:
 
 
 def repeated(graph: Graph) -> list[Block]:
-    """The repeated blocks of the graph: cuts joined so that each region has the same ops as the next.
+    """The repeated blocks of the graph: cuts joined so that each region has the same ops as the
+    next.
 
     The period is the one that covers most nodes, the shortest of these.
     """
@@ -85,7 +89,10 @@ def repeated(graph: Graph) -> list[Block]:
         start = 0
         while start + 2 * period <= len(keys):
             stop = start + period
-            while stop + period <= len(keys) and keys[stop : stop + period] == keys[start : start + period]:
+            while (
+                stop + period <= len(keys)
+                and keys[stop : stop + period] == keys[start : start + period]
+            ):
                 stop += period
             if stop - start >= 2 * period:
                 covered = sum(len(key) for key in keys[start:stop])

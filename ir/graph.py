@@ -1,12 +1,14 @@
 """The graph: nodes in an order in which each comes after what it reads.
 
-There is one class of node and no subclass per op. A node's ``args`` are its operands, in the order in
-which the op names them; ``attrs`` hold everything else by name. Both may hold nodes, numbers, strings, dtypes,
-``None``, and tuples of these. Three ops are the graph's own: ``input``, ``param`` and ``output``.
+There is one class of node and no subclass per op. A node's ``args`` are its operands, in the order
+in which the op names them; ``attrs`` hold everything else by name. Both may hold nodes, numbers,
+strings, dtypes, ``None``, and tuples of these. Three ops are the graph's own: ``input``, ``param``
+and ``output``.
 """
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -16,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from .errors import GraphError
 from .params import Lazy, ParameterStore
-from .types import TensorType, Type, of, show
+from .types import DTYPES, TensorType, Type, of, show
 
 Arg: TypeAlias = Any  # Node | None | bool | int | float | str | torch.dtype | tuple[Arg, ...]
 
@@ -95,7 +97,9 @@ class Node:
         """Where the node stands, for messages: its line and the user's line."""
         return f"{self}\n{self.where}" if self.where else str(self)
 
-    def set(self, args: Sequence[Arg] | None = None, attrs: Mapping[str, Arg] | None = None) -> None:
+    def set(
+        self, args: Sequence[Arg] | None = None, attrs: Mapping[str, Arg] | None = None
+    ) -> None:
         """Give the node other arguments; keeps the readers of the old and the new ones right."""
         for node in dict.fromkeys(self.inputs):
             node.users.pop(self, None)
@@ -157,7 +161,7 @@ class Graph:
     def param(
         self, name: str, value: torch.Tensor | Lazy, origin: tuple[str, ...] | None = None
     ) -> Node:
-        """Add a parameter; it is a constant: an in-place change of ``value`` is an error of the caller."""
+        """Add a parameter, a constant: nobody may change ``value`` in place."""
         type_ = value.type if isinstance(value, Lazy) else of(value)
         node = Node(self.name(name), "param", (), {}, type_)
         self.params[node.name] = node
@@ -170,7 +174,7 @@ class Graph:
         op: str,
         *args: Arg,
         name: str = "",
-        type: Type | None = None,  # noqa: A002
+        type: Type | None = None,
         where: str = "",
         before: Node | None = None,
         **attrs: Arg,
@@ -190,7 +194,7 @@ class Graph:
     # -- changing -------------------------------------------------------------------------------
 
     def replace(self, old: Node, new: Node, *, keep: Iterable[Node] = ()) -> None:
-        """Let everyone who reads ``old`` read ``new``, but for the nodes to keep (and ``new`` itself)."""
+        """Let all that read ``old`` read ``new``, but for those to keep and ``new`` itself."""
         kept = {*keep, new}
         for user in list(old.users):
             if user not in kept:
@@ -224,11 +228,26 @@ class Graph:
         self._names.add(old.name)
         new.name = old.name
 
+    def rename(self, hints: Mapping[Node, str]) -> None:
+        """Give nodes and parameters names like these, numbered in the order in which they stand."""
+        old = {name: node for name, node in self.params.items() if node in hints}
+        self._names -= {node.name for node in hints}
+        for node in (*self.params.values(), *self.nodes):
+            if node in hints:
+                node.name = self.name(hints[node])
+        tensors, origin = dict(self.store.tensors), dict(self.store.origin)
+        self.params = {node.name: node for node in self.params.values()}
+        for name in old:
+            del self.store[name]
+        for name, node in old.items():
+            self.store[node.name] = tensors[name]
+            self.store.origin[node.name] = origin.get(name, ())
+
     def give(self, reader: Node, index: int, value: torch.Tensor, *, name: str = "") -> Node:
         """Let one reader's operand be a parameter of this value.
 
-        It takes over the name of the old parameter if nobody else reads that one; ``name`` is for an operand that was
-        missing.
+        It takes over the name of the old parameter if nobody else reads that one; ``name`` is for
+        an operand that was missing.
         """
         args = [*reader.args, *[None] * (index + 1 - len(reader.args))]
         old = args[index]
@@ -259,11 +278,13 @@ class Graph:
         return len(dead)
 
     def sort(self) -> None:
-        """Put the nodes in an order that respects what they read, changing as little as possible."""
+        """Put each node after what it reads, changing the order as little as possible."""
         placed: set[Node] = {*self.inputs, *self.params.values()}
         order: list[Node] = []
         for root in self.nodes:
-            stack: list[tuple[Node, Iterator[Node]]] = [] if root in placed else [(root, iter(root.inputs))]
+            stack: list[tuple[Node, Iterator[Node]]] = (
+                [] if root in placed else [(root, iter(root.inputs))]
+            )
             active = {root}
             while stack:
                 node, rest = stack[-1]
@@ -280,13 +301,15 @@ class Graph:
         self.nodes = order
 
     def copy(self) -> Graph:
-        """The same graph with nodes of its own; tensors are shared, since nobody changes them in place."""
+        """The same graph with nodes of its own; tensors are shared, as nobody changes them."""
         new = Graph()
         mapped: dict[Node, Node] = {}
 
         def clone(node: Node) -> Node:
             args = substitute(node.args, mapped.__getitem__)
-            attrs = {key: substitute(value, mapped.__getitem__) for key, value in node.attrs.items()}
+            attrs = {
+                key: substitute(value, mapped.__getitem__) for key, value in node.attrs.items()
+            }
             mapped[node] = Node(node.name, node.op, args, attrs, node.type, node.where)
             return mapped[node]
 
@@ -341,7 +364,5 @@ class Graph:
         return text(self)
 
 
-_RESERVED = {"output", "graph", "None", "True", "False", "inf", "nan", "and", "or", "not", "if", "in", "is",
-             "for", "def", "del", "as", "from", "import", "class", "return", "pass", "while", "with", "lambda",
-             "else", "elif", "try", "except", "finally", "raise", "global", "nonlocal", "yield", "assert",
-             "break", "continue", "async", "await", "int", "float", "bool"}  # fmt: skip
+# Words that Python's grammar or our text form keeps to itself.
+_RESERVED = {*keyword.kwlist, "output", "graph", "inf", "nan", "int", "float", "bool", *DTYPES}

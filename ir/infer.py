@@ -1,8 +1,9 @@
 """The type of a new node, found by running its op on shapes alone.
 
-Symbolic sizes are replaced by large distinct primes, twice, and the op runs on the meta device, where a
-tensor has a shape and no memory. A size of the result that is the same both times is a number; one that
-follows an expression among the operands' sizes, or a product of two, is that expression.
+Symbolic sizes are replaced by large distinct primes, twice, and the op runs on the meta device,
+where a tensor has a shape and no memory. A size of the result that is the same both times is a
+number; one that follows an expression among the operands' sizes, or a product of two, is that
+expression.
 """
 
 from __future__ import annotations
@@ -18,11 +19,28 @@ from .errors import GraphError
 from .graph import Arg, Graph, Node, substitute, walk
 from .types import Dim, ScalarType, TensorType, Type, dim, evaluate, of, symbols
 
-_PRIMES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049, 1051, 1061, 1063, 1069, 1087, 1091, 1093, 1097)
+_PRIMES = (
+    1009,
+    1013,
+    1019,
+    1021,
+    1031,
+    1033,
+    1039,
+    1049,
+    1051,
+    1061,
+    1063,
+    1069,
+    1087,
+    1091,
+    1093,
+    1097,
+)
 
 
 def sample(arg: Arg, point: Mapping[str, int]) -> Any:
-    """A stand-in for an argument when the symbols have these values: meta tensors, plain numbers."""
+    """A stand-in for an argument when the symbols have these values: meta tensors, numbers."""
 
     def stand_in(node: Node) -> Any:
         if isinstance(node.type, TensorType):
@@ -35,7 +53,9 @@ def sample(arg: Arg, point: Mapping[str, int]) -> Any:
     return substitute(arg, stand_in)
 
 
-def apply(op: str, args: tuple[Arg, ...], attrs: Mapping[str, Arg], point: Mapping[str, int]) -> Any:
+def apply(
+    op: str, args: tuple[Arg, ...], attrs: Mapping[str, Arg], point: Mapping[str, int]
+) -> Any:
     """What the op makes of stand-ins for its arguments."""
     values = tuple(sample(arg, point) for arg in args)
     with torch.device("meta"):
@@ -46,11 +66,15 @@ def infer(graph: Graph, op: str, args: tuple[Arg, ...], attrs: Mapping[str, Arg]
     """The type of ``op(*args, **attrs)``; raises ``GraphError`` if the op does not take them."""
     operands = list(walk((*args, *attrs.values())))
     sizes: list[Dim] = [size for n in operands for size in _sizes(n)]
-    names = list(dict.fromkeys([s for n in operands for s in symbols(n.type)] + list(graph.symbols)))
+    names = list(
+        dict.fromkeys([s for n in operands for s in symbols(n.type)] + list(graph.symbols))
+    )
     points = [dict(zip(names, _PRIMES[i:] + _PRIMES[:i], strict=False)) for i in (0, 5)]
     try:
         with torch.no_grad():
-            results = [of(apply(op, args, attrs, point)) for point in (points if names else points[:1])]
+            results = [
+                of(apply(op, args, attrs, point)) for point in (points if names else points[:1])
+            ]
     except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError) as error:
         shown = ", ".join(str(n) for n in operands)
         reason = str(error).splitlines()[0]
@@ -74,7 +98,9 @@ def _unify(results: list[Type], points: list[dict[str, int]], sizes: list[Dim]) 
     if not isinstance(first, TensorType):
         return first
     shapes = zip(*(r.shape for r in results if isinstance(r, TensorType)), strict=True)
-    return TensorType(first.dtype, tuple(_express(tuple(map(int, s)), points, sizes) for s in shapes))
+    return TensorType(
+        first.dtype, tuple(_express(tuple(map(int, s)), points, sizes) for s in shapes)
+    )
 
 
 def _express(found: tuple[int, ...], points: list[dict[str, int]], sizes: list[Dim]) -> Dim:

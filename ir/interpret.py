@@ -70,7 +70,9 @@ def flatten(graph: Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> l
     if spec is not None:
         names = spec.children()[1].context or []
         if missing := [n for n in names if n not in kwargs]:
-            raise InputError(f"the model was traced with the keyword {missing[0]!r}, and it is not given")
+            raise InputError(
+                f"the model was traced with the keyword {missing[0]!r}, and it is not given"
+            )
         if extra := [n for n in kwargs if n not in names]:
             raise InputError(f"the model was traced without the keyword {extra[0]!r}")
         kwargs = {name: kwargs[name] for name in names}
@@ -95,7 +97,9 @@ def check_inputs(graph: Graph, flat: Sequence[Any]) -> dict[str, int]:
         if not isinstance(node.type, TensorType):
             continue
         if not isinstance(value, torch.Tensor):
-            raise InputError(f"{node.name}: expected a tensor {node.type}, got a {type(value).__name__}")
+            raise InputError(
+                f"{node.name}: expected a tensor {node.type}, got a {type(value).__name__}"
+            )
         found = f"{DTYPE_NAMES.get(value.dtype, value.dtype)}{list(value.shape)}"
         if value.dtype != node.type.dtype or value.dim() != node.type.rank:
             raise InputError(f"{node.name}: expected {show(node.type)}, got {found}")
@@ -104,7 +108,9 @@ def check_inputs(graph: Graph, flat: Sequence[Any]) -> dict[str, int]:
     return known
 
 
-def _match(node: Node, size: Any, actual: int, known: dict[str, int], graph: Graph, found: str) -> None:
+def _match(
+    node: Node, size: Any, actual: int, known: dict[str, int], graph: Graph, found: str
+) -> None:
     if isinstance(size, str) and size.isidentifier():
         low, high = graph.symbols.get(size, (0, None))
         if actual < low or (high is not None and actual > high):
@@ -118,7 +124,9 @@ def _match(node: Node, size: Any, actual: int, known: dict[str, int], graph: Gra
             return
     if expected != actual:
         hint = "" if isinstance(size, str) else "; trace with dynamic_shapes to let a size vary"
-        raise InputError(f"{node.name}: expected {show(node.type)}, got {found}", do=hint.lstrip("; "))
+        raise InputError(
+            f"{node.name}: expected {show(node.type)}, got {found}", do=hint.lstrip("; ")
+        )
 
 
 def unflatten(graph: Graph, flat: Sequence[Any]) -> Any:

@@ -41,7 +41,10 @@ class GraphModule(torch.nn.Module):
     """Calls the flat module inside as the original model was called."""
 
     def __init__(
-        self, flat: fx.GraphModule, in_spec: pytree.TreeSpec | None, out_spec: pytree.TreeSpec | None
+        self,
+        flat: fx.GraphModule,
+        in_spec: pytree.TreeSpec | None,
+        out_spec: pytree.TreeSpec | None,
     ) -> None:
         super().__init__()
         self.flat = flat

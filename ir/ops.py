@@ -1,7 +1,8 @@
-"""Every op: the PyTorch function that it is, its operands, and the law by which symmetries pass through it.
+"""Every op: the PyTorch function that it is, its operands, and the law by which symmetries pass
+through it.
 
-An op outside the table is an ATen overload by its full name (``aten.fft_rfft.default``): it runs as any other, and
-no symmetry passes through it. To add an op, add a row; the law test finds it.
+An op outside the table is an ATen overload by its full name (``aten.fft_rfft.default``): it runs as
+any other, and no symmetry passes through it. To add an op, add a row; the law test finds it.
 """
 
 from __future__ import annotations
@@ -255,7 +256,8 @@ def get(name: str) -> Op:
         target = getattr(getattr(getattr(torch.ops, namespace), packet), overload or "default")
     except (AttributeError, RuntimeError):
         raise GraphError(
-            f"there is no op called {name}", do="add a row to ir/ops.py, or import what registers it"
+            f"there is no op called {name}",
+            do="add a row to ir/ops.py, or import what registers it",
         ) from None
     operands = tuple(a.name for a in target._schema.arguments if "Tensor" in str(a.type))
     impure = ""

@@ -13,10 +13,15 @@ from .types import TensorType
 
 @dataclass(frozen=True, slots=True)
 class Lazy:
-    """A tensor that is read when it is first used; nothing is kept."""
+    """A tensor that is read when it is first used; nothing is kept.
+
+    Attributes:
+        exact: The value in float64, where it was computed and rounded to its dtype; nothing if it was learned.
+    """
 
     type: TensorType
     read: Callable[[], torch.Tensor]
+    exact: Callable[[], torch.Tensor] | None = None
 
 
 @dataclass

@@ -10,7 +10,8 @@ from .types import TensorType, Type
 
 
 def astype(graph: Graph, dtype: torch.dtype) -> Graph:
-    """A copy that computes in ``dtype``: parameters, inputs, and casts between floating-point dtypes.
+    """A copy that computes in ``dtype``: parameters, inputs, and casts between floating-point
+    dtypes.
 
     Parameters that are still on disk stay there and are converted as they are read.
     """
@@ -21,11 +22,13 @@ def astype(graph: Graph, dtype: torch.dtype) -> Graph:
             new.store[name] = _converted(new.store.tensors[name], TensorType(dtype, old.shape))
     for node in (*new.inputs, *new.params.values(), *new.nodes):
         node.type = _convert(node.type, dtype)
-        node.set(None, {key: _convert_attr(value, dtype) for key, value in node.attrs.items()})
+        node.set(None, {key: convert_attr(value, dtype) for key, value in node.attrs.items()})
     return new
 
 
 def _converted(value: torch.Tensor | Lazy, type_: TensorType) -> torch.Tensor | Lazy:
+    if isinstance(value, Lazy) and value.exact is not None and type_.dtype == torch.float64:
+        return Lazy(type_, value.exact)
     if isinstance(value, Lazy):
         read = value.read
         return Lazy(type_, lambda: read().to(type_.dtype))
@@ -40,5 +43,6 @@ def _convert(type_: Type, dtype: torch.dtype) -> Type:
     return type_
 
 
-def _convert_attr(value: Arg, dtype: torch.dtype) -> Arg:
+def convert_attr(value: Arg, dtype: torch.dtype) -> Arg:
+    """An attribute in the other dtype."""
     return dtype if isinstance(value, torch.dtype) and value.is_floating_point else value

@@ -1,4 +1,5 @@
-"""Our own op namespace: quantization, and norms that PyTorch lacks, each with its meaning in PyTorch.
+"""Our own op namespace: quantization, and norms that PyTorch lacks, each with its meaning in
+PyTorch.
 
 Scales and zero points broadcast against the value, so one pair of ops serves every granularity: a
 scalar per tensor, ``[O, 1]`` per output channel of a weight, ``[..., 1]`` per token.
@@ -62,7 +63,8 @@ def dynamic_quantize(
 
     Args:
         input: ``[..., n]``.
-        per_token: One range for each row of ``n``, symmetric about zero; or one for the tensor, asymmetric.
+        per_token: One range for each row of ``n``, symmetric about zero; or one for the tensor,
+            asymmetric.
 
     Returns:
         Codes ``[..., n]``, scale and zero point ``[..., 1]``, or scalars.
@@ -106,5 +108,7 @@ def crms_norm(
 
 
 @crms_norm.register_fake
-def _(input: torch.Tensor, weight: torch.Tensor | None = None, *, eps: float = 1e-6) -> torch.Tensor:
+def _(
+    input: torch.Tensor, weight: torch.Tensor | None = None, *, eps: float = 1e-6
+) -> torch.Tensor:
     return torch.empty_like(input)

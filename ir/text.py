@@ -1,9 +1,9 @@
 """Graphs as text, one op a line, in Python's own grammar; ``parse(text(g))`` prints the same text.
 
-    def graph(x: f32[batch, 4], *, w: f32[8, 4]):
-        assert 1 <= batch <= 64
-        y: f32[batch, 8] = linear(x, w, None)
-        return y
+def graph(x: f32[batch, 4], *, w: f32[8, 4]):
+    assert 1 <= batch <= 64
+    y: f32[batch, 8] = linear(x, w, None)
+    return y
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ def text(graph: Graph, *, where: bool = False) -> str:
     params = [line(node) for node in graph.params.values()]
     head = ", ".join([*inputs, *(["*", *params] if params else [])])
     if len(head) > 88:
-        rows = [*(["    " + ", ".join(inputs) + ","] if inputs else []), *(["    *,"] if params else [])]
+        rows = [
+            *(["    " + ", ".join(inputs) + ","] if inputs else []),
+            *(["    *,"] if params else []),
+        ]
         head = "\n" + "\n".join([*rows, *(f"    {row}," for row in params)]) + "\n"
     body = [_range(name, *limits) for name, limits in graph.symbols.items()]
     body += [f"{line(n)}  # {n.where}" if where and n.where else line(n) for n in graph.nodes]
@@ -63,7 +66,9 @@ def _range(name: str, low: int, high: int | None) -> str:
 
 def parse(source: str) -> Graph:
     """Read a graph back; its parameters are on the meta device until they are given values."""
-    source = re.sub(r"\b([a-z]\w*)\[\]", r"\1[()]", textwrap.dedent(source).strip())  # f32[] is no Python
+    source = re.sub(
+        r"\b([a-z]\w*)\[\]", r"\1[()]", textwrap.dedent(source).strip()
+    )  # f32[] is no Python
     try:
         (function,) = ast.parse(source).body
     except (SyntaxError, ValueError) as error:
@@ -108,7 +113,9 @@ class _Reader:
                     **{str(word.arg): self.arg(word.value) for word in keywords},
                 )
                 self.known[name] = node
-            case ast.Assign([ast.Name(name)], ast.Call(op, args, keywords)):  # a test may leave the type out
+            case ast.Assign(
+                [ast.Name(name)], ast.Call(op, args, keywords)
+            ):  # a test may leave the type out
                 self.known[name] = self.graph.add(
                     ast.unparse(op),
                     *[self.arg(arg) for arg in args],

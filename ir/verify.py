@@ -11,9 +11,9 @@ from .types import TensorType
 def verify(graph: Graph) -> None:
     """Raise ``GraphError`` at the first broken rule.
 
-    Names are unique; each node comes after what it reads, in this graph; readers are recorded; each op
-    exists and gets its operands; no op changes its input or draws random numbers; every parameter has a
-    tensor of its type.
+    Names are unique; each node comes after what it reads, in this graph; readers are recorded; each
+    op exists and gets its operands; no op changes its input or draws random numbers; every
+    parameter has a tensor of its type.
     """
     seen: set[Node] = set()
     names: set[str] = set()
@@ -28,7 +28,9 @@ def verify(graph: Graph) -> None:
                 raise GraphError(f"{used.name} does not know its reader {node.name}", where=node.at)
         for user in node.users:
             if node not in user.inputs:
-                raise GraphError(f"{node.name} names {user.name} as a reader, which it is not", where=node.at)
+                raise GraphError(
+                    f"{node.name} names {user.name} as a reader, which it is not", where=node.at
+                )
         seen.add(node)
     for node in graph.nodes:
         _verify_op(node)

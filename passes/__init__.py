@@ -23,9 +23,9 @@ __all__ = [
     "Pass",
     "PassReport",
     "Promise",
+    "Quantize",
     "Remark",
     "Smooth",
     "Stage",
-    "Quantize",
     "apply",
 ]

@@ -1,4 +1,4 @@
-"""What a pass is: a graph rewrite with a promise, and remarks about what it did and could not do."""
+"""What a pass is: a graph rewrite with a promise, and remarks on what it did and did not."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ class Context:
         calibration: Flat graph inputs, one list a batch; may be empty.
         unsigned_activations: Whether the target wants uint8 rather than int8 activations.
         seed: Of everything random.
-        progress: Called as ``progress(sequence, description)``; gives the sequence back, shown or not.
+        progress: Called as ``progress(sequence, description)``; gives the sequence back, shown or
+            not.
     """
 
     inputs: Sequence[Any]
@@ -94,7 +95,7 @@ class Context:
 
 
 class Pass(abc.ABC):
-    """A value with typed options. ``run`` changes the graph it is given, which is the manager's own copy."""
+    """A value with typed options; ``run`` changes the graph it is given, a copy of its own."""
 
     promise: ClassVar[Promise] = Promise.EXACT
     stage: ClassVar[Stage] = Stage.FOLD

@@ -1,7 +1,8 @@
-"""What passes learn from data: statistics of values, gathered in one run over the calibration batches.
+"""What passes learn from data: statistics of values, gathered in one run over the calibration
+batches.
 
-Every statistic merges, so it does not matter how the data is cut into batches; only the sample of rows is drawn
-batch by batch, evenly, and so without a random number.
+Every statistic merges, so it does not matter how the data is cut into batches; only the sample of
+rows is drawn batch by batch, evenly, and so without a random number.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def observe(
                 return
             rows = as_rows(value, axes[node.name], mask)
             if not bool(rows.isfinite().all()):
-                raise InputError(f"{node.name} is not finite on the calibration data", where=node.at)
+                raise InputError(
+                    f"{node.name} is not finite on the calibration data", where=node.at
+                )
             if node.name not in found:
                 limit = torch.full((rows.shape[1],), float("inf"))
                 found[node.name] = Observation(limit, -limit)

@@ -2,9 +2,10 @@
 
     LN(x) = RMSNorm(C x) with C = I - 11'/n,  and  C (a + W y + c) = C a + (C W) y + C c
 
-So where all that writes a stream is a table, or a linear map's weights and bias, and all that reads it is a
-LayerNorm over the same axis, the writers are centred once and for all and every norm drops its mean. Exact. A stream
-that is written by a norm (post-LN), read by anything but a norm, or returned by the model keeps its norms.
+So where all that writes a stream is a table, or a linear map's weights and bias, and all that reads
+it is a LayerNorm over the same axis, the writers are centred once and for all and every norm drops
+its mean. Exact. A stream that is written by a norm (post-LN), read by anything but a norm, or
+returned by the model keeps its norms.
 """
 
 from __future__ import annotations
@@ -41,13 +42,14 @@ class CenterResidual(Pass):
                 continue
             norms = norms_of(region)
             apply(graph, region, torch.empty(0))
+            names = ", ".join(norm.name for norm in norms)
             for norm in norms:
                 to_rms_norm(graph, norm)
             remarks.append(
                 applied(
                     stream,
                     f"centred through {len(region.parameters)} parameters; "
-                    f"{len(norms)} LayerNorms became RMSNorms: {', '.join(norm.name for norm in norms)}",
+                    f"{len(norms)} LayerNorms became RMSNorms: {names}",
                     norms=len(norms),
                 )
             )
@@ -70,7 +72,10 @@ def norms_of(region: Region) -> list[Node]:
 
 
 def to_rms_norm(graph: Graph, norm: Node) -> None:
-    """Turn a LayerNorm of a centred input into an RMSNorm; its bias goes into the readers, or is added behind it."""
+    """Turn a LayerNorm of a centred input into an RMSNorm.
+
+    Its bias goes into its readers, or is added behind it.
+    """
     weight, bias = (*norm.args[1:], None, None)[:2]
     if bias is not None:
         region = transport(graph, norm, Kind.SHIFT)
@@ -83,10 +88,18 @@ def to_rms_norm(graph: Graph, norm: Node) -> None:
     attrs = {"normalized_shape": norm.attrs["normalized_shape"], "eps": norm.attrs.get("eps", 1e-5)}
     operands = (norm.args[0],) if weight is None else (norm.args[0], norm.args[1])
     new = graph.add(
-        "rms_norm", *operands, name=norm.name, type=norm.type, where=norm.where, before=norm, **attrs
+        "rms_norm",
+        *operands,
+        name=norm.name,
+        type=norm.type,
+        where=norm.where,
+        before=norm,
+        **attrs,
     )
     if bias is not None:
-        result = graph.add("add", new, bias, name=f"{norm.name}_biased", type=norm.type, before=norm)
+        result = graph.add(
+            "add", new, bias, name=f"{norm.name}_biased", type=norm.type, before=norm
+        )
         graph.replace(norm, result)
     graph.supersede(norm, new)
     graph.prune()

@@ -2,8 +2,9 @@
 
     s (W x + c - m) / r + t  =  (s / r W) x + (s / r (c - m) + t)          r = sqrt(v + eps)
 
-s, t, m, v are the batch norm's weight, bias, mean and variance, per output channel. Exact. It applies where the
-batch norm is the only reader. Source: Jacob et al. 2018, arXiv:1712.05877, section 3.2 (F12, 12.6).
+s, t, m, v are the batch norm's weight, bias, mean and variance, per output channel. Exact. It
+applies where the batch norm is the only reader. Source: Jacob et al. 2018, arXiv:1712.05877,
+section 3.2 (F12, 12.6).
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class FoldBatchNorm(Pass):
     def _fold(self, graph: Graph, node: Node) -> Remark:
         before = node.args[0]
         if before.op not in _BEFORE:
-            return missed(node, f"{before.name} ({before.op}) comes before it, and no weights to fold it into")
+            return missed(
+                node, f"{before.name} ({before.op}) comes before it, and no weights to fold it into"
+            )
         if others := [user.name for user in before.users if user is not node]:
             return missed(node, f"{before.name} is also read by {', '.join(others)}")
         if before.op == "linear" and len(node.shape) != 2:

@@ -2,9 +2,10 @@
 
     W (n(x) g + b) + c  =  (W diag(g)) n(x) + (c + W b)
 
-n is LayerNorm or RMSNorm without affine part, g and b its weight and bias. Exact where every reader, through reshapes
-and the like, is a contraction with weights; elsewhere nothing is done. It breaks ties, with a cost that is
-stated: by default it then leaves the norm alone. Source: F2, step 1.
+n is LayerNorm or RMSNorm without affine part, g and b its weight and bias. Exact where every
+reader, through reshapes and the like, is a contraction with weights; elsewhere nothing is done. It
+breaks ties, with a cost that is stated: by default it then leaves the norm alone. Source: F2, step
+1.
 """
 
 from __future__ import annotations
@@ -32,19 +33,27 @@ class FoldNormAffine(Pass):
     untie: bool = False
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
-        return [self._fold(graph, node) for node in list(graph.nodes) if node.op in NORMS and _affine(node)]
+        return [
+            self._fold(graph, node)
+            for node in list(graph.nodes)
+            if node.op in NORMS and _affine(node)
+        ]
 
     def _fold(self, graph: Graph, node: Node) -> Remark:
         weight, bias = (*node.args[1:], None, None)[:2]
         g = None if weight is None else graph.value(weight)
         if g is not None and bool((g == 0).any()):
             return missed(node, f"{weight.name} holds zeros, which cannot be divided out")
-        if bias is not None and (remark := fold(graph, node, Kind.SHIFT, graph.value(bias), self.untie)):
+        if bias is not None and (
+            remark := fold(graph, node, Kind.SHIFT, graph.value(bias), self.untie)
+        ):
             return remark
         if g is not None:
             if remark := fold(graph, node, Kind.SCALE, g.abs(), self.untie):
                 return remark
-            if bool((g < 0).any()) and (remark := fold(graph, node, Kind.SIGN, g.sign(), self.untie)):
+            if bool((g < 0).any()) and (
+                remark := fold(graph, node, Kind.SIGN, g.sign(), self.untie)
+            ):
                 return remark
         drop_affine(graph, node)
         return applied(node, "weight and bias went into its readers")
@@ -73,6 +82,8 @@ def drop_affine(graph: Graph, node: Node) -> None:
     """Take out a norm's weight of ones and bias of zeros."""
     for arg, neutral in zip(node.args[1:], (1.0, 0.0), strict=False):
         if arg is not None:
-            assert bool(torch.isclose(graph.value(arg), torch.tensor(neutral, dtype=arg.dtype)).all())
+            assert bool(
+                torch.isclose(graph.value(arg), torch.tensor(neutral, dtype=arg.dtype)).all()
+            )
     node.set(node.args[:1])
     graph.prune()

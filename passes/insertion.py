@@ -1,4 +1,4 @@
-"""Put quantization into a graph: codes in place of weights, and quantize and dequantize ops around values."""
+"""Put quantization into a graph: codes for weights, quantize and dequantize around values."""
 
 from __future__ import annotations
 
@@ -52,7 +52,11 @@ def insert_dynamic(graph: Graph, site: Site, *, per_token: bool) -> None:
     value, name = site.value, site.value.name
     first = min(site.readers, key=graph.nodes.index)
     scale_type = TensorType(value.dtype, (*value.shape[:-1], 1) if per_token else ())
-    types = (TensorType(torch.uint8, value.shape), scale_type, TensorType(torch.uint8, scale_type.shape))
+    types = (
+        TensorType(torch.uint8, value.shape),
+        scale_type,
+        TensorType(torch.uint8, scale_type.shape),
+    )
     codes = graph.add(
         "dynamic_quantize",
         value,

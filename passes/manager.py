@@ -1,11 +1,12 @@
 """Run passes in order, check each one's promise, and keep the record.
 
-Exact passes run on a float64 copy, where rounding is 1e-16 and an equality can be told from a near miss; after
-the last of them the weights are cast back once, and that rounding is reported apart.
+Exact passes run on a float64 copy, where rounding is 1e-16 and an equality can be told from a near
+miss; after the last of them the weights are cast back once, and that rounding is reported apart.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +24,7 @@ EXACT_TOLERANCE = 1e-9  # relative L2, in float64
 
 @dataclass
 class PassReport:
-    """What one pass did: its promise, time in seconds, remarks, and the damage that was measured."""
+    """What one pass did: its promise, time in seconds, remarks, and the damage measured."""
 
     name: str
     promise: str
@@ -45,7 +46,7 @@ class PassReport:
 
 def check_order(passes: Sequence[Pass]) -> None:
     """Refuse an order that breaks a promise."""
-    for before, after in zip(passes, passes[1:], strict=False):
+    for before, after in itertools.pairwise(passes):
         if after.stage < before.stage:
             raise PassError(
                 f"{after.name} comes after {before.name}, but a pass of the stage "
@@ -103,7 +104,8 @@ def _run(
     if exact and not damage <= EXACT_TOLERANCE:
         sites = ", ".join(remark.site for remark in report.applied[:5])
         raise PromiseError(
-            f"{step.name} promised an equal function and changed the outputs by {damage:.2g} (relative L2, float64)",
+            f"{step.name} promised an equal function and changed the outputs by {damage:.2g} "
+            "(relative L2, float64)",
             where=f"sites: {sites}",
             do="this is a defect of Regauge: please report it with graph.dump",
         )
@@ -117,7 +119,7 @@ def _cast(
     wanted: list[tuple[Any, ...]],
     reports: list[PassReport],
 ) -> Graph:
-    """Back to the working dtype, with what rounding the weights costs on record (measured in float64)."""
+    """Back to the working dtype; what rounding the weights costs is measured in float64."""
     start = time.perf_counter()
     new = astype(graph, dtype)
     again = astype(new, torch.float64)
@@ -135,7 +137,11 @@ def probes(graph: Graph, context: Context) -> list[list[Any]]:
     """
     mine = [_double(value) for value in context.inputs]
     generator = context.generator()
-    return [mine, [_random_like(value, generator) for value in mine]] if mine else [_made_up(graph, generator)]
+    return (
+        [mine, [_random_like(value, generator) for value in mine]]
+        if mine
+        else [_made_up(graph, generator)]
+    )
 
 
 def _double(value: Any) -> Any:
@@ -168,7 +174,7 @@ def _made_up(graph: Graph, generator: torch.Generator) -> list[Any]:
 
 
 def difference(found: Sequence[Any], wanted: Sequence[Any]) -> float:
-    """The greatest relative L2 difference among the outputs; infinite where one is not finite and the other is."""
+    """The greatest relative L2 difference among the outputs; infinite where finiteness differs."""
     worst = 0.0
     for a, b in zip(found, wanted, strict=True):
         if not isinstance(b, torch.Tensor):

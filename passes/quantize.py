@@ -2,13 +2,15 @@
 
     y = W x + c   becomes   y = (s q)(t (u - z)) + c'
 
-Weights: int8 codes q, one scale s for each output channel or row of an embedding. Activations: uint8 codes u, static
-(one t and z for each value, from the range seen on calibration data) or dynamic (t for each token, as it comes).
-Readers that share a value share its codes. Results stay in floating point: no runtime gains by more, and it costs
-accuracy. Codes are real integers in the graph, with the ops that give them meaning; backends run these on integers.
+Weights: int8 codes q, one scale s for each output channel or row of an embedding. Activations:
+uint8 codes u, static (one t and z for each value, from the range seen on calibration data) or
+dynamic (t for each token, as it comes). Readers that share a value share its codes. Results stay in
+floating point: no runtime gains by more, and it costs accuracy. Codes are real integers in the
+graph, with the ops that give them meaning; backends run these on integers.
 
-Rounding is to the nearest, or by GPTQ with the Hessian of the activations as they come out of the quantized prefix
-(F6.1). The bias takes up the mean error that is left, E[W x] - E[s q t (u - z)], x from the exact stream. Approximate.
+Rounding is to the nearest, or by GPTQ with the Hessian of the activations as they come out of the
+quantized prefix (F6.1). The bias takes up the mean error that is left, E[W x] - E[s q t (u - z)], x
+from the exact stream. Approximate.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ Activations: TypeAlias = Literal["static", "dynamic", "dynamic-tensor"]
 
 @dataclass
 class _Decision:
-    """What was decided for one site: the activation's scale and zero point, each reader's codes, scale and bias."""
+    """What was decided for one site, and for each of its readers."""
 
     scale: torch.Tensor | None = None
     zero_point: torch.Tensor | None = None
@@ -47,7 +49,8 @@ class Quantize(Pass):
     """Quantize weights to int8 and, if asked, activations to uint8.
 
     Args:
-        activations: ``static``, ``dynamic`` (each token), ``dynamic-tensor``, or ``None`` for weights only.
+        activations: ``static``, ``dynamic`` (each token), ``dynamic-tensor``, or ``None`` for
+            weights only.
         rounding: ``gptq`` needs calibration data, ``nearest`` does not.
         correct_bias: Whether the bias takes up the mean error; needs calibration data too.
         embeddings: Whether embedding tables are quantized.
@@ -67,7 +70,9 @@ class Quantize(Pass):
         tables = self._tables(graph)
         for table in tables if self.embeddings else ():
             remarks.append(self._embedding(graph, table))
-        found = [site for site in inputs_of_contractions(graph) if self._takes(graph, site, remarks)]
+        found = [
+            site for site in inputs_of_contractions(graph) if self._takes(graph, site, remarks)
+        ]
         decisions = self._decide(graph, context, found)
         for site in found:
             remarks.append(self._insert(graph, context, site, decisions[site.value]))
@@ -90,7 +95,7 @@ class Quantize(Pass):
         ]
 
     def _embedding(self, graph: Graph, table: Node) -> Remark:
-        """Row by row, to the nearest: a row is read as it is, so no error of it makes up for another's."""
+        """Row by row, to the nearest: a row is read as it is, so no error makes up for another."""
         reader = next(iter(table.users))
         weight = graph.value(table)
         scale = scales(weight)
@@ -103,7 +108,9 @@ class Quantize(Pass):
             if weight.op == "dequantize":
                 continue  # tied to an embedding, which decided
             if graph.value(weight).numel() < self.least:
-                remarks.append(missed(reader, f"{weight.name} has only {graph.value(weight).numel()} elements"))
+                remarks.append(
+                    missed(reader, f"{weight.name} has only {graph.value(weight).numel()} elements")
+                )
                 return False
             others = [user.name for user in weight.users if user not in site.readers]
             if others:
@@ -146,7 +153,11 @@ class Quantize(Pass):
             weight = graph.value(source)
             scale = scales(weight)
             fits = hessian is not None and self.rounding == "gptq" and reader.op == "linear"
-            codes = gptq(weight, scale, hessian) if fits and hessian is not None else nearest(weight, scale)
+            codes = (
+                gptq(weight, scale, hessian)
+                if fits and hessian is not None
+                else nearest(weight, scale)
+            )
             decision.weights[reader] = (codes, scale)
         return codes.to(scale.dtype) * scale
 
@@ -173,7 +184,11 @@ class _Solver:
     """Decides for one reader after another, while the two streams run."""
 
     def __init__(
-        self, options: Quantize, graph: Graph, context: Context, masks: Sequence[torch.Tensor | None]
+        self,
+        options: Quantize,
+        graph: Graph,
+        context: Context,
+        masks: Sequence[torch.Tensor | None],
     ) -> None:
         self.options, self.graph, self.context, self.masks = options, graph, context, masks
         self.site: Site | None = None  # the one whose inputs are at hand
@@ -213,7 +228,11 @@ class _Solver:
         self.mean_quantized = torch.stack([part.sum(0) for part in rows]).sum(0) / count
         plain = [self._rows(site, exact, i) for i in range(len(exact))]
         self.mean_exact = torch.stack([part.sum(0) for part in plain]).sum(0) / count
-        center = self.mean_quantized if self.options.correct_bias else torch.zeros_like(self.mean_quantized)
+        center = (
+            self.mean_quantized
+            if self.options.correct_bias
+            else torch.zeros_like(self.mean_quantized)
+        )
         self.hessian = torch.zeros(site.size, site.size, dtype=torch.float64)
         for part in rows:
             moved = part - center
@@ -234,7 +253,9 @@ class _Solver:
         return run.dequantize(*run.dynamic_quantize(value, per_token=per_token))
 
 
-def _contract(node: Node, data: Any, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def _contract(
+    node: Node, data: Any, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
     from ..ir import ops
 
     with torch.no_grad():

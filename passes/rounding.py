@@ -1,10 +1,12 @@
-"""Round a weight matrix to int8 codes: to the nearest, or so that what it computes changes least (GPTQ, A07).
+"""Round a weight matrix to int8 codes: to the nearest, or so that what it computes changes least
+(GPTQ, A07).
 
-Both give codes q and a scale s for each output channel, ``W ~ s q``, s from the greatest magnitude. GPTQ minimises
-``tr[(s q - W) H (s q - W)']`` with ``H = sum_t x_t x_t'`` greedily: a column is rounded, and the columns that are
-still free take up its error,
+Both give codes q and a scale s for each output channel, ``W ~ s q``, s from the greatest magnitude.
+GPTQ minimises ``tr[(s q - W) H (s q - W)']`` with ``H = sum_t x_t x_t'`` greedily: a column is
+rounded, and the columns that are still free take up its error,
 
-    e = (W[:, i] - s q[:, i]) / U[i, i],     W[:, i:] -= e U[i, i:]       U = upper Cholesky factor of H^-1
+    e = (W[:, i] - s q[:, i]) / U[i, i],     W[:, i:] -= e U[i, i:]       U = upper Cholesky factor
+    of H^-1
 
 in the order of descending H[i, i]. Source: F6.1.
 """
@@ -28,7 +30,12 @@ def nearest(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 
 def gptq(
-    weight: torch.Tensor, scale: torch.Tensor, hessian: torch.Tensor, *, damp: float = 0.01, block: int = 128
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    hessian: torch.Tensor,
+    *,
+    damp: float = 0.01,
+    block: int = 128,
 ) -> torch.Tensor:
     """Codes by GPTQ.
 

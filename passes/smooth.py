@@ -1,20 +1,23 @@
-"""Shift and scale the inputs of contractions so that they quantize well: OS+ (A48, F1.1) and SmoothQuant (F1.3).
+"""Shift and scale the inputs of contractions so that they quantize well: OS+ (A48, F1.1) and
+SmoothQuant (F1.3).
 
     x' = (x - z) / s,   W' = W diag(s),   c' = c + W z           so  W' x' + c' = W x + c
 
-z and s are taken up by what makes x and by what reads it, wherever the graph lets them: a norm's weight and bias, a
-linear map through a gated product or the heads of an attention, tied over grouped queries. A reader that stops them
-(the shortcut of a post-LN block) gets the original back, and where what makes x stops them (a GELU) an op is
-inserted, each at the cost of one pointwise op, and only where that is allowed. Exact: this pass quantizes nothing.
+z and s are taken up by what makes x and by what reads it, wherever the graph lets them: a norm's
+weight and bias, a linear map through a gated product or the heads of an attention, tied over
+grouped queries. A reader that stops them (the shortcut of a post-LN block) gets the original back,
+and where what makes x stops them (a GELU) an op is inserted, each at the cost of one pointwise op,
+and only where that is allowed. Exact: this pass quantizes nothing.
 
-The statistic of a channel j is its range over the calibration data and the greatest weight that reads it:
+The statistic of a channel j is its range over the calibration data and the greatest weight that
+reads it:
 
     z[j] = (max x[j] + min x[j]) / 2
     threshold:  s[j] = max(1, |x[j] - z[j]| / t)                 one t for the site (OS+)
     power:      s[j] = max |x[j] - z[j]|^a / max |W[:, j]|^(1-a)    one a for the site (SmoothQuant)
 
-and the objective, by which t or a is searched at each site, is the error of what reads it under quantization,
-``|Q(x') Q(W')' - x W'|^2`` over a sample of rows.
+and the objective, by which t or a is searched at each site, is the error of what reads it under
+quantization, ``|Q(x') Q(W')' - x W'|^2`` over a sample of rows.
 """
 
 from __future__ import annotations
@@ -40,7 +43,8 @@ class Smooth(Pass):
     Args:
         shift: Whether to shift.
         rule: How scales follow from ranges; with ``None`` there is a shift alone.
-        grid: The values of t (as a part of the greatest magnitude) or of a to try; one value is no search.
+        grid: The values of t (as a part of the greatest magnitude) or of a to try; one value is no
+            search.
         activations: How activations will be quantized, for the objective.
         insert: Whether ops may be inserted, each counted as a missed fold.
         untie: Whether a tied parameter may be stored twice.
@@ -55,8 +59,11 @@ class Smooth(Pass):
     stage: ClassVar[Stage] = Stage.GAUGE
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
-        # A grouped convolution's channels have weight scales of their own, so nothing is to be gained.
-        found = [site for site in inputs_of_contractions(graph) if not any(map(_grouped, site.readers))]
+        # A grouped convolution's channels have weight scales of their own, so nothing is to be
+        # gained.
+        found = [
+            site for site in inputs_of_contractions(graph) if not any(map(_grouped, site.readers))
+        ]
         axes = {site.value.name: site.axis for site in found}
         seen = observe(graph, context, axes, self.name)
         remarks: list[Remark] = []
@@ -120,7 +127,9 @@ class _SiteSearch:
         if not self.options.untie and (broken := ties_broken(self.graph, region)):
             names = ", ".join(tie.param for tie in broken)
             cost = sum(tie.bytes for tie in broken)
-            text = f"no {kind.value}: it would break the tie of {names}, at a cost of {cost:,} bytes"
+            text = (
+                f"no {kind.value}: it would break the tie of {names}, at a cost of {cost:,} bytes"
+            )
             self.remarks.append(missed(self.site.value, text))
             return None
         return region
@@ -176,7 +185,7 @@ def tied(statistic: torch.Tensor, region: Region, reduce: str) -> torch.Tensor:
 
 
 def matrix(graph: Graph, reader: Node, site: Site) -> torch.Tensor:
-    """A reader's weights as ``[O, n]`` in float32; of a convolution, one row for each kernel position."""
+    """A reader's weights as ``[O, n]``; a convolution's have a row for each kernel position."""
     weight = graph.value(reader.args[1]).float()
     return weight if site.axis == -1 else weight.movedim(1, -1).reshape(-1, weight.shape[1])
 

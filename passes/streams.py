@@ -1,7 +1,8 @@
 """Run a graph twice at once, node by node: as it is, and as it will be once quantized.
 
-Whoever quantizes a node then has both of its inputs at hand, the exact one and the one that the quantized prefix
-gives, and what it decides is in force for all that follows. One run over the calibration data serves every node.
+Whoever quantizes a node then has both of its inputs at hand, the exact one and the one that the
+quantized prefix gives, and what it decides is in force for all that follows. One run over the
+calibration data serves every node.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from ..ir.graph import substitute
 from .base import Context
 
 Values: TypeAlias = list[Any]  # one for each batch
-# Gets a node, the exact and the quantized stream's value of its first operand, by batch; gives the quantized
-# stream's result, by batch, or None where the node is run as it is.
+# Gets a node, the exact and the quantized stream's value of its first operand, by batch; gives the
+# quantized stream's result, by batch, or None where the node is run as it is.
 Visit: TypeAlias = Callable[[Node, Values, Values], Values | None]
 
 
@@ -31,7 +32,8 @@ def run_streams(
 ) -> None:
     """Visit the target nodes in order, each with both streams' values of what it reads.
 
-    What no target needs is not computed. Where the streams do not differ yet they share their values.
+    What no target needs is not computed. Where the streams do not differ yet they share their
+    values.
     """
     wanted = set(targets)
     needed = _ancestors(wanted)

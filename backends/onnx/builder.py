@@ -80,11 +80,15 @@ class Builder:
         self._counts[self._current] = count + 1
         return f"{self._current}.{count}"
 
-    def ops(self, kind: str, *inputs: str, count: int, domain: str = "", **attrs: Attribute) -> tuple[str, ...]:
+    def ops(
+        self, kind: str, *inputs: str, count: int, domain: str = "", **attrs: Attribute
+    ) -> tuple[str, ...]:
         """Add a node with this many outputs; an input called '' is left out."""
         outputs = tuple(self.fresh() for _ in range(count))
         last = max((i + 1 for i, name in enumerate(inputs) if name), default=0)
-        node = helper.make_node(kind, inputs[:last], outputs, f"{outputs[0]}.{kind}", None, domain, **attrs)
+        node = helper.make_node(
+            kind, inputs[:last], outputs, f"{outputs[0]}.{kind}", None, domain, **attrs
+        )
         self.nodes.append(node)
         return outputs
 
@@ -122,13 +126,18 @@ class Builder:
         return self.constant(list(values), torch.int64)
 
     def parameter(
-        self, node: Node, form: str = "", change: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self,
+        node: Node,
+        form: str = "",
+        change: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> str:
         """A parameter as an initializer, or in a changed form of this name; each form is stored once."""
         name = f"{node.name}.{form}" if form else node.name
         if name not in self.initializers:
             tensor = self.graph.value(node)
-            self.initializers[name] = tensor_proto(name, tensor if change is None else change(tensor))
+            self.initializers[name] = tensor_proto(
+                name, tensor if change is None else change(tensor)
+            )
         return name
 
     def memo(self, key: tuple[object, ...], make: Callable[[], str]) -> str:
@@ -150,7 +159,9 @@ class Builder:
         if arg is None:
             return ""
         if not isinstance(arg, Node):
-            return self.constant(arg, dtype or torch.result_type(torch.empty(1, dtype=torch.int64), arg))
+            return self.constant(
+                arg, dtype or torch.result_type(torch.empty(1, dtype=torch.int64), arg)
+            )
         name = self.value(arg)
         assert isinstance(name, str), f"{arg.name} is a tuple"
         if isinstance(arg.type, ScalarType):
@@ -187,8 +198,10 @@ class Builder:
 
     def size(self, name: str, axis: int) -> str:
         """One size of a value, as ``int64[1]``."""
-        return self.op("Shape", name, start=axis, end=axis + 1) if axis != -1 else self.op(
-            "Shape", name, start=-1
+        return (
+            self.op("Shape", name, start=axis, end=axis + 1)
+            if axis != -1
+            else self.op("Shape", name, start=-1)
         )
 
 

@@ -123,23 +123,26 @@ def _outputs(builder: Builder, graph: Graph, names: list[str]) -> list[ValueInfo
     for place, arg in enumerate(graph.outputs):
         if not isinstance(arg, Node):
             continue
+        info = _info("", arg.type, arg)
         name = names[place] if names[place] not in taken else f"{names[place]}_output_{place}"
         value = builder.tensor(arg)
         if value != name:
             builder.begin(name)
             builder.rename(builder.op("Identity", value), name)
         taken.add(name)
-        infos.append(_info(name, arg.type, arg))
+        info.name = name
+        infos.append(info)
     return infos
 
 
 def _info(name: str, type_: Type, node: Node) -> ValueInfoProto:
+    """The type of an input or an output."""
     if isinstance(type_, tuple):
-        raise TargetError(f"{name} is {show(type_)}: ONNX takes tensors only", where=node.at)
+        raise TargetError(f"{node.name} is {show(type_)}: ONNX takes tensors only", where=node.at)
     dtype = type_.dtype if isinstance(type_, TensorType) else SCALARS[type_.kind]
     shape = type_.shape if isinstance(type_, TensorType) else ()
     if dtype not in DTYPES:
-        raise TargetError(f"ONNX has no {dtype}, which {name} is", where=node.at)
+        raise TargetError(f"ONNX has no {dtype}, which {node.name} is", where=node.at)
     return helper.make_tensor_value_info(name, DTYPES[dtype], list(shape))
 
 
@@ -166,4 +169,6 @@ def _reads(node: onnx.NodeProto) -> set[str]:
 
 def _domains(builder: Builder) -> list[tuple[str, int]]:
     used = {"", *(node.domain for node in builder.nodes)}
-    return [(domain, version) for domain, version in sorted(builder.domains.items()) if domain in used]
+    return [
+        (domain, version) for domain, version in sorted(builder.domains.items()) if domain in used
+    ]

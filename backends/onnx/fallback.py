@@ -69,7 +69,9 @@ def alone(graph: Graph, node: Node) -> tuple[Graph, list[Node]]:
 def _export(graph: Graph) -> onnx.ModelProto:
     names = dict.fromkeys(name for node in graph.inputs for name in symbols(node.type))
     # Distinct sizes that no op takes for 1, within each symbol's range.
-    point = {name: max(graph.symbols.get(name, (0, None))[0], 3 + i) for i, name in enumerate(names)}
+    point = {
+        name: max(graph.symbols.get(name, (0, None))[0], 3 + i) for i, name in enumerate(names)
+    }
     examples: list[torch.Tensor] = []
     shapes: list[dict[int, Any]] = []
     for node in graph.inputs:
@@ -77,7 +79,10 @@ def _export(graph: Graph) -> onnx.ModelProto:
         examples.append(torch.zeros(sizes, dtype=node.dtype))
         free = {axis: size for axis, size in enumerate(node.shape) if isinstance(size, str)}
         shapes.append(
-            {a: torch.export.Dim.DYNAMIC if s.isidentifier() else torch.export.Dim.AUTO for a, s in free.items()}
+            {
+                a: torch.export.Dim.DYNAMIC if s.isidentifier() else torch.export.Dim.AUTO
+                for a, s in free.items()
+            }
         )
     with _quiet():
         program = torch.onnx.export(
@@ -108,7 +113,9 @@ def _quiet() -> Iterator[None]:
 
 def _inline(builder: Builder, model: onnx.ModelProto, operands: list[str]) -> Value:
     """Put the model's nodes into ours under new names; gives the names of its outputs."""
-    known = {info.name: name for info, name in zip(model.graph.input, operands, strict=True)} | {"": ""}
+    known = {info.name: name for info, name in zip(model.graph.input, operands, strict=True)} | {
+        "": ""
+    }
 
     def name_of(name: str) -> str:
         if name not in known:

@@ -1,10 +1,10 @@
-"""The gauge analysis: which groups act on a model's values without changing the function, derived from the graph."""
+"""The gauge analysis: which groups act on a graph's values and leave the function as it is."""
 
 from .apply import Untied as Untied
 from .apply import apply as apply
-from .apply import transformed as transformed
 from .apply import refusal as refusal
 from .apply import ties_broken as ties_broken
+from .apply import transformed as transformed
 from .sites import Site as Site
 from .sites import classes as classes
 from .sites import inputs_of_contractions as inputs_of_contractions

@@ -1,7 +1,7 @@
 """Change a graph's weights by one element of a region's group, so that the function stays the same.
 
-Everything is computed in the parameters' own dtype; the exact passes run on a float64 copy of the graph, so that
-rounding is no part of the question whether an equality holds.
+Everything is computed in the parameters' own dtype; the exact passes run on a float64 copy of the
+graph, so that rounding is no part of the question whether an equality holds.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def apply(graph: Graph, region: Region, element: torch.Tensor) -> list[Untied]:
 
     Args:
         region: Found on this very graph.
-        element: ``[size]``: positive scales s (``x / s``), signs, shifts z (``x - z``), or a permutation p
-            (coordinate c comes to hold what p[c] held); for ORTHOGONAL and LINEAR ``[size, size]``; for CENTRE
-            it is not looked at.
+        element: ``[size]``: positive scales s (``x / s``), signs, shifts z (``x - z``), or a
+            permutation p (coordinate c comes to hold what p[c] held); for ORTHOGONAL and LINEAR
+            ``[size, size]``; for CENTRE it is not looked at.
 
     Returns:
         The parameters that were tied and are no longer.
@@ -50,7 +50,7 @@ def apply(graph: Graph, region: Region, element: torch.Tensor) -> list[Untied]:
 
 
 def ties_broken(graph: Graph, region: Region) -> list[Untied]:
-    """The parameters that applying the region would untie: some reader takes no part, or another part."""
+    """The parameters that applying the region would untie."""
     broken: list[Untied] = []
     for param in region.parameters:
         actions = {
@@ -99,7 +99,8 @@ def _apply_edits(graph: Graph, region: Region, element: torch.Tensor) -> list[Un
         if edit.through is None:
             by_param[operand(edit.node, edit.port)].append(edit)
     untied: list[Untied] = []
-    # What a bias makes up for is computed with the weights as they were before the shift (a shift leaves them).
+    # What a bias makes up for is computed with the weights as they were before the shift (a shift
+    # leaves them).
     for edit in [edit for edit in region.edits.values() if edit.through is not None]:
         _set_bias(graph, edit.node, -edit.action.power * _through(graph, edit, element))
     for param, edits in by_param.items():
@@ -118,7 +119,7 @@ def _apply_edits(graph: Graph, region: Region, element: torch.Tensor) -> list[Un
 def _change(
     graph: Graph, region: Region, param: Node, edits: list[Edit], element: torch.Tensor
 ) -> list[Untied]:
-    """Give a parameter its new values: one tensor for all readers that agree, a copy for the others."""
+    """Give a parameter its new values: one tensor for readers that agree, a copy for others."""
     untied: list[Untied] = []
     left = list(edits)
     while left:
@@ -141,7 +142,9 @@ def _change(
     return untied
 
 
-def transformed(kind: Kind, tensor: torch.Tensor, action: Action, element: torch.Tensor) -> torch.Tensor:
+def transformed(
+    kind: Kind, tensor: torch.Tensor, action: Action, element: torch.Tensor
+) -> torch.Tensor:
     """A tensor acted on by a group element."""
     match kind:
         case Kind.SCALE | Kind.SIGN:
@@ -159,7 +162,7 @@ def transformed(kind: Kind, tensor: torch.Tensor, action: Action, element: torch
 
 
 def _permuted(tensor: torch.Tensor, action: Action, element: torch.Tensor) -> torch.Tensor:
-    """Each place of coordinate c comes to hold what the place of p[c] held: the first the first, and so on."""
+    """Each place of coordinate c comes to hold what that of p[c] held, the first the first."""
     axes = [axis % tensor.dim() for axis in action.axes]
     labels = action.labels.flatten().long()
     source = torch.arange(labels.numel())
@@ -167,7 +170,9 @@ def _permuted(tensor: torch.Tensor, action: Action, element: torch.Tensor) -> to
     order = order[labels[order] >= 0]  # places by coordinate, and in their own order within one
     counts = torch.bincount(labels[order], minlength=element.numel())
     if not torch.equal(counts[element], counts):
-        raise GraphError("the permutation exchanges channels that stand in different numbers of places")
+        raise GraphError(
+            "the permutation exchanges channels that stand in different numbers of places"
+        )
     start = counts.cumsum(0) - counts
     held = labels[order]
     rank = torch.arange(order.numel()) - start[held]
@@ -233,7 +238,7 @@ def _insert(graph: Graph, region: Region, element: torch.Tensor) -> None:
 
 
 def _restore(graph: Graph, region: Region, value: Node, user: Node, element: torch.Tensor) -> None:
-    """Give a reader the original value: ``x' * s`` or ``x' + z``; readers with the same need share it."""
+    """Give a reader the original value: ``x' * s`` or ``x' + z``; several readers share it."""
     power = region.actions[value].power
     if region.kind is Kind.SHIFT:
         op, tensor, name = "add", -power * element, "shift"

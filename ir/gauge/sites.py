@@ -1,7 +1,8 @@
 """Where a model can be transformed: its channel classes, and the inputs of its contractions.
 
-A **class** is all values whose channels must be permuted together (a residual stream, the hidden layer of an FFN).
-A **site** is a value that contractions with weights read: what quantization wants to shift and scale.
+A **class** is all values whose channels must be permuted together (a residual stream, the hidden
+layer of an FFN). A **site** is a value that contractions with weights read: what quantization wants
+to shift and scale.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ from ..laws import Kind
 from ..types import TensorType
 from .transport import Blocked, Region, transport
 
-CONTRACTIONS = {"linear": -1, "conv1d": -2, "conv2d": -3, "conv3d": -4}  # op -> axis of the channels
+CONTRACTIONS = {
+    "linear": -1,
+    "conv1d": -2,
+    "conv2d": -3,
+    "conv3d": -4,
+}  # op -> axis of the channels
 WRITERS = {**CONTRACTIONS, "embedding": -1}
 
 
@@ -42,7 +48,7 @@ class Site:
 
     @property
     def groups(self) -> tuple[Kind, ...]:
-        """The kinds whose elements act here for free: nothing is inserted, nobody needs the original back."""
+        """The kinds whose elements act here for free."""
         return tuple(kind for kind, region in self.found.items() if isinstance(region, Region))
 
     @property
@@ -55,7 +61,12 @@ def weighted(node: Node) -> bool:
     if node.op not in CONTRACTIONS or len(node.args) < 2:
         return False
     data, weight = node.args[0], node.args[1]
-    return isinstance(data, Node) and isinstance(weight, Node) and data.op != "param" and is_weight(weight)
+    return (
+        isinstance(data, Node)
+        and isinstance(weight, Node)
+        and data.op != "param"
+        and is_weight(weight)
+    )
 
 
 def is_weight(node: Node) -> bool:
@@ -83,7 +94,7 @@ def sites(graph: Graph, kinds: tuple[Kind, ...] = (Kind.SCALE, Kind.SHIFT)) -> l
 
 
 def classes(graph: Graph) -> list[Site]:
-    """The channel classes that weights write, each once, with permutation and centring tried on it."""
+    """The channel classes that weights write, each once, with permutation and centring tried."""
     found: list[Site] = []
     covered: set[Node] = set()
     for node in graph.nodes:

@@ -1,10 +1,12 @@
-"""Carry a group's action from one value to wherever it is absorbed, and say what stops it where it is not.
+"""Carry a group's action from one value to wherever it is absorbed, and say what stops it where it
+is not.
 
-From the value, the action runs back into what makes it and forward into all that read it; each op's law says what
-its other ports must then do, until every branch has ended in a parameter (an **edit**) or in an op that does
-not see the action. Where a reader stops the action, and the group allows it, the reader gets the original back by an
-inserted op (a **restore**); where what makes the value stops it, the new value may be computed by an inserted op
-(an **insertion**). All is symbolic: a region is found once and applied with any element of its group.
+From the value, the action runs back into what makes it and forward into all that read it; each op's
+law says what its other ports must then do, until every branch has ended in a parameter (an
+**edit**) or in an op that does not see the action. Where a reader stops the action, and the group
+allows it, the reader gets the original back by an inserted op (a **restore**); where what makes the
+value stops it, the new value may be computed by an inserted op (an **insertion**). All is symbolic:
+a region is found once and applied with any element of its group.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ from ..graph import Graph, Node, substitute
 from ..infer import sample
 from ..laws import DIAGONAL, OUT, Action, Call, Flow, Kind, Port, Stop, compact
 from ..types import TensorType, evaluate
-
 
 _MATRICES = frozenset({Kind.CENTRE, Kind.ORTHOGONAL, Kind.LINEAR})  # coordinates mix
 
@@ -55,7 +56,8 @@ class Edit:
     Attributes:
         node: The reader.
         port: Its operand: a parameter, or a bias still missing.
-        action: What the parameter does; with ``through`` set, what the input at that port does, which this
+        action: What the parameter does; with ``through`` set, what the input at that port does,
+            which this
             bias makes up for: ``bias - power * W z``.
         through: The port of the shifted input, or ``None``.
     """
@@ -86,8 +88,8 @@ class Region:
         restores: Readers that get the original back by an inserted op.
         inserted: Whether the changed value itself is computed by an inserted op.
         insertion_cause: What stopped the action on its way back, if so.
-        groups: For each coordinate, the first of those that must have the same element (diagonal kinds),
-            or that it may be exchanged with (permutations).
+        groups: For each coordinate, the first of those that must have the same element (diagonal
+            kinds), or that it may be exchanged with (permutations).
         fixed: Which coordinates must stay as they are.
     """
 
@@ -96,7 +98,9 @@ class Region:
     value: Node
     size: int
     actions: dict[Node, Action] = field(default_factory=dict[Node, Action])
-    edits: dict[tuple[Node, Port, bool], Edit] = field(default_factory=dict[tuple[Node, Port, bool], Edit])
+    edits: dict[tuple[Node, Port, bool], Edit] = field(
+        default_factory=dict[tuple[Node, Port, bool], Edit]
+    )
     restores: list[Restore] = field(default_factory=list[Restore])
     inserted: bool = False
     insertion_cause: Blocked | None = None
@@ -164,7 +168,8 @@ def transport(
 
     Args:
         restore: Readers that stop the action may get the original back.
-        insert: The changed value may be computed from the original if what makes it stops the action.
+        insert: The changed value may be computed from the original if what makes it stops the
+            action.
         free: Graph inputs and outputs may change too (to test laws); else they stop the action.
     """
     return _Search(graph, kind, free).run(value, axes, restore, insert)
@@ -197,7 +202,9 @@ class _Search:
         # Symbolic sizes stand for small numbers: no law depends on them.
         self.point = {name: max(low, 2) for name, (low, _) in graph.symbols.items()}
 
-    def run(self, value: Node, axes: tuple[int, ...], restore: bool, insert: bool) -> Region | Blocked:
+    def run(
+        self, value: Node, axes: tuple[int, ...], restore: bool, insert: bool
+    ) -> Region | Blocked:
         shape = self.shape(value)
         size = 1
         marked = [1] * len(shape)
@@ -245,7 +252,7 @@ class _Search:
             self.adopt(region, trial)
 
     def forward(self, region: Region, value: Node, users: Iterable[Node]) -> None:
-        """Each reader takes the action, or passes it by a mere movement, or gets the original back."""
+        """Each reader takes the action, passes it on as a movement, or gets the original back."""
         users = list(users)
         together = self.fork(region)  # readers that meet again later must be looked at together
         try:
@@ -272,7 +279,9 @@ class _Search:
     def advance(self, region: Region, user: Node) -> bool:
         """Carry the action over a movement, and try its readers one by one."""
         flows = self.answers(region, user)
-        if user in region.actions or any(n is not region.value for n in flows[0].ports if isinstance(n, Node)):
+        if user in region.actions or any(
+            n is not region.value for n in flows[0].ports if isinstance(n, Node)
+        ):
             return False
         region.actions[user] = flows[0].ports[OUT]
         region.seen[user] = None
@@ -288,7 +297,9 @@ class _Search:
         """
         queue = deque(start)
         waiting = set(queue)
-        late: deque[Node] = deque()  # concatenations wait until nothing else can tell about their parts
+        late: deque[Node] = (
+            deque()
+        )  # concatenations wait until nothing else can tell about their parts
         while queue or late:
             node = queue.popleft() if queue else late.popleft()
             if queue and node.op in ("cat", "stack"):
@@ -339,7 +350,11 @@ class _Search:
             if isinstance(value.type, TensorType):
                 shapes[port] = self.shape(value)
             edit = region.edits.get((node, port, False))
-            if value.op != "param" and value in region.actions and (node, value) not in self.skipped:
+            if (
+                value.op != "param"
+                and value in region.actions
+                and (node, value) not in self.skipped
+            ):
                 known[port] = region.actions[value]
             elif edit is not None:
                 known[port] = edit.action
@@ -377,7 +392,7 @@ class _Search:
         return changed
 
     def record(self, region: Region, node: Node, value: Node, action: Action) -> bool:
-        """Give a value its action; True if it is new. A second action ties coordinates, or stops."""
+        """Give a value its action; True if it is new. A second one ties coordinates, or stops."""
         if (node, value) in self.skipped:
             raise Refused(Blocked(node, "it reads the original value too"))
         old = region.actions.get(value)
@@ -401,14 +416,18 @@ class _Search:
         """A matrix acts on one axis that holds all coordinates in order."""
         if self.kind in _MATRICES:
             labels = action.labels.flatten()
-            if len(action.axes) != 1 or not torch.equal(labels, torch.arange(region.size, dtype=labels.dtype)):
+            if len(action.axes) != 1 or not torch.equal(
+                labels, torch.arange(region.size, dtype=labels.dtype)
+            ):
                 raise Refused(Blocked(node, "the channels are taken apart here"))
 
     def reconcile(self, region: Region, node: Node, old: Action, new: Action) -> None:
         if old.same(new):
             return
         if old.power != new.power or self.kind not in DIAGONAL:
-            raise Refused(Blocked(node, "it brings together channels that change in different ways"))
+            raise Refused(
+                Blocked(node, "it brings together channels that change in different ways")
+            )
         left, right = torch.broadcast_tensors(old.labels, new.labels)
         region.ties.append((left.flatten(), right.flatten()))
 

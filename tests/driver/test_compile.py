@@ -149,6 +149,19 @@ def test_something_that_is_no_pass(net: nn.Module, x: Tensor) -> None:
         rg.compile(net, (x,), passes=[cast(Any, 3)], target="torch")
 
 
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_weights_that_are_not_finite(net: nn.Module, x: Tensor, value: str) -> None:
+    with torch.no_grad():
+        net.get_parameter("second.bias")[1:3] = float(value)
+    with pytest.raises(ir.WeightError) as error:
+        rg.compile(net, (x,), target="torch")
+    assert str(error.value) == (
+        f"second.bias: 2 of 4 numbers are not finite ({'NaN' if value == 'nan' else 'infinity'})\n"
+        "  at  Net\n"
+        "  do  train or load the model again; a step of its training has diverged"
+    )
+
+
 def test_dynamic_shapes_with_a_graph(net: nn.Module, x: Tensor) -> None:
     with pytest.raises(ir.InputError) as error:
         rg.compile(rg.trace(net, (x,)), (x,), target="torch", dynamic_shapes={"x": None})

@@ -1,9 +1,10 @@
-"""The gauge analysis on small graphs: where an action goes, what ties it, what stops it, and that it is exact."""
+"""The gauge analysis on small graphs: where actions go, what ties and stops them, exactness."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+
 from regauge.ir import Graph, GraphError, parse
 from regauge.ir.gauge import Blocked, Region, apply, classes, sites, ties_broken, transport
 from regauge.ir.interpret import execute
@@ -78,7 +79,9 @@ def region(graph: Graph, name: str, kind: Kind, **options: bool) -> Region:
     return found
 
 
-def same_after(graph: Graph, inputs: list[torch.Tensor], found: Region, element: torch.Tensor) -> bool:
+def same_after(
+    graph: Graph, inputs: list[torch.Tensor], found: Region, element: torch.Tensor
+) -> bool:
     wanted = execute(graph, inputs)
     apply(graph, found, element)
     graph.verify()
@@ -127,7 +130,9 @@ def test_queries_and_keys_take_opposite_scales() -> None:
     graph, inputs = filled(GROUPED)
     found = region(graph, "q", Kind.SCALE)
     assert {param.name for param in found.parameters} == {"wq", "wk"}
-    assert same_after(graph, inputs, found, torch.linspace(0.5, 2.0, 12, dtype=torch.float64)[found.groups])
+    assert same_after(
+        graph, inputs, found, torch.linspace(0.5, 2.0, 12, dtype=torch.float64)[found.groups]
+    )
 
 
 def test_rotary_embeddings_tie_the_two_channels_of_a_pair() -> None:
@@ -194,12 +199,26 @@ def test_classes_are_found_once() -> None:
 @pytest.mark.parametrize(
     ("body", "blocker"),
     [
-        pytest.param("y: f64[2, 8] = mul(h, h)\n    z: f64[2, 3] = linear(y, u)", "y", id="a value times itself"),
-        pytest.param("y: f64[2, 8] = add(h, 1.0)\n    z: f64[2, 3] = linear(y, u)", "y", id="a number is added"),
         pytest.param(
-            "y: f64[2, 8] = index_select(h, i, dim=1)\n    z: f64[2, 3] = linear(y, u)", "y", id="channels re-indexed"
+            "y: f64[2, 8] = mul(h, h)\n    z: f64[2, 3] = linear(y, u)",
+            "y",
+            id="a value times itself",
         ),
-        pytest.param("y: f64[2, 8] = softmax(h, dim=-1)\n    z: f64[2, 3] = linear(y, u)", "y", id="a softmax"),
+        pytest.param(
+            "y: f64[2, 8] = add(h, 1.0)\n    z: f64[2, 3] = linear(y, u)",
+            "y",
+            id="a number is added",
+        ),
+        pytest.param(
+            "y: f64[2, 8] = index_select(h, i, dim=1)\n    z: f64[2, 3] = linear(y, u)",
+            "y",
+            id="channels re-indexed",
+        ),
+        pytest.param(
+            "y: f64[2, 8] = softmax(h, dim=-1)\n    z: f64[2, 3] = linear(y, u)",
+            "y",
+            id="a softmax",
+        ),
     ],
 )
 def test_known_traps_are_refused(body: str, blocker: str) -> None:

@@ -1,4 +1,4 @@
-"""One check for every pass: text before, text after, the input graph untouched, outputs equal in float64."""
+"""One check for every pass: text before and after, the input untouched, outputs equal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from textwrap import dedent
 
 import pytest
 import torch
+
 from regauge.ir import Graph, parse
 from regauge.ir.interpret import execute
 from regauge.passes import Context, Pass, Remark

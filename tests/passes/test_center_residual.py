@@ -28,7 +28,9 @@ def graph(
 """
 
 
-def test_centres_what_writes_the_stream_and_drops_the_means(check_pass: Callable[..., list[Remark]]) -> None:
+def test_centres_what_writes_the_stream_and_drops_the_means(
+    check_pass: Callable[..., list[Remark]],
+) -> None:
     (remark,) = check_pass(
         CenterResidual(),
         before=PRE,
@@ -68,11 +70,14 @@ def test_refuses_a_stream_that_a_norm_writes(check_pass: Callable[..., list[Rema
     first, second = check_pass(CenterResidual(), before=text)
     assert first.text == "its input cannot be centred: x (input): it is an input of the graph"
     assert second.text == (
-        "its input cannot be centred: n (layer_norm): layer_norm gives a result that takes no centre"
+        "its input cannot be centred: n (layer_norm): "
+        "layer_norm gives a result that takes no centre"
     )
 
 
-def test_refuses_a_stream_that_is_read_without_a_norm(check_pass: Callable[..., list[Remark]]) -> None:
+def test_refuses_a_stream_that_is_read_without_a_norm(
+    check_pass: Callable[..., list[Remark]],
+) -> None:
     text = """
         def graph(x: f64[2, 3, 5], *, e: f64[8, 5], w: f64[8, 8]):
             a: f64[2, 3, 8] = linear(x, e)
@@ -83,7 +88,8 @@ def test_refuses_a_stream_that_is_read_without_a_norm(check_pass: Callable[..., 
         """
     (remark,) = check_pass(CenterResidual(), before=text)
     assert remark.text == (
-        "its input cannot be centred: f (linear): it reads the value without a norm that would take out the mean"
+        "its input cannot be centred: f (linear): "
+        "it reads the value without a norm that would take out the mean"
     )
 
 

@@ -3,10 +3,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from regauge.passes import Remark
 from regauge.passes.fold_batch_norm import FoldBatchNorm
 
-HEAD = "x: f64[2, 4, 6, 6], *, w: f64[8, 4, 3, 3], b: f64[8], s: f64[8], t: f64[8], m: f64[8], v: f64[8]"
+WEIGHTS = "w: f64[8, 4, 3, 3], b: f64[8], s: f64[8], t: f64[8], m: f64[8], v: f64[8]"
+HEAD = f"x: f64[2, 4, 6, 6], *, {WEIGHTS}"
 NORM = "batch_norm({}, s, t, m, v, training=False, momentum=0.1, eps=1e-05, cudnn_enabled=False)"
 type_ = "f64[2, 8, 4, 4]"
 
@@ -55,7 +57,9 @@ def test_folds_two_in_a_row(check_pass: Callable[..., list[Remark]]) -> None:
     ("body", "reason"),
     [
         pytest.param(
-            ["n: {t} = {n}", "y: {t} = add(n, c)"], "c is also read by y", id="the convolution has a second reader"
+            ["n: {t} = {n}", "y: {t} = add(n, c)"],
+            "c is also read by y",
+            id="the convolution has a second reader",
         ),
         pytest.param(
             ["r: {t} = relu(c)", "y: {t} = {r}"],
@@ -64,9 +68,16 @@ def test_folds_two_in_a_row(check_pass: Callable[..., list[Remark]]) -> None:
         ),
     ],
 )
-def test_leaves_alone(check_pass: Callable[..., list[Remark]], body: list[str], reason: str) -> None:
+def test_leaves_alone(
+    check_pass: Callable[..., list[Remark]], body: list[str], reason: str
+) -> None:
     lines = [line.format(t=type_, n=NORM.format("c"), r=NORM.format("r")) for line in body]
-    head = ["x: f64[2, 4, 6, 6],", "*,", "w: f64[8, 4, 3, 3],", *(f"{name}: f64[8]," for name in "bstmv")]
+    head = [
+        "x: f64[2, 4, 6, 6],",
+        "*,",
+        "w: f64[8, 4, 3, 3],",
+        *(f"{name}: f64[8]," for name in "bstmv"),
+    ]
     text = "\n    ".join(["def graph(", *head]) + "\n):\n    "
     text += "\n    ".join([f"c: {type_} = conv2d(x, w, b)", *lines, "return y"])
     (remark,) = check_pass(FoldBatchNorm(), before=text)

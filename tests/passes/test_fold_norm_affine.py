@@ -10,7 +10,9 @@ def test_folds_weight_and_bias_into_all_readers(check_pass: Callable[..., list[R
     (remark,) = check_pass(
         FoldNormAffine(),
         before="""
-            def graph(x: f64[2, 3, 8], *, g: f64[8], b: f64[8], q: f64[4, 8], k: f64[4, 8], c: f64[4]):
+            def graph(
+                x: f64[2, 3, 8], *, g: f64[8], b: f64[8], q: f64[4, 8], k: f64[4, 8], c: f64[4]
+            ):
                 n: f64[2, 3, 8] = layer_norm(x, g, b, normalized_shape=(8,))
                 u: f64[2, 3, 4] = linear(n, q)
                 v: f64[2, 3, 4] = linear(n, k, c)

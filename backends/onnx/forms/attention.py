@@ -21,7 +21,10 @@ def fuse(graph: Graph) -> None:
 
 def _fits(node: Node) -> bool:
     query, key, value = node.args[:3]
-    heads = all(len(p.shape) == 4 and all(isinstance(p.shape[i], int) for i in (1, 3)) for p in (query, key, value))
+    heads = all(
+        len(p.shape) == 4 and all(isinstance(p.shape[i], int) for i in (1, 3))
+        for p in (query, key, value)
+    )
     return heads and not node.attrs.get("dropout_p") and any(map(is_split, (query, key, value)))
 
 

@@ -25,7 +25,7 @@ _CODES = (torch.uint8, torch.int8)
 def fuse(graph: Graph) -> None:
     for node in list(graph.nodes):
         form = _FORMS.get(node.op)
-        found = None if form is None else form(node)
+        found = None if form is None else form(graph, node)
         if found is not None:
             op, args, attrs = found
             new = graph.add(op, *args, type=node.type, where=node.where, before=node, **attrs)
@@ -74,7 +74,7 @@ def _middle(zero: Arg) -> int | None:
             return None
 
 
-def _linear(node: Node) -> _Form | None:
+def _linear(graph: Graph, node: Node) -> _Form | None:
     bias = node.args[2] if len(node.args) > 2 else None
     weight = _weight(node.args[1])
     if weight is None or len(weight[0].shape) != 2:
@@ -85,31 +85,51 @@ def _linear(node: Node) -> _Form | None:
     return "ort.linear_integer", (*activation, *weight, bias), {}
 
 
-def _embedding(node: Node) -> _Form | None:
+def _embedding(graph: Graph, node: Node) -> _Form | None:
     weight = _weight(node.args[0])
     if weight is None or len(weight[0].shape) != 2:
         return None
     return "ort.embedding_codes", (*weight, node.args[1]), {}
 
 
-def _conv(node: Node) -> _Form | None:
+def _conv(graph: Graph, node: Node) -> _Form | None:
     """A quantize, with the convolution and the relu before it."""
     value, scale, *rest = node.args
     zero = rest[0] if rest else None
     if scale.op != "param" or scale.shape not in ((), (1,)) or node.dtype != torch.uint8:
         return None
-    if value.op == "relu" and len(value.users) == 1 and zero is None:
-        value = value.args[0]  # codes from 0 are never negative
+    if len(value.users) == 1 and _clips(graph, value, scale, zero):
+        value = value.args[0]
     if value.op not in ("conv1d", "conv2d", "conv3d") or len(value.users) > 1:
         return None
     weight, activation = _weight(value.args[1]), _activation(value.args[0])
     bias = value.args[2] if len(value.args) > 2 else None
-    if weight is None or weight[2] is not None or activation is None or isinstance(activation[2], int):
+    if (
+        weight is None
+        or weight[2] is not None
+        or activation is None
+        or isinstance(activation[2], int)
+    ):
         return None
     constant = activation[1].op == "param" and (bias is None or bias.op == "param")
     if not constant or len(value.args[0].shape) != len(weight[0].shape):
         return None
     return "ort.conv_integer", (*activation, *weight[:2], bias, scale, zero), dict(value.attrs)
+
+
+def _clips(graph: Graph, value: Node, scale: Node, zero: Node | None) -> bool:
+    """Whether the value is a relu, maybe with a top, that the range of its codes says once more."""
+    if zero is not None and (zero.op != "param" or bool(graph.value(zero).any())):
+        return False
+    low, high = {
+        "relu": (0, None),
+        "relu6": (0, 6),
+        "hardtanh": (value.attrs.get("min_val", -1), value.attrs.get("max_val", 1)),
+        "clamp": (value.attrs.get("min"), value.attrs.get("max")),
+    }.get(value.op, (None, None))
+    if low != 0 or isinstance(high, Node):
+        return False
+    return high is None or float(high) >= 254.5 * graph.value(scale).item()
 
 
 _FORMS = {"linear": _linear, "embedding": _embedding, "quantize": _conv}

@@ -16,7 +16,9 @@ def fuse(graph: Graph) -> None:
     for node in list(graph.nodes):
         if node.op == "add" and not node.attrs and any(user.op in _NORMS for user in node.users):
             if all(_is_plain(arg, node) for arg in node.args):
-                new = graph.add("ort.sum", *node.args, type=node.type, where=node.where, before=node)
+                new = graph.add(
+                    "ort.sum", *node.args, type=node.type, where=node.where, before=node
+                )
                 graph.supersede(node, new)
 
 

@@ -43,7 +43,15 @@ def _rotation(node: Node) -> tuple[Node, Node, Node] | None:
 def _rotated(node: Node) -> Node | None:
     """``x`` where the node is ``cat((-x2, x1))``."""
     match node:
-        case Node("cat", ((Node("neg", (Node("slice", (Node() as x,)) as upper,)), Node("slice", (Node() as y,)) as lower),)):
+        case Node(
+            "cat",
+            (
+                (
+                    Node("neg", (Node("slice", (Node() as x,)) as upper,)),
+                    Node("slice", (Node() as y,)) as lower,
+                ),
+            ),
+        ):
             pass
         case _:
             return None
@@ -76,7 +84,9 @@ def _fuse(graph: Graph, node: Node, x: Node, cos: Node, sin: Node) -> None:
     if any(table is None for table in tables):
         return
     if rows is None:
-        new = graph.add("ort.rotary", x, *tables, heads=0, type=node.type, where=node.where, before=node)
+        new = graph.add(
+            "ort.rotary", x, *tables, heads=0, type=node.type, where=node.where, before=node
+        )
     else:
         wide = side_by_side(graph, x, node)
         heads = int(x.shape[1])
@@ -120,13 +130,20 @@ def _twice(graph: Graph, node: Node) -> bool:
     source = node.args[0] if node.args else None
     match node:
         case Node("cat", ((Node() as first, Node() as second),)):
-            return first is second and node.attrs.get("dim", 0) % len(node.shape) == len(node.shape) - 1
+            return (
+                first is second
+                and node.attrs.get("dim", 0) % len(node.shape) == len(node.shape) - 1
+            )
         case Node("mul" | "div", (Node() as table, int() | float())):
             return _twice(graph, table)
         case Node(op) if op in _BY_POSITION and isinstance(source, Node):
             return _twice(graph, source)
         case Node(op) if op in _BEFORE_LAST and isinstance(source, Node):
             same = len(source.shape) > 0 and source.shape[-1] == node.shape[-1]
-            return same and node.attrs.get("dim") not in (-1, len(source.shape)) and _twice(graph, source)
+            return (
+                same
+                and node.attrs.get("dim") not in (-1, len(source.shape))
+                and _twice(graph, source)
+            )
         case _:
             return False

@@ -94,7 +94,9 @@ def rotary(b: Builder, node: Node, input: Node, cos: Node, sin: Node, *, heads: 
 
 def _half(b: Builder, table: Node, input: Node, x: str) -> str:
     def make() -> str:
-        half = b.op("Slice", b.tensor(table), b.ints(0), b.ints(int(table.shape[-1]) // 2), b.ints(-1))
+        half = b.op(
+            "Slice", b.tensor(table), b.ints(0), b.ints(int(table.shape[-1]) // 2), b.ints(-1)
+        )
         if table.shape[0] == input.shape[0]:
             return half
         # The op has no broadcasting over the batch.

@@ -8,30 +8,39 @@ import torch
 
 from ....ir import Node
 from ....ir.graph import Arg
-from ..builder import Builder, Declined, pair, rank
+from ..builder import INT64_MAX, Builder, Declined, pair, rank
 
 
-def transposed(b: Builder, weight: Node) -> str:
+def transposed(b: Builder, weight: Node, user: Node) -> str:
     """A weight ``[O, I]`` as the ``[I, O]`` that MatMul wants.
 
     A parameter is stored in that layout, so that nothing is left to do at load, unless something else reads it as
     it is (an embedding tied to the output head): then it is stored once, and the runtime folds the Transpose.
     """
-    if weight.op != "param" or any(not _as_weight(user, weight) for user in weight.users):
-        return b.op("Transpose", b.tensor(weight), perm=[1, 0])
-    return b.parameter(weight, "transposed", torch.Tensor.t)
+    readers = list(weight.users)
+    if weight.op == "param" and all(_as_weight(reader, weight) for reader in readers):
+        if len(readers) == 1 or user.op != "ort.linear_integer":
+            return b.parameter(weight, "transposed", torch.Tensor.t)
+    name = b.tensor(weight)
+    if user.op == "ort.linear_integer" and readers.index(user):
+        # ONNX Runtime's exact mode for CPUs without VNNI fails on codes that two products share. A Slice of
+        # everything, to an end of its own, is folded and keeps this reader's apart.
+        end = b.ints(INT64_MAX - readers.index(user))
+        name = b.op("Slice", name, b.ints(0), end, b.ints(0))
+    return b.op("Transpose", name, perm=[1, 0])
 
 
 def _as_weight(user: Node, weight: Node) -> bool:
-    weights = {"linear": 1, "ort.linear_integer": 3, "ort.linear_codes": 1}
-    place = weights.get(user.op)
-    return place is not None and all((arg is weight) == (i == place) for i, arg in enumerate(user.args))
+    place = {"linear": 1, "ort.linear_integer": 3, "ort.linear_codes": 1}.get(user.op)
+    return place is not None and all(
+        (arg is weight) == (i == place) for i, arg in enumerate(user.args)
+    )
 
 
 def linear(b: Builder, node: Node, input: Arg, weight: Node, bias: Arg = None) -> str:
     if rank(weight) != 2:
         raise Declined("with a weight that is no matrix")
-    product = b.op("MatMul", b.tensor(input), transposed(b, weight))
+    product = b.op("MatMul", b.tensor(input), transposed(b, weight, node))
     return product if bias is None else b.op("Add", product, b.tensor(bias))
 
 

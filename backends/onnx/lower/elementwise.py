@@ -14,7 +14,9 @@ from ..builder import MICROSOFT, Builder, Declined
 
 def _unary(kind: str) -> Callable[[Builder, Node, Arg], str]:
     def lowering(b: Builder, node: Node, self: Arg) -> str:
-        return b.op(kind, b.tensor(self, node.dtype))  # integers become floats where PyTorch says so
+        return b.op(
+            kind, b.tensor(self, node.dtype)
+        )  # integers become floats where PyTorch says so
 
     return lowering
 

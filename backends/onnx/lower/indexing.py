@@ -58,9 +58,16 @@ def index_put(
     if [axis for axis, _ in found] != list(range(len(found))):
         raise Declined("behind the first axis")
     mask = found[0][1]
-    if mask.dtype == torch.bool and not accumulate and len(found) == 1 and values.shape in ((), (1,)):
+    if (
+        mask.dtype == torch.bool
+        and not accumulate
+        and len(found) == 1
+        and values.shape in ((), (1,))
+    ):
         many = rank(self) - rank(mask)
-        truth = b.op("Unsqueeze", b.tensor(mask), b.ints(*range(-many, 0))) if many else b.tensor(mask)
+        truth = (
+            b.op("Unsqueeze", b.tensor(mask), b.ints(*range(-many, 0))) if many else b.tensor(mask)
+        )
         return b.op("Where", truth, b.tensor(values, node.dtype), b.tensor(self))
     positions, _ = _positions(b, [tensor for _, tensor in found])
     shape = b.op("Shape", b.op("GatherND", b.tensor(self), positions))

@@ -92,7 +92,9 @@ def slice_(
 
 
 def select(b: Builder, node: Node, self: Node, dim: int, index: Arg) -> str:
-    scalar = b.op("Squeeze", b.number(index)) if isinstance(index, Node) else b.constant(index, _I64)
+    scalar = (
+        b.op("Squeeze", b.number(index)) if isinstance(index, Node) else b.constant(index, _I64)
+    )
     return b.op("Gather", b.tensor(self), scalar, axis=dim % rank(self))
 
 
@@ -151,7 +153,12 @@ def repeat(b: Builder, node: Node, self: Node, repeats: tuple[Arg, ...]) -> str:
 
 
 def repeat_interleave(
-    b: Builder, node: Node, self: Node, repeats: Arg, dim: int | None = None, output_size: Arg = None
+    b: Builder,
+    node: Node,
+    self: Node,
+    repeats: Arg,
+    dim: int | None = None,
+    output_size: Arg = None,
 ) -> str:
     if isinstance(repeats, Node) and not isinstance(repeats.type, ScalarType):
         raise Declined("with a tensor of repeats")
@@ -182,7 +189,9 @@ def pixel_unshuffle(b: Builder, node: Node, self: Node, downscale_factor: int) -
     return b.op("Gather", deep, b.ints(*order), axis=1)
 
 
-def constant_pad_nd(b: Builder, node: Node, self: Node, pad: tuple[Arg, ...], value: Arg = 0) -> str:
+def constant_pad_nd(
+    b: Builder, node: Node, self: Node, pad: tuple[Arg, ...], value: Arg = 0
+) -> str:
     count = len(pad) // 2  # the last axis comes first, as (before, after)
     axes = b.ints(*(rank(self) - 1 - i for i in range(count)))
     pads = b.numbers((*pad[0::2], *pad[1::2]))
@@ -204,7 +213,9 @@ def split(b: Builder, node: Node, self: Node, split_size: Arg, dim: int = 0) -> 
     return b.ops("Split", b.tensor(self), b.numbers(given), count=count, axis=axis)
 
 
-def split_with_sizes(b: Builder, node: Node, self: Node, split_sizes: Arg, dim: int = 0) -> tuple[str, ...]:
+def split_with_sizes(
+    b: Builder, node: Node, self: Node, split_sizes: Arg, dim: int = 0
+) -> tuple[str, ...]:
     return split(b, node, self, split_sizes, dim)
 
 
@@ -222,6 +233,7 @@ def unbind(b: Builder, node: Node, self: Node, dim: int = 0) -> tuple[str, ...]:
 
 
 _I64 = torch.int64
+
 
 def flatten(b: Builder, node: Node, self: Node, start_dim: int = 0, end_dim: int = -1) -> str:
     """Merge the axes from one to another."""

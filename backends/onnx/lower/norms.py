@@ -26,7 +26,9 @@ def layer_norm(
 ) -> str:
     scale = b.tensor(weight) or _filled(b, 1.0, normalized_shape, node.dtype)
     axis = -len(normalized_shape)
-    return b.op("LayerNormalization", b.tensor(input), scale, b.tensor(bias), axis=axis, epsilon=eps)
+    return b.op(
+        "LayerNormalization", b.tensor(input), scale, b.tensor(bias), axis=axis, epsilon=eps
+    )
 
 
 def rms_norm(
@@ -65,7 +67,9 @@ def group_norm(
     channels = (input.shape[1],)
     scale = b.tensor(weight) or _filled(b, 1.0, channels, node.dtype)
     shift = b.tensor(bias) or _filled(b, 0.0, channels, node.dtype)
-    return b.op("GroupNormalization", b.tensor(input), scale, shift, num_groups=num_groups, epsilon=eps)
+    return b.op(
+        "GroupNormalization", b.tensor(input), scale, shift, num_groups=num_groups, epsilon=eps
+    )
 
 
 def batch_norm(

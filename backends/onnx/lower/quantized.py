@@ -17,6 +17,7 @@ from .contractions import conv_attributes, transposed
 
 
 _CODES = (torch.int8, torch.uint8, torch.int16, torch.int32)
+_FLOATS = {"conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear"}
 
 
 def _axis(value: Node, scale: Node) -> int | None:
@@ -42,7 +43,8 @@ def _vector(b: Builder, value: Node | None, dtype: torch.dtype) -> str:
     if value.op == "param":
         flat = b.parameter(value, "flat", _flat)
         return flat if value.dtype == dtype else b.cast(flat, dtype)
-    return b.op("Reshape", b.tensor(value, dtype), b.ints(*([-1] if value.shape else [])))
+    name = b.tensor(value, dtype)
+    return b.op("Reshape", name, b.ints(-1)) if value.shape else name
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
@@ -78,7 +80,9 @@ def quantize(
     return b.op("QuantizeLinear", x, factor, zero, **({} if axis == -1 else {"axis": axis}))
 
 
-def _round(b: Builder, input: Node, scale: Node, zero_point: Node | None, dtype: torch.dtype) -> str:
+def _round(
+    b: Builder, input: Node, scale: Node, zero_point: Node | None, dtype: torch.dtype
+) -> str:
     """The definition, for layouts that QuantizeLinear does not take."""
     low, high = (b.constant(limit, input.dtype) for limit in LIMITS[dtype])
     code = b.op("Round", b.op("Div", b.tensor(input), b.tensor(scale)))
@@ -102,7 +106,9 @@ def _quantize_rows(b: Builder, input: Node, scale: str, zero: int, dtype: torch.
         return codes
     free = [size for size in input.shape if not isinstance(size, int)]
     if len(free) < 2:
-        return b.op("Reshape", codes, b.ints(*(s if isinstance(s, int) else -1 for s in input.shape)))
+        return b.op(
+            "Reshape", codes, b.ints(*(s if isinstance(s, int) else -1 for s in input.shape))
+        )
     return b.op("Reshape", codes, b.memo(("shape", input.shape), lambda: b.op("Shape", x)))
 
 
@@ -112,7 +118,9 @@ def dequantize(
     axis = _axis(input, scale)
     # A constant is folded when the model is loaded, which DequantizeLinear is not; and ONNX Runtime's exact mode
     # for CPUs without VNNI (see ../../onnxruntime.py) gives one over channels a zero point of the wrong shape.
-    if axis is None or input.op == "param" or input.dtype not in _CODES:
+    # Behind a DequantizeLinear, the weights of a float convolution would be rounded to int8 by ONNX Runtime itself.
+    plain = input.op == "param" or any(user.op in _FLOATS for user in node.users)
+    if axis is None or plain or input.dtype not in _CODES:
         code = b.tensor(input, node.dtype)
         code = code if zero_point is None else b.op("Sub", code, b.tensor(zero_point, node.dtype))
         return b.op("Mul", code, b.tensor(scale))
@@ -176,7 +184,7 @@ def linear_integer(
     product = b.op(
         "MatMulIntegerToFloat",
         b.tensor(codes),
-        transposed(b, weight),
+        transposed(b, weight, node),
         b.tensor(scale) if by_row else _vector(b, scale, node.dtype),
         _vector(b, weight_scale, node.dtype),
         zero,
@@ -200,7 +208,7 @@ def linear_codes(
 
     Not DequantizeLinear, which ONNX Runtime fuses into MatMulNBits, which rounds the activations as well.
     """
-    matrix = b.cast(transposed(b, weight), node.dtype)
+    matrix = b.cast(transposed(b, weight, node), node.dtype)
     if weight_zero_point is not None:
         matrix = b.op("Sub", matrix, _vector(b, weight_zero_point, node.dtype))
     matrix = b.op("Mul", matrix, _vector(b, weight_scale, node.dtype))
@@ -258,7 +266,9 @@ def conv_integer(
         _vector(b, out_zero, node.dtype) or b.constant(0, node.dtype),
     ]
     if bias is not None:
-        unit = b.graph.value(scale).double().reshape(-1) * b.graph.value(weight_scale).double().reshape(-1)
+        unit = b.graph.value(scale).double().reshape(-1) * b.graph.value(
+            weight_scale
+        ).double().reshape(-1)
         whole = torch.round(b.graph.value(bias).double() / unit).clamp(-(2**31), 2**31 - 1)
         operands.append(b.constant(whole.to(torch.int32), torch.int32))
     attributes = conv_attributes(weight, stride, padding, dilation, groups)

@@ -46,7 +46,9 @@ def _boolean(kind: str) -> Callable[..., str]:
 def _extreme_of(kind: str, arg: str) -> Callable[..., tuple[str, ...]]:
     """Values and indices along an axis."""
 
-    def lowering(b: Builder, node: Node, self: Node, dim: int, keepdim: bool = False) -> tuple[str, ...]:
+    def lowering(
+        b: Builder, node: Node, self: Node, dim: int, keepdim: bool = False
+    ) -> tuple[str, ...]:
         value = b.tensor(self)
         values = b.op(kind, value, b.ints(dim), keepdims=int(keepdim))
         return values, b.op(arg, value, axis=dim, keepdims=int(keepdim))
@@ -54,7 +56,9 @@ def _extreme_of(kind: str, arg: str) -> Callable[..., tuple[str, ...]]:
     return lowering
 
 
-def argmax(b: Builder, node: Node, self: Node, dim: int | None = None, keepdim: bool = False) -> str:
+def argmax(
+    b: Builder, node: Node, self: Node, dim: int | None = None, keepdim: bool = False
+) -> str:
     if dim is not None:
         return b.op("ArgMax", b.tensor(self), axis=dim, keepdims=int(keepdim))
     flat = b.op("ArgMax", b.op("Reshape", b.tensor(self), b.ints(-1)), axis=0, keepdims=0)
@@ -86,7 +90,15 @@ def cumsum(b: Builder, node: Node, self: Arg, dim: int, dtype: torch.dtype | Non
     return b.op("CumSum", b.tensor(self, node.dtype), b.constant(dim, torch.int64))
 
 
-def diff(b: Builder, node: Node, self: Node, prepend: Arg = None, append: Arg = None, n: int = 1, dim: int = -1) -> str:
+def diff(
+    b: Builder,
+    node: Node,
+    self: Node,
+    prepend: Arg = None,
+    append: Arg = None,
+    n: int = 1,
+    dim: int = -1,
+) -> str:
     if n != 1:
         raise Declined("of a higher order")
     axis = dim % rank(self)
@@ -144,7 +156,9 @@ def adaptive_avg_pool2d(b: Builder, node: Node, self: Node, output_size: Arg) ->
     wanted, sizes = pair(output_size), self.shape[-2:]
     if wanted == [1, 1]:
         return b.op("ReduceMean", b.tensor(self), b.ints(-2, -1), keepdims=1)
-    kernel = [size // want for size, want in zip(sizes, wanted, strict=True) if isinstance(size, int)]
+    kernel = [
+        size // want for size, want in zip(sizes, wanted, strict=True) if isinstance(size, int)
+    ]
     if len(kernel) != 2 or any(k * w != s for k, w, s in zip(kernel, wanted, sizes, strict=True)):
         raise Declined("with windows of unequal sizes")
     attributes = {"kernel_shape": kernel, "strides": kernel}

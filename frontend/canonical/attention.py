@@ -1,0 +1,221 @@
+"""Attention in one form: ``scaled_dot_product_attention`` on ``[B, H, S, D]``.
+
+    matmul(softmax(s q k^T + m), v)            ->  attention(q, k, v, m, scale=s)
+    attention(q, repeated k, repeated v)       ->  attention(q, k, v, enable_gqa=True)
+
+Keys and values that several heads share stay un-repeated: every runtime takes them so, and it is what they are stored as.
+The scale is always stated, because the default follows the width of the heads, which a pass may change.
+
+Heads that were merged with the batch for ``bmm`` are split again first: a ``reshape`` that splits the first axis moves
+towards the operands, through products and sums, until it meets the one that merged it.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ...ir import Node, TensorType
+from ...ir.graph import Arg
+from ...ir.types import Dim
+from .broadcast import broadcast
+from .rewrite import At, Rules, alone, number, on, sizes
+
+
+def _turned(arg: Arg) -> Node | None:
+    """``k`` where the argument is ``k`` with its last two axes exchanged."""
+    match arg:
+        case Node("permute", (Node() as inner,)):
+            rank = len(sizes(inner))
+            return inner if arg.attrs["dims"] == (*range(rank - 2), rank - 1, rank - 2) else None
+        case _:
+            return None
+
+
+def _softmax(arg: Arg) -> Node | None:
+    """The scores of a softmax over keys that only this product reads."""
+    if isinstance(arg, Node) and alone(arg, "to") and arg.tensor.dtype.is_floating_point:
+        arg = arg.args[0]  # probabilities taken in float32 and rounded to the dtype of the values
+    if not alone(arg, "softmax") or not isinstance(arg, Node):
+        return None
+    scores = arg.args[0]
+    same = arg.attrs.get("dtype", scores.dtype) == scores.dtype or scores.dtype.itemsize < 4
+    return scores if same and arg.attrs["dim"] in (-1, len(sizes(arg)) - 1) else None
+
+
+def _scores(scores: Node) -> tuple[Node, list[Node], float] | None:
+    """The product of queries and keys, what is added to it, and the scale."""
+    masks: list[Node] = []
+    scale = 1.0
+    node: Arg = scores
+    while isinstance(node, Node) and (len(node.users) == 1):
+        if node.op == "matmul" and _turned(node.args[1]) is not None:
+            return node, masks, scale
+        if node.op in ("mul", "div") and (factor := number(node.args[1])) and "rounding_mode" not in node.attrs:
+            scale = scale * factor if node.op == "mul" else scale / factor
+            node = node.args[0]
+        elif node.op == "add" and scale == 1.0 and isinstance(node.args[1], Node):
+            inner, mask = _sides(node)
+            masks.append(mask)
+            node = inner
+        elif node.op == "to" and node.tensor.dtype.is_floating_point:
+            node = node.args[0]
+        else:
+            return None
+    return None
+
+
+def _sides(node: Node) -> tuple[Node, Node]:
+    """The scores and the mask of a sum; the scores are what leads to a product."""
+    left, right = node.args
+    return (left, right) if _leads_to_product(left) else (right, left)
+
+
+def _leads_to_product(arg: Arg, depth: int = 4) -> bool:
+    if not isinstance(arg, Node) or not depth:
+        return False
+    if arg.op == "matmul":
+        return True
+    return arg.op in ("mul", "div", "add", "to") and any(_leads_to_product(a, depth - 1) for a in arg.args)
+
+
+def _raised(node: Node, at: At) -> Node | None:
+    weights, value = node.args
+    scores = _softmax(weights)
+    found = _scores(scores) if scores is not None else None
+    if found is None or len(sizes(value)) != 4:
+        return None
+    product, masks, scale = found
+    query, key = product.args[0], _turned(product.args[1])
+    fits = key is not None and len(sizes(query)) == 4 and query.dtype == key.dtype == value.dtype == node.dtype
+    if not fits or sizes(query)[:2] != sizes(key)[:2] or sizes(key)[:3] != sizes(value)[:3]:
+        return None
+    if any(m.dtype != query.dtype or not _broadcasts(m, product) for m in masks):
+        return None
+    mask = masks[0] if masks else None
+    for other in masks[1:]:
+        assert mask is not None
+        shape = broadcast(sizes(mask), sizes(other))
+        mask = at("add", other, mask, type_=TensorType(query.dtype, shape))
+    args = (query, key, value) if mask is None else (query, key, value, mask)
+    return at.instead("scaled_dot_product_attention", *args, scale=scale)
+
+
+def _broadcasts(mask: Node, product: Node) -> bool:
+    return len(sizes(mask)) <= 4 and broadcast(sizes(mask), sizes(product)) == sizes(product)
+
+
+# -- the form of the op itself ------------------------------------------------------------------
+
+
+def _scale(node: Node, at: At) -> Node | None:
+    """State the scale, and leave out what is not there."""
+    width = sizes(node.args[0])[-1]
+    if node.attrs.get("scale") is not None or not isinstance(width, int):
+        return None
+    attrs = {key: value for key, value in node.attrs.items() if key != "scale"}
+    node.set(None, {"scale": 1 / math.sqrt(width), **attrs})
+    return node
+
+
+def _shared(arg: Arg) -> tuple[Node, Dim] | None:
+    """``k`` and how often, where the argument repeats each head of ``k``."""
+    match arg:
+        case Node("reshape", (Node("expand", (Node("unsqueeze", (Node() as k,)) as lifted,)) as wide,)):
+            heads = (sizes(wide)[:2], sizes(wide)[3:]) == (sizes(k)[:2], sizes(k)[2:])
+            fits = len(sizes(k)) == 4 and lifted.attrs["dim"] == 2 and heads
+            merged = len(sizes(arg)) == 4 and sizes(arg)[2:] == sizes(k)[2:] and sizes(arg)[0] == sizes(k)[0]
+            return (k, sizes(wide)[2]) if fits and merged else None
+        case Node("repeat_interleave", (Node() as k, int(count))) | Node("repeat_interleave", (Node() as k,)):
+            count = arg.attrs.get("repeats", 0) if len(arg.args) == 1 else arg.args[1]
+            fits = arg.attrs.get("dim") in (1, -3) and isinstance(count, int) and len(sizes(k)) == 4
+            return (k, count) if fits else None
+        case Node("expand", (Node() as k,)):
+            one = len(sizes(k)) == 4 and sizes(k)[1] == 1 and sizes(k)[2:] == sizes(arg)[2:]
+            return (k, sizes(arg)[1]) if one and sizes(k)[0] == sizes(arg)[0] else None
+        case _:
+            return None
+
+
+def _grouped(node: Node, at: At) -> Node | None:
+    query, key, value, *mask = node.args
+    keys, values = _shared(key), _shared(value)
+    if keys is None or values is None or keys[1] != values[1] or node.attrs.get("enable_gqa"):
+        return None
+    node.set((query, keys[0], values[0], *mask), {**node.attrs, "enable_gqa": True})
+    return node
+
+
+# -- heads merged with the batch ----------------------------------------------------------------
+
+
+def _splits(node: Node) -> bool:
+    """``[B*H, m, n] -> [B, H, m, n]``"""
+    before, after = sizes(node.args[0]), sizes(node)
+    return len(before) == 3 and len(after) == 4 and before[1:] == after[2:]
+
+
+def _merges(arg: Arg, shape: tuple[Dim, ...] | None = None) -> bool:
+    """``[B, H, m, n] -> [B*H, m, n]``"""
+    if not (isinstance(arg, Node) and arg.op == "reshape"):
+        return False
+    before, after = sizes(arg.args[0]), sizes(arg)
+    fits = len(before) == 4 and len(after) == 3 and before[2:] == after[1:]
+    return fits and (shape is None or before[:2] == shape)
+
+
+def _leads_to_merge(arg: Arg, heads: tuple[Dim, ...], depth: int = 4) -> bool:
+    if not isinstance(arg, Node) or not depth:
+        return False
+    if _merges(arg, heads):
+        return True
+    through = arg.op in ("mul", "div", "add", "softmax", "matmul", "permute", "to")
+    return through and any(_leads_to_merge(a, heads, depth - 1) for a in arg.args[:2])
+
+
+def _split_before(node: Node, at: At) -> Node | None:
+    """Split the operands instead of the result."""
+    inner = node.args[0]
+    if not (_splits(node) and isinstance(inner, Node) and len(inner.users) == 1):
+        return None
+    heads = sizes(node)[:2]
+    if inner.op == "permute" and inner.attrs["dims"] == (0, 2, 1) and _merges(inner.args[0], heads):
+        return at.instead("permute", inner.args[0].args[0], dims=(0, 1, 3, 2))
+    if inner.op not in ("mul", "div", "add", "softmax", "matmul", "to"):
+        return None
+    if not _leads_to_merge(inner, heads, depth=5):
+        return None
+    args = [_split(at, arg, heads, node) for arg in inner.args]
+    if any(arg is None for arg in args):
+        return None
+    attrs = dict(inner.attrs)
+    if inner.op == "softmax":
+        attrs["dim"] = -1 if attrs["dim"] in (-1, 2) else None
+        if attrs["dim"] is None:
+            return None
+    return at.instead(inner.op, *args, **attrs)
+
+
+def _split(at: At, arg: Arg, heads: tuple[Dim, ...], node: Node) -> Arg:
+    """One operand with its first axis split."""
+    if not isinstance(arg, Node) or len(sizes(arg)) < 3:
+        return arg if len(sizes(arg)) < 2 else None
+    if _merges(arg, heads):
+        return arg.args[0]
+    shape = sizes(arg)
+    if shape[0] == 1:
+        return at("unsqueeze", arg, dim=0)
+    if shape[0] != sizes(node.args[0])[0]:
+        return None
+    type_ = TensorType(arg.tensor.dtype, (*heads, *shape[1:]))
+    given = node.attrs["shape"]
+    target = tuple(g if isinstance(s, str) else s for s, g in zip(type_.shape, (*given[:2], *shape[1:]), strict=True))
+    if sum(isinstance(s, str) or s == -1 for s in target) > 1:
+        return None
+    return at("reshape", arg, type_=type_, shape=target)
+
+
+RULES: Rules = {
+    **on("matmul", _raised),
+    **on("scaled_dot_product_attention", _scale, _grouped),
+    **on("reshape", _split_before),
+}

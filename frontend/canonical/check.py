@@ -1,0 +1,66 @@
+"""What the canonical form promises to those who read a graph."""
+
+from __future__ import annotations
+
+from ...ir import Graph, GraphError, Node
+from .rewrite import sizes
+
+# What never stands in a canonical graph, and what stands there instead.
+REPLACED = {
+    "clone": "its operand",
+    "contiguous": "its operand",
+    "transpose": "permute",
+    "bmm": "matmul",
+    "rsub": "sub",
+    "zeros": "full",
+    "ones": "full",
+    "aten.view.default": "reshape",
+    "aten._unsafe_view.default": "reshape",
+    "aten.alias.default": "its operand",
+    "aten.detach.default": "its operand",
+    "aten.t.default": "permute",
+    "aten.mm.default": "matmul",
+    "aten.addmm.default": "linear",
+    "aten.baddbmm.default": "matmul",
+    "aten.type_as.default": "to",
+    "aten.pad.default": "constant_pad_nd",
+    "aten.convolution.default": "conv1d, conv2d or conv3d",
+    "aten.native_layer_norm.default": "layer_norm",
+    "aten._native_batch_norm_legit_no_training.default": "batch_norm",
+    "aten.split.Tensor": "slice",
+    "aten.split_with_sizes.default": "slice",
+    "aten.chunk.default": "slice",
+    "aten.unbind.int": "select",
+}
+_AXES = {"permute": "dims", "slice": "dim", "select": "dim", "unsqueeze": "dim", "cat": "dim", "stack": "dim"}
+
+
+def check(graph: Graph) -> None:
+    """Raise ``GraphError`` if a graph is not in canonical form; the rules of the IR are ``verify``'s."""
+    for node in graph.nodes:
+        if not node.users:
+            raise GraphError(f"{node.name} is computed and nobody reads it", where=node.at)
+        if node.op in REPLACED and not _excused(node):
+            raise GraphError(f"{node.op} stands for {REPLACED[node.op]}", where=node.at)
+        if node.op == "scaled_dot_product_attention" and "scale" not in node.attrs:
+            raise GraphError(f"{node.name} does not state its scale", where=node.at)
+        if node.op in _AXES:
+            _check_axes(node)
+
+
+def _excused(node: Node) -> bool:
+    """Sizes that only a run tells: which part begins where is not known."""
+    whole = node.args[0] if node.args else None
+    return isinstance(node.type, tuple) and any(isinstance(s, str) for s in sizes(whole)) or (
+        node.op in ("zeros", "ones") and any(isinstance(s, str) for s in sizes(node))
+    )  # fmt: skip
+
+
+def _check_axes(node: Node) -> None:
+    dims = node.attrs.get(_AXES[node.op])
+    dims = dims if isinstance(dims, tuple) else (dims,)
+    if any(not isinstance(d, int) or d < 0 for d in dims):
+        raise GraphError(f"{node.name} does not count its axes from the front", where=node.at)
+    operand = node.args[0]
+    if isinstance(operand, Node) and operand.type == node.type and node.op == "reshape":
+        raise GraphError(f"{node.name} changes nothing", where=node.at)

@@ -1,0 +1,174 @@
+"""Movement in one form: what it does to the axes can be read off its attributes.
+
+    reshape(reshape(x))                ->  reshape(x)
+    permute(permute(x))                ->  permute(x)
+    unsqueeze(squeeze(x, d), d)        ->  x, and the other way around
+    getitem(split(x, 32, dim), 1)      ->  slice(x, dim, 32, 64)       so chunk, split_with_sizes
+    getitem(unbind(x, dim), 1)         ->  select(x, dim, 1)
+    slice(x, -1, 4, 2**63 - 1)         ->  slice(x, dim=3, start=4, end=8)
+
+Axes are counted from the front. A ``reshape`` states each size that is a number, and -1 for one that is not (the last one
+where there are several); an ``expand`` states the sizes that it changes, and -1 for the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...ir import Node, TensorType
+from ...ir.graph import Arg
+from .rewrite import At, Rules, axis, on, operand, sizes
+
+_END = 2**63 - 1
+
+
+def _with(node: Node, **attrs: Arg) -> Node | None:
+    """The node with these attributes and no others; ``None`` if it has them already."""
+    if dict(node.attrs) == attrs and list(node.attrs) == list(attrs):
+        return None
+    node.set(None, attrs)
+    return node
+
+
+def told(shape: tuple[int | str, ...], given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The sizes of a reshape: numbers, -1 for the last that is none, and for the others what was given."""
+    unknown = [i for i, size in enumerate(shape) if isinstance(size, str)]
+    if not unknown or 0 in shape:
+        return given if unknown else shape
+    free = next((i for i in unknown if given[i] == -1), unknown[-1])
+    return tuple(
+        -1 if i == free else size if isinstance(size, int) else given[i] for i, size in enumerate(shape)
+    )
+
+
+def _told(node: Node, at: At) -> Node | None:
+    return _with(node, shape=told(sizes(node), node.attrs["shape"]))
+
+
+def _merged(node: Node, at: At) -> Node | None:
+    """A reshape of what was reshaped before."""
+    inner = node.args[0]
+    if isinstance(inner, Node) and inner.op in ("reshape", "unsqueeze", "squeeze"):
+        return at.instead("reshape", inner.args[0], shape=node.attrs["shape"])
+    return None
+
+
+def _composed(node: Node, at: At) -> Node | None:
+    inner = node.args[0]
+    if not (isinstance(inner, Node) and inner.op == "permute"):
+        return None
+    first = inner.attrs["dims"]
+    dims = tuple(first[d] for d in node.attrs["dims"])
+    return at.instead("permute", inner.args[0], dims=dims)
+
+
+def _undone(node: Node, at: At) -> Node | None:
+    """An axis of size 1 that is put in and taken out again."""
+    inner = node.args[0]
+    other = {"squeeze": "unsqueeze", "unsqueeze": "squeeze"}[node.op]
+    if not (isinstance(inner, Node) and inner.op == other and inner.args[0].type == node.type):
+        return None
+    wide = node if node.op == "unsqueeze" else inner
+    dims = [n.attrs.get("dim") for n in (node, inner)]
+    if any(not isinstance(d, int) for d in dims):
+        return None
+    rank = len(sizes(wide))
+    return inner.args[0] if dims[0] % rank == dims[1] % rank else None
+
+
+def _expand(node: Node, at: At) -> Node | None:
+    before = sizes(node.args[0])
+    after = sizes(node)
+    before = (None,) * (len(after) - len(before)) + before
+    given = node.attrs["size"]
+    told_ = tuple(
+        -1 if a == b else b if isinstance(b, int) else s for a, b, s in zip(before, after, given, strict=True)
+    )
+    return _with(node, size=told_)
+
+
+def _expanded_twice(node: Node, at: At) -> Node | None:
+    inner = node.args[0]
+    if not (isinstance(inner, Node) and inner.op == "expand"):
+        return None
+    outer, first = node.attrs["size"], inner.attrs["size"]
+    first = (-1,) * (len(outer) - len(first)) + first
+    size = tuple(b if a == -1 else a for a, b in zip(outer, first, strict=True))
+    return at.instead("expand", inner.args[0], size=size)
+
+
+def _slice(node: Node, at: At) -> Node | None:
+    a = node.attrs
+    dim = axis(node, node.args[0])
+    size = sizes(node.args[0])[dim]
+    start, end = a.get("start"), a.get("end")
+    start = 0 if start is None else start
+    end = _END if end is None else end
+    if isinstance(size, int):
+        start = _bound(start, size)
+        end = _bound(end, size)
+    attrs: dict[str, Any] = {"dim": dim, "start": start}
+    if end != _END:
+        attrs["end"] = end
+    if a.get("step", 1) != 1:
+        attrs["step"] = a["step"]
+    return _with(node, **attrs)
+
+
+def _bound(value: Any, size: int) -> Any:
+    """An end of a slice as a place between 0 and the size."""
+    if not isinstance(value, int):
+        return value
+    return min(max(value + size if value < 0 else value, 0), size)
+
+
+def _select(node: Node, at: At) -> Node | None:
+    dim = axis(node, node.args[0])
+    index, size = node.attrs["index"], sizes(node.args[0])[dim]
+    if isinstance(index, int) and index < 0 and isinstance(size, int):
+        index += size
+    return _with(node, dim=dim, index=index)
+
+
+def _unsqueeze(node: Node, at: At) -> Node | None:
+    return _with(node, dim=node.attrs["dim"] % len(sizes(node)))
+
+
+def _axis_last(node: Node, at: At) -> Node | None:
+    """``cat`` and ``stack`` always say along which axis, from the front."""
+    return _with(node, dim=int(node.attrs.get("dim", 0)) % len(sizes(node)))
+
+
+def _part(node: Node, at: At) -> Node | None:
+    """One part of several."""
+    source, index = node.args
+    if not (isinstance(source, Node) and isinstance(source.type, tuple) and isinstance(index, int)):
+        return None
+    base = source.op.removeprefix("aten.").split(".")[0]
+    if base not in ("split", "split_with_sizes", "chunk", "tensor_split", "unbind"):
+        return None
+    whole = operand(source, 0)
+    assert isinstance(whole, Node)
+    dim = axis(source, whole)
+    if base == "unbind":
+        return at.instead("select", whole, dim=dim, index=index)
+    ends = [0]
+    for part in source.type:
+        size = part.shape[dim] if isinstance(part, TensorType) else None
+        if not isinstance(size, int):
+            return None
+        ends.append(ends[-1] + size)
+    return at.instead("slice", whole, dim=dim, start=ends[index], end=ends[index + 1])
+
+
+RULES: Rules = {
+    **on("reshape", _told, _merged),
+    **on("permute", _composed),
+    **on("squeeze", _undone),
+    **on("unsqueeze", _unsqueeze, _undone),
+    **on("expand", _expand, _expanded_twice),
+    **on("slice", _slice),
+    **on("select", _select),
+    **on("cat stack", _axis_last),
+    **on("getitem", _part),
+}

@@ -1,0 +1,53 @@
+"""The laws by which symmetries pass through ops; ``core`` says what an action is."""
+
+from .attention import ScaledDotProduct as ScaledDotProduct
+from .contraction import Contract as Contract
+from .contraction import Conv as Conv
+from .contraction import Embedding as Embedding
+from .core import DIAGONAL as DIAGONAL
+from .core import OPAQUE as OPAQUE
+from .core import OUT as OUT
+from .core import Action as Action
+from .core import Call as Call
+from .core import Flow as Flow
+from .core import Kind as Kind
+from .core import Law as Law
+from .core import Port as Port
+from .core import Stop as Stop
+from .core import compact as compact
+from .movement import Movement as Movement
+from .norms import BatchNorm as BatchNorm
+from .norms import Normalize as Normalize
+from .norms import Reduce as Reduce
+from .norms import Softmax as Softmax
+from .pointwise import Add as Add
+from .pointwise import Elementwise as Elementwise
+from .pointwise import Mul as Mul
+from .pointwise import Where as Where
+
+__all__ = [
+    "DIAGONAL",
+    "OPAQUE",
+    "OUT",
+    "Action",
+    "Add",
+    "BatchNorm",
+    "Call",
+    "Contract",
+    "Conv",
+    "Elementwise",
+    "Embedding",
+    "Flow",
+    "Kind",
+    "Law",
+    "Movement",
+    "Mul",
+    "Normalize",
+    "Port",
+    "Reduce",
+    "ScaledDotProduct",
+    "Softmax",
+    "Stop",
+    "Where",
+    "compact",
+]

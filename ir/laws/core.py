@@ -1,0 +1,210 @@
+"""The laws by which a symmetry passes through an op.
+
+A **coordinate** is one of the channels that a group acts on, and an **action** says how a value
+changes: for each of its positions, which coordinate it holds (``labels``, -1 for one that stays as
+it is), and with which sign of the exponent. With a group element g, a value x becomes, position by
+position,
+
+    SCALE        x * s[label] ** power         s > 0
+    SIGN         x * s[label]                  s = +-1
+    SHIFT        x + power * z[label]
+    PERMUTATION  the value that coordinate p[label] held
+    CENTRE       x - mean(x) over the labelled axis (a projection: it only flows back to what writes
+    x) ORTHOGONAL   x @ Q ** power over the labelled axis
+    LINEAR       x @ M ** power, any invertible M; the other side of a contraction takes the inverse
+
+``labels`` has the rank of its value and size 1 along each axis on which it does not vary. Labels
+move with positions: a reshape, a head split, or the repetition of grouped-query attention is
+followed by running that very op on the labels.
+
+A law gets the actions known at some of an op's ports and answers with those that all ports must
+then have, or with several such answers to choose from, or it stops with the reason. Every law is
+tested on random numbers by ``tests/ir/test_laws.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+
+if TYPE_CHECKING:
+    from ..graph import Node
+
+
+class Kind(Enum):
+    """A family of group elements."""
+
+    SCALE = "scale"
+    SIGN = "sign"
+    SHIFT = "shift"
+    PERMUTATION = "permutation"
+    CENTRE = "centre"
+    ORTHOGONAL = "orthogonal"
+    LINEAR = "linear"
+
+
+DIAGONAL = frozenset({Kind.SCALE, Kind.SIGN, Kind.SHIFT})  # coordinates do not mix
+
+# (i,) is the i-th operand, (i, j) the j-th of a tuple of operands, () the result.
+Port: TypeAlias = tuple[int, ...]
+OUT: Port = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Action:
+    """How one value changes; see the top of this file."""
+
+    labels: torch.Tensor
+    power: int = 1
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes along which coordinates vary, counted from the end: -1 is the last."""
+        rank = self.labels.dim()
+        return tuple(i - rank for i, size in enumerate(self.labels.shape) if size > 1)
+
+    def inverse(self) -> Action:
+        return replace(self, power=-self.power)
+
+    def same(self, other: Action) -> bool:
+        return self.power == other.power and torch.equal(self.labels, other.labels)
+
+
+class Stop(Exception):
+    """The symmetry does not pass; the message says why."""
+
+
+@dataclass
+class Flow:
+    """What must hold at an op's ports.
+
+    Attributes:
+        ports: Actions that values and parameters at these ports must have.
+        through: Shifts that the op's bias takes up: the action at an operand, carried through the
+            weights.
+        cells: Rows of coordinates, ``[rows, n]``; a permutation must keep each row's coordinates in
+            the row.
+    """
+
+    ports: dict[Port, Action] = field(default_factory=dict[Port, Action])
+    through: dict[Port, Action] = field(default_factory=dict[Port, Action])
+    cells: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
+
+
+@dataclass(frozen=True)
+class Call:
+    """An op with the actions known at its ports, and the concrete shapes of all."""
+
+    node: Node
+    kind: Kind
+    known: Mapping[Port, Action]
+    shapes: Mapping[Port, tuple[int, ...]]
+    attrs: Mapping[str, Any]  # with numbers in place of symbolic sizes
+    args: tuple[Any, ...]  # the operands, nodes replaced by None
+    size: int  # how many coordinates there are
+
+    @property
+    def operands(self) -> Iterator[Port]:
+        return (port for port in self.shapes if port != OUT)
+
+    def complete(self, action: Action) -> bool:
+        """Whether the labelled axes hold every coordinate equally often, and nothing else."""
+        flat = action.labels.flatten()
+        if bool((flat < 0).any()):
+            return False
+        counts = torch.bincount(flat, minlength=self.size)
+        return bool((counts == counts[0]).all())
+
+
+class Law:
+    """No symmetry passes: the law of an op of which nothing is known."""
+
+    def flow(self, call: Call) -> Sequence[Flow]:
+        """The alternatives, best first; raises ``Stop``."""
+        raise Stop(f"no law is known for {call.node.op}")
+
+    def passes(self, kind: Kind) -> bool:
+        """Whether some element of this kind may pass."""
+        return False
+
+
+OPAQUE = Law()
+
+
+def compact(labels: torch.Tensor) -> torch.Tensor:
+    """Labels with size 1 along each axis on which they do not vary."""
+    for axis, size in enumerate(labels.shape):
+        if size > 1:
+            first = labels.narrow(axis, 0, 1)
+            if labels.stride(axis) == 0 or bool((labels == first).all()):
+                labels = first
+    return labels
+
+
+def align(action: Action, shape: tuple[int, ...], *, stretch: bool = False) -> Action | None:
+    """The action of a broadcast result on an operand of this shape; ``None`` if the operand is
+    constant over the labels.
+
+    With ``stretch`` an operand that does not vary where the labels do may be made to (a parameter
+    can).
+    """
+    labels = action.labels
+    while labels.dim() > len(shape):
+        if labels.shape[0] != 1:
+            if not stretch:
+                return None if not varies(labels, shape) else _cannot(shape)
+            break
+        labels = labels[0]
+    while labels.dim() < len(shape):
+        labels = labels[None]
+    if not stretch and any(n > 1 and m == 1 for n, m in zip(labels.shape, shape, strict=True)):
+        if all(m == 1 for n, m in zip(labels.shape, shape, strict=True) if n > 1):
+            return None
+        _cannot(shape)
+    return Action(labels, action.power)
+
+
+def varies(labels: torch.Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether an operand of this shape varies along some labelled axis."""
+    pairs = zip(reversed(labels.shape), reversed(shape), strict=False)
+    return any(n > 1 and m > 1 for n, m in pairs)
+
+
+def _cannot(shape: tuple[int, ...]) -> None:
+    raise Stop(f"an operand of shape {list(shape)} varies along only a part of the labelled axes")
+
+
+def widen(action: Action, shape: tuple[int, ...]) -> Action:
+    """The action of a broadcast operand on the result of this shape."""
+    labels = action.labels
+    while labels.dim() < len(shape):
+        labels = labels[None]
+    return Action(labels, action.power)
+
+
+def rows_of(labels: torch.Tensor, kept: Sequence[int]) -> torch.Tensor:
+    """Labels as a matrix: a row for each position on the kept axes."""
+    rest = [axis for axis in range(labels.dim()) if axis not in kept]
+    count = 1
+    for axis in kept:
+        count *= labels.shape[axis]
+    return labels.permute(*kept, *rest).reshape(count, -1)
+
+
+def is_param(call: Call, port: Port) -> bool:
+    node = call.node.args[port[0]] if port else None
+    return getattr(node, "op", "") == "param"
+
+
+def on_result(call: Call, ignore: Port | None = None) -> Action:
+    """The action on the result of a broadcasting op, known there or at an operand."""
+    if OUT in call.known:
+        return call.known[OUT]
+    actions = [widen(a, call.shapes[OUT]) for port, a in call.known.items() if port != ignore]
+    if not actions:
+        raise Stop("a mask is acted on")
+    return actions[0]

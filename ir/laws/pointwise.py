@@ -1,0 +1,177 @@
+"""Laws of ops that act position by position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .core import (
+    OUT,
+    Action,
+    Call,
+    Flow,
+    Kind,
+    Law,
+    Port,
+    Stop,
+    align,
+    is_param,
+    on_result,
+    widen,
+)
+
+
+@dataclass(frozen=True)
+class Elementwise(Law):
+    """``f`` acts position by position and commutes with these kinds: f(g x) = g f(x)."""
+
+    kinds: frozenset[Kind]
+
+    def passes(self, kind: Kind) -> bool:
+        return kind in self.kinds
+
+    def flow(self, call: Call) -> Sequence[Flow]:
+        if call.kind not in self.kinds:
+            raise Stop(f"{call.node.op} does not commute with a {call.kind.value}")
+        action = next(iter(call.known.values()))
+        return [Flow({(0,): action, OUT: action})]
+
+
+@dataclass(frozen=True)
+class Add(Law):
+    """``a + b``: both take the action, but a shift is taken by one alone."""
+
+    def passes(self, kind: Kind) -> bool:
+        return True
+
+    def flow(self, call: Call) -> Sequence[Flow]:
+        out = on_result(call)
+        if call.kind is Kind.SHIFT:
+            return self._shift(call, out)
+        ports: dict[Port, Action] = {OUT: out}
+        for port in ((0,), (1,)):
+            if port not in call.shapes:  # a number
+                if call.kind is not Kind.PERMUTATION and call.args[port[0]] != 0:
+                    raise Stop(
+                        f"it adds a number to every channel, which a {call.kind.value} changes"
+                    )
+                continue
+            stretch = call.kind in (Kind.SCALE, Kind.SIGN) and is_param(call, port)
+            action = align(out, call.shapes[port], stretch=stretch)
+            if action is None:
+                if call.kind is not Kind.PERMUTATION:
+                    raise Stop("it adds the same value to every channel")
+                continue
+            ports[port] = action
+        return [Flow(ports)]
+
+    def _shift(self, call: Call, out: Action) -> Sequence[Flow]:
+        if len(call.known) > 1 and OUT not in call.known:
+            raise Stop("both operands are shifted")
+        sign = {(0,): 1, (1,): 1 if call.node.op == "add" else -1}
+        if call.node.op == "rsub":
+            sign = {(0,): -1, (1,): 1}
+        if call.attrs.get("alpha", 1) != 1:
+            raise Stop("it adds with a factor")
+        known = [port for port in call.known if port != OUT]
+        if known:
+            action = call.known[known[0]]
+            wide = widen(action, call.shapes[OUT])
+            return [
+                Flow({known[0]: action, OUT: Action(wide.labels, action.power * sign[known[0]])})
+            ]
+        answers = []
+        for port in call.operands:
+            action = align(out, call.shapes[port], stretch=is_param(call, port))
+            if action is not None:
+                answers.append(
+                    Flow({OUT: out, port: Action(action.labels, out.power * sign[port])})
+                )
+        return answers
+
+
+@dataclass(frozen=True)
+class Mul(Law):
+    """``a * b`` and ``a / b``: a scale is taken by one factor; a permutation by both."""
+
+    def passes(self, kind: Kind) -> bool:
+        return kind is not Kind.SHIFT
+
+    def flow(self, call: Call) -> Sequence[Flow]:
+        if call.kind is Kind.SHIFT:
+            raise Stop(f"a shift does not pass {call.node.op}")
+        if len(call.node.inputs) == 2 and call.node.inputs[0] is call.node.inputs[1]:
+            if call.kind is not Kind.PERMUTATION:
+                raise Stop("a value meets itself here")
+        if call.kind in (Kind.SCALE, Kind.SIGN):
+            return self._scale(call)
+        out = on_result(call)
+        ports: dict[Port, Action] = {OUT: out}
+        for port in call.operands:
+            action = align(out, call.shapes[port])
+            if action is not None:
+                ports[port] = action
+        if call.kind is not Kind.PERMUTATION and len(ports) != 2:
+            raise Stop(f"a {call.kind.value} does not pass a product of two vectors")
+        if call.kind is not Kind.PERMUTATION and (1,) in ports and call.node.op == "div":
+            raise Stop("it divides by the vector")
+        return [Flow(ports)]
+
+    def _scale(self, call: Call) -> Sequence[Flow]:
+        def sign(port: Port) -> int:
+            return -1 if call.node.op == "div" and port == (1,) else 1
+
+        known = [port for port in call.known if port != OUT]
+        if len(known) > 1:
+            raise Stop("both factors are scaled")
+        if known:
+            action = call.known[known[0]]
+            wide = widen(action, call.shapes[OUT])
+            return [
+                Flow({known[0]: action, OUT: Action(wide.labels, action.power * sign(known[0]))})
+            ]
+        out = call.known[OUT]
+        answers = []
+        for port in call.operands:
+            action = align(out, call.shapes[port], stretch=is_param(call, port))
+            if action is not None:
+                answers.append(
+                    Flow({OUT: out, port: Action(action.labels, out.power * sign(port))})
+                )
+        if not answers:
+            raise Stop("neither factor varies over the channels")
+        # A parameter takes up the scale at once; failing that, the factor that comes last is the
+        # one that was not gated.
+        return sorted(answers, key=lambda flow: not any(is_param(call, p) for p in flow.ports if p))
+
+
+@dataclass(frozen=True)
+class Where(Law):
+    """``where(c, a, b)``: both branches take the action; a number stays if it is 0 or infinite."""
+
+    def passes(self, kind: Kind) -> bool:
+        return kind in (Kind.SCALE, Kind.PERMUTATION)
+
+    def flow(self, call: Call) -> Sequence[Flow]:
+        if not self.passes(call.kind):
+            raise Stop(f"a {call.kind.value} does not pass a selection")
+        value_ports = [(1,), (2,)] if call.node.op == "where" else [(0,), (2,)]
+        mask_port = (0,) if call.node.op == "where" else (1,)
+        out = on_result(call, ignore=mask_port)
+        ports: dict[Port, Action] = {OUT: out}
+        if align(out, call.shapes[mask_port]) is not None and call.kind is Kind.PERMUTATION:
+            raise Stop("the mask differs between channels")
+        for port in value_ports:
+            if port not in call.shapes:
+                value = call.args[port[0]]
+                if call.kind is Kind.SCALE and not (
+                    value == 0 or value in (float("inf"), -float("inf"))
+                ):
+                    raise Stop("it puts a number in place of a scaled value")
+                continue
+            action = align(out, call.shapes[port])
+            if action is not None:
+                ports[port] = action
+            elif call.kind is Kind.SCALE:
+                raise Stop("it puts the same value in every channel")
+        return [Flow(ports)]
