@@ -111,8 +111,9 @@ def _session(model: Path | bytes, threads: int | None) -> Any:
     options.log_severity_level = 3  # its warnings are about its own optimizer
     if threads is not None:
         options.intra_op_num_threads = threads
-    # Without VNNI, products of uint8 and int8 are added in 16 bits, and saturate: codes near their limits then
-    # give wrong sums. This takes the exact kernel there, and changes nothing on other machines.
+    # Without VNNI, products of uint8 and int8 are added in 16 bits, and saturate: codes near
+    # their limits then give wrong sums. This takes the exact kernel there, and changes nothing on
+    # other machines.
     options.add_session_config_entry("session.x64quantprecision", "1")
     source = model if isinstance(model, bytes) else str(model)
     try:

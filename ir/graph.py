@@ -352,7 +352,7 @@ class Graph:
 
         return call(self, args, kwargs)
 
-    def to_module(self) -> torch.fx.GraphModule:
+    def to_module(self) -> torch.nn.Module:
         """An ``nn.Module`` that computes the graph and that ``torch.export`` takes."""
         from .module import to_module
 

@@ -69,7 +69,10 @@ def infer(graph: Graph, op: str, args: tuple[Arg, ...], attrs: Mapping[str, Arg]
     names = list(
         dict.fromkeys([s for n in operands for s in symbols(n.type)] + list(graph.symbols))
     )
-    points = [dict(zip(names, _PRIMES[i:] + _PRIMES[:i], strict=False)) for i in (0, 5)]
+    points: list[dict[str, int]] = []
+    for start in (0, 5):
+        primes = _PRIMES[start:] + _PRIMES[:start]
+        points.append(dict(zip(names, primes, strict=False)))
     try:
         with torch.no_grad():
             results = [

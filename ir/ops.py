@@ -273,10 +273,9 @@ def call(name: str, args: tuple[Any, ...], attrs: Mapping[str, Any]) -> Any:
     return get(name).run(args, attrs)
 
 
-def name_of(overload: torch._ops.OpOverload) -> str:
+def name_of(overload: Any) -> str:
     """The name by which a graph calls an overload."""
-    packet = overload._overloadname
-    base = overload._schema.name.split("::")[1]
+    _, base, packet = str(overload).split(".")
     if overload.namespace == "aten":
         named = {"_to_copy": "to", "_softmax": "softmax"}.get(base, base)
         if named in OPS and packet not in ("out", "dim_max"):

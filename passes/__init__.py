@@ -13,6 +13,8 @@ from .manager import apply as apply
 from .presets import PRESETS as PRESETS
 from .quantize import Quantize as Quantize
 from .smooth import Smooth as Smooth
+from .smooth import os_plus as os_plus
+from .smooth import smooth_quant as smooth_quant
 
 __all__ = [
     "PRESETS",
@@ -28,4 +30,6 @@ __all__ = [
     "Smooth",
     "Stage",
     "apply",
+    "os_plus",
+    "smooth_quant",
 ]

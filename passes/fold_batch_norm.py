@@ -51,7 +51,7 @@ class FoldBatchNorm(Pass):
 
 def affine(graph: Graph, node: Node) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch norm as ``x * scale + shift``, each ``(C,)``."""
-    _, weight, bias, mean, variance = (*node.args, None, None)[:5]
+    weight, bias, mean, variance = node.args[1:5]
     m, v = graph.value(mean), graph.value(variance)
     scale = torch.rsqrt(v + node.attrs["eps"])
     scale = scale if weight is None else scale * graph.value(weight)

@@ -43,7 +43,7 @@ class FoldNormAffine(Pass):
         weight, bias = (*node.args[1:], None, None)[:2]
         g = None if weight is None else graph.value(weight)
         if g is not None and bool((g == 0).any()):
-            return missed(node, f"{weight.name} holds zeros, which cannot be divided out")
+            return missed(node, f"{node.args[1].name} holds zeros, which cannot be divided out")
         if bias is not None and (
             remark := fold(graph, node, Kind.SHIFT, graph.value(bias), self.untie)
         ):

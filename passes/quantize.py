@@ -9,7 +9,7 @@ floating point: no runtime gains by more, and it costs accuracy. Codes are real 
 graph, with the ops that give them meaning; backends run these on integers.
 
 Rounding is to the nearest, or by GPTQ with the Hessian of the activations as they come out of the
-quantized prefix (F6.1). The bias takes up the mean error that is left, E[W x] - E[s q t (u - z)], x
+quantized prefix (F6.1). A bias takes up the mean error that is left, E[W x] - E[s q t (u - z)], x
 from the exact stream. Approximate.
 """
 
@@ -21,15 +21,16 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 
-from ..ir import Graph, Node
+from ..ir import Graph, Node, ops
 from ..ir.gauge import Site, inputs_of_contractions, weighted
 from .base import Context, Pass, Promise, Remark, Stage, applied, missed
 from .calibration import as_rows, padding_mask
 from .insertion import insert_dynamic, insert_static, store_codes
-from .rounding import gptq, nearest, scales
+from .rounding import gptq, nearest, rounded, scales
 from .streams import Values, run_streams
 
 Activations: TypeAlias = Literal["static", "dynamic", "dynamic-tensor"]
+Codes: TypeAlias = dict[Node, tuple[torch.Tensor, torch.Tensor]]  # a parameter's codes and scale
 
 
 @dataclass
@@ -38,9 +39,7 @@ class _Decision:
 
     scale: torch.Tensor | None = None
     zero_point: torch.Tensor | None = None
-    weights: dict[Node, tuple[torch.Tensor, torch.Tensor]] = field(
-        default_factory=dict[Node, tuple[torch.Tensor, torch.Tensor]]
-    )
+    weights: Codes = field(default_factory=dict[Node, tuple[torch.Tensor, torch.Tensor]])
     biases: dict[Node, torch.Tensor] = field(default_factory=dict[Node, torch.Tensor])
 
 
@@ -52,7 +51,7 @@ class Quantize(Pass):
         activations: ``static``, ``dynamic`` (each token), ``dynamic-tensor``, or ``None`` for
             weights only.
         rounding: ``gptq`` needs calibration data, ``nearest`` does not.
-        correct_bias: Whether the bias takes up the mean error; needs calibration data too.
+        correct_bias: Whether biases take up the mean error; needs calibration data too.
         embeddings: Whether embedding tables are quantized.
         least: Weights of fewer elements stay as they are: they weigh nothing.
     """
@@ -67,13 +66,15 @@ class Quantize(Pass):
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         remarks: list[Remark] = []
-        tables = self._tables(graph)
-        for table in tables if self.embeddings else ():
-            remarks.append(self._embedding(graph, table))
-        found = [
-            site for site in inputs_of_contractions(graph) if self._takes(graph, site, remarks)
-        ]
-        decisions = self._decide(graph, context, found)
+        # Row by row, to the nearest: a row is read as it is, so no error makes up for another's.
+        tables = {table: rounded(graph.value(table)) for table in self._tables(graph)}
+        sites = inputs_of_contractions(graph)
+        found = [site for site in sites if self._takes(graph, site, tables, remarks)]
+        decisions = self._decide(graph, context, found, tables)
+        for table, (codes, scale) in tables.items():
+            text = f"{table.name} in int8, {len(scale)} scales"
+            remarks.append(applied(next(iter(table.users)), text))
+            store_codes(graph, table, codes, scale)
         for site in found:
             remarks.append(self._insert(graph, context, site, decisions[site.value]))
         return remarks
@@ -89,24 +90,17 @@ class Quantize(Pass):
         return [
             param
             for param in graph.params.values()
-            if any(user.op == "embedding" for user in param.users)
+            if self.embeddings
+            and any(user.op == "embedding" for user in param.users)
             and all(reads(user, param) for user in param.users)
             and graph.value(param).numel() >= self.least
         ]
 
-    def _embedding(self, graph: Graph, table: Node) -> Remark:
-        """Row by row, to the nearest: a row is read as it is, so no error makes up for another."""
-        reader = next(iter(table.users))
-        weight = graph.value(table)
-        scale = scales(weight)
-        store_codes(graph, table, nearest(weight, scale), scale)
-        return applied(reader, f"{table.name} in int8, {weight.shape[0]} scales")
-
-    def _takes(self, graph: Graph, site: Site, remarks: list[Remark]) -> bool:
+    def _takes(self, graph: Graph, site: Site, tables: Codes, remarks: list[Remark]) -> bool:
         for reader in site.readers:
             weight = reader.args[1]
-            if weight.op == "dequantize":
-                continue  # tied to an embedding, which decided
+            if weight in tables or weight.op == "dequantize":
+                continue
             if graph.value(weight).numel() < self.least:
                 remarks.append(
                     missed(reader, f"{weight.name} has only {graph.value(weight).numel()} elements")
@@ -124,40 +118,49 @@ class Quantize(Pass):
     def _learns(self) -> bool:
         return self.activations == "static" or self.rounding == "gptq" or self.correct_bias
 
-    def _decide(self, graph: Graph, context: Context, found: list[Site]) -> dict[Node, _Decision]:
+    def _decide(
+        self, graph: Graph, context: Context, found: list[Site], tables: Codes
+    ) -> dict[Node, _Decision]:
         decisions = {site.value: _Decision() for site in found}
         if not self._learns:
             for site in found:
                 for reader in site.readers:
-                    self._round(graph, reader, None, decisions[site.value])
+                    self.round_weights(graph, reader, None, decisions[site.value], tables)
             return decisions
         batches = context.need_calibration(self.name)
-        masks = [padding_mask(batch) for batch in batches]
         sites = {reader: site for site in found for reader in site.readers}
-        solver = _Solver(self, graph, context, masks)
+        targets = dict.fromkeys(sites, 0)
+        targets |= {user: 1 for table in tables for user in table.users if user.op == "embedding"}
+        solver = _Solver(self, graph, context, tables, [padding_mask(batch) for batch in batches])
 
         def visit(node: Node, exact: Values, quantized: Values) -> Values | None:
+            if node.op == "embedding":
+                return solver.look_up(node, quantized)
             return solver.visit(node, sites[node], decisions[node.args[0]], exact, quantized)
 
-        run_streams(graph, batches, sites, visit, context, f"{self.name}: rounding")
+        run_streams(graph, batches, targets, visit, context, f"{self.name}: rounding")
         return decisions
 
-    def _round(
-        self, graph: Graph, reader: Node, hessian: torch.Tensor | None, decision: _Decision
+    def round_weights(
+        self,
+        graph: Graph,
+        reader: Node,
+        hessian: torch.Tensor | None,
+        decision: _Decision,
+        tables: Codes,
     ) -> torch.Tensor:
         """Codes and scale of a reader's weights, kept; returns the weights that they stand for."""
-        source = reader.args[1]
-        if source.op == "dequantize":
+        source: Node = reader.args[1]
+        if source in tables:  # tied to an embedding
+            codes, scale = tables[source]
+        elif source.op == "dequantize":  # quantized before
             codes, scale = (graph.value(param) for param in source.args[:2])
         else:
             weight = graph.value(source)
             scale = scales(weight)
-            fits = hessian is not None and self.rounding == "gptq" and reader.op == "linear"
-            codes = (
-                gptq(weight, scale, hessian)
-                if fits and hessian is not None
-                else nearest(weight, scale)
-            )
+            codes = nearest(weight, scale)
+            if hessian is not None and self.rounding == "gptq" and reader.op == "linear":
+                codes = gptq(weight, scale, hessian)
             decision.weights[reader] = (codes, scale)
         return codes.to(scale.dtype) * scale
 
@@ -188,13 +191,21 @@ class _Solver:
         options: Quantize,
         graph: Graph,
         context: Context,
+        tables: Codes,
         masks: Sequence[torch.Tensor | None],
     ) -> None:
-        self.options, self.graph, self.context, self.masks = options, graph, context, masks
+        self.options, self.graph, self.context = options, graph, context
+        self.tables, self.masks = tables, masks
         self.site: Site | None = None  # the one whose inputs are at hand
         self.codes: Values = []
         self.hessian: torch.Tensor | None = None
         self.mean_exact = self.mean_quantized = torch.empty(0)
+
+    def look_up(self, node: Node, indices: Values) -> Values:
+        """What an embedding gives once its table is quantized."""
+        codes, scale = self.tables[node.args[0]]
+        table = codes.to(scale.dtype) * scale
+        return [ops.call(node.op, (table, index), node.attrs) for index in indices]
 
     def visit(
         self, node: Node, site: Site, decision: _Decision, exact: Values, quantized: Values
@@ -202,13 +213,13 @@ class _Solver:
         if site is not self.site:
             self.site = site
             self._enter(site, decision, exact, quantized)
-        weight = self.options._round(self.graph, node, self.hessian, decision)
-        bias = node.args[2] if len(node.args) > 2 else None
+        weight = self.options.round_weights(self.graph, node, self.hessian, decision, self.tables)
+        source: Node = node.args[1]
+        bias: Node | None = node.args[2] if len(node.args) > 2 else None  # type: ignore[misc]
         value = None if bias is None else self.graph.value(bias)
-        if self.options.correct_bias and node.op == "linear":
-            old = self.graph.value(node.args[1]) if node.args[1].op == "param" else weight
-            error = self.mean_exact @ old.T - self.mean_quantized @ weight.T
-            value = error if value is None else value + error
+        if value is not None and self.options.correct_bias and node.op == "linear":
+            old = self.graph.value(source) if source.op == "param" else weight
+            value = value + self.mean_exact @ old.T - self.mean_quantized @ weight.T
             decision.biases[node] = value
         return [_contract(node, codes, weight, value) for codes in self.codes]
 
@@ -228,11 +239,8 @@ class _Solver:
         self.mean_quantized = torch.stack([part.sum(0) for part in rows]).sum(0) / count
         plain = [self._rows(site, exact, i) for i in range(len(exact))]
         self.mean_exact = torch.stack([part.sum(0) for part in plain]).sum(0) / count
-        center = (
-            self.mean_quantized
-            if self.options.correct_bias
-            else torch.zeros_like(self.mean_quantized)
-        )
+        biased = all(len(reader.args) > 2 and reader.args[2] is not None for reader in site.readers)
+        center = self.mean_quantized * float(self.options.correct_bias and biased)
         self.hessian = torch.zeros(site.size, site.size, dtype=torch.float64)
         for part in rows:
             moved = part - center
@@ -256,8 +264,6 @@ class _Solver:
 def _contract(
     node: Node, data: Any, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    from ..ir import ops
-
     with torch.no_grad():
         return ops.call(node.op, (data, weight, bias), node.attrs)
 

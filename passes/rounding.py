@@ -29,6 +29,12 @@ def nearest(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return torch.clamp(torch.round(weight / scale), -LIMIT, LIMIT).to(torch.int8)
 
 
+def rounded(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes by rounding to the nearest, and the scales."""
+    scale = scales(weight)
+    return nearest(weight, scale), scale
+
+
 def gptq(
     weight: torch.Tensor,
     scale: torch.Tensor,

@@ -33,6 +33,7 @@ from ..ir.gauge import Blocked, Region, Site, apply, inputs_of_contractions, tie
 from ..ir.laws import Kind
 from .base import Context, Pass, Remark, Stage, applied, missed
 from .calibration import Observation, observe
+from .quantize import Activations
 from .rounding import scales as weight_scales
 
 
@@ -50,10 +51,10 @@ class Smooth(Pass):
         untie: Whether a tied parameter may be stored twice.
     """
 
-    shift: bool = True
+    shift: bool = False
     rule: Literal["threshold", "power"] | None = "power"
     grid: tuple[float, ...] = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
-    activations: Literal["static", "dynamic", "dynamic-tensor"] = "static"
+    activations: Activations = "static"
     insert: bool = True
     untie: bool = False
     stage: ClassVar[Stage] = Stage.GAUGE
@@ -70,6 +71,17 @@ class Smooth(Pass):
         for site in context.progress(found, f"{self.name}: searching"):
             remarks += _SiteSearch(self, graph, site, seen[site.value.name]).run()
         return remarks
+
+
+def os_plus(activations: Activations = "static", *, insert: bool = True) -> Smooth:
+    """Outlier Suppression+ (A48): shift, and scale by one threshold a site."""
+    grid = tuple(i / 20 for i in range(1, 21))
+    return Smooth(True, "threshold", grid, activations, insert)
+
+
+def smooth_quant(alpha: float = 0.5, activations: Activations = "static") -> Smooth:
+    """SmoothQuant (F1.3): one exponent for every site, no search, nothing inserted."""
+    return Smooth(False, "power", (alpha,), activations, insert=False)
 
 
 def _grouped(reader: Node) -> bool:

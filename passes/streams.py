@@ -7,7 +7,7 @@ calibration data serves every node.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -17,20 +17,20 @@ from ..ir.graph import substitute
 from .base import Context
 
 Values: TypeAlias = list[Any]  # one for each batch
-# Gets a node, the exact and the quantized stream's value of its first operand, by batch; gives the
-# quantized stream's result, by batch, or None where the node is run as it is.
+# Gets a node and, by batch, both streams' values of the data it reads; gives the quantized stream's
+# result, by batch, or None where the node is run as it is.
 Visit: TypeAlias = Callable[[Node, Values, Values], Values | None]
 
 
 def run_streams(
     graph: Graph,
     batches: Sequence[Sequence[Any]],
-    targets: Iterable[Node],
+    targets: Mapping[Node, int],
     visit: Visit,
     context: Context,
     who: str,
 ) -> None:
-    """Visit the target nodes in order, each with both streams' values of what it reads.
+    """Visit the target nodes in order, each with both streams' values of the operand it maps to.
 
     What no target needs is not computed. Where the streams do not differ yet they share their
     values.
@@ -44,7 +44,7 @@ def run_streams(
     for node in context.progress([n for n in graph.nodes if n in needed | wanted], who):
         result: Values | None = None
         if node in wanted:
-            source = node.args[0]
+            source = node.args[targets[node]]
             result = visit(node, exact[source], quantized[source])
         if node in needed:
             exact[node] = [_call(node, exact, i) for i in range(len(batches))]

@@ -1,7 +1,8 @@
 """An ONNX graph in the making: nodes, initializers and names, and our values by their ONNX names.
 
-A tensor of ours is one ONNX value. A symbolic number is an ``int64[1]`` (``float64[1]``, ``bool[1]``), since
-shapes are put together from numbers far more often than numbers meet tensors. A tuple is a tuple of values.
+A tensor of ours is one ONNX value. A symbolic number is an ``int64[1]`` (``float64[1]``,
+``bool[1]``), since shapes are put together from numbers far more often than numbers meet tensors.
+A tuple is a tuple of values.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Value: TypeAlias = "str | tuple[str, ...]"
 Attribute: TypeAlias = "int | float | str | Sequence[int] | Sequence[float] | TensorProto"
 
 OPSET, IR_VERSION = 23, 11  # the pair of onnx 1.18: Attention, RMSNormalization, RotaryEmbedding
-MICROSOFT = "com.microsoft"  # ONNX Runtime's own ops
+MICROSOFT = "com.microsoft::"  # ONNX Runtime's own ops
 INT64_MAX = (1 << 63) - 1
 
 DTYPES: Mapping[torch.dtype, int] = {
@@ -61,7 +62,7 @@ class Builder:
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self.values: dict[Node, Value] = {}
-        self.domains = {"": OPSET, MICROSOFT: 1}
+        self.domains = {"": OPSET, "com.microsoft": 1}
         self._constants: dict[tuple[torch.dtype, tuple[int, ...], bytes], str] = {}
         self._current = "v"  # the node being lowered, after which its inner values are named
         self._shared: dict[tuple[object, ...], str] = {}
@@ -80,21 +81,27 @@ class Builder:
         self._counts[self._current] = count + 1
         return f"{self._current}.{count}"
 
-    def ops(
-        self, kind: str, *inputs: str, count: int, domain: str = "", **attrs: Attribute
-    ) -> tuple[str, ...]:
+    def ops(self, kind: str, *inputs: str, count: int, **attrs: Attribute) -> tuple[str, ...]:
         """Add a node with this many outputs; an input called '' is left out."""
         outputs = tuple(self.fresh() for _ in range(count))
         last = max((i + 1 for i, name in enumerate(inputs) if name), default=0)
+        domain, _, plain = kind.rpartition("::")
         node = helper.make_node(
-            kind, inputs[:last], outputs, f"{outputs[0]}.{kind}", None, domain, **attrs
+            plain,
+            inputs[:last],
+            outputs,
+            name=f"{outputs[0]}.{plain}",
+            doc_string=None,
+            domain=domain,
+            overload=None,
+            **attrs,
         )
         self.nodes.append(node)
         return outputs
 
-    def op(self, kind: str, *inputs: str, domain: str = "", **attrs: Attribute) -> str:
+    def op(self, kind: str, *inputs: str, **attrs: Attribute) -> str:
         """Add a node with one output."""
-        return self.ops(kind, *inputs, count=1, domain=domain, **attrs)[0]
+        return self.ops(kind, *inputs, count=1, **attrs)[0]
 
     def rename(self, old: str, new: str) -> None:
         """Give a value made since ``begin`` another name."""
@@ -131,7 +138,7 @@ class Builder:
         form: str = "",
         change: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> str:
-        """A parameter as an initializer, or in a changed form of this name; each form is stored once."""
+        """A parameter as an initializer, or in a changed form of this name, stored once."""
         name = f"{node.name}.{form}" if form else node.name
         if name not in self.initializers:
             tensor = self.graph.value(node)
@@ -172,7 +179,7 @@ class Builder:
         return name if dtype in (None, found) else self.cast(name, dtype)
 
     def cast(self, name: str, dtype: torch.dtype | None) -> str:
-        if dtype not in DTYPES:
+        if dtype is None or dtype not in DTYPES:
             raise Declined(f"ONNX has no {dtype}")
         return self.op("Cast", name, to=DTYPES[dtype])
 
@@ -198,11 +205,8 @@ class Builder:
 
     def size(self, name: str, axis: int) -> str:
         """One size of a value, as ``int64[1]``."""
-        return (
-            self.op("Shape", name, start=axis, end=axis + 1)
-            if axis != -1
-            else self.op("Shape", name, start=-1)
-        )
+        end = {} if axis == -1 else {"end": axis + 1}
+        return self.op("Shape", name, start=axis, **end)
 
 
 def pair(value: Arg, count: int = 2) -> list[int]:

@@ -20,8 +20,8 @@ _EXTERNAL = 1_500_000_000  # bytes; a protobuf file ends at 2 GB
 # What PyTorch's schemas have for gradients and for devices; without effect on values.
 _WITHOUT_EFFECT = {
     "dtype",  # the node's own says it
-    "cudnn_enable", "cudnn_enabled", "implicit", "memory_format", "momentum", "non_blocking", "padding_idx",
-    "scale_grad_by_freq", "sparse", "sparse_grad",
+    "cudnn_enable", "cudnn_enabled", "implicit", "memory_format", "momentum", "non_blocking",
+    "padding_idx", "scale_grad_by_freq", "sparse", "sparse_grad",
 }  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def is_large(model: ModelProto) -> bool:
 
 
 def save(model: ModelProto, path: str | Path) -> list[Path]:
-    """Write a model; weights of more than 1.5 GB go to a file beside it. Returns what was written."""
+    """Write a model, weights of more than 1.5 GB to a file beside it; gives what was written."""
     path = Path(path)
     if not is_large(model):
         path.write_bytes(model.SerializeToString(deterministic=True))
@@ -117,7 +117,10 @@ def _is_tensor(node: Node) -> bool:
 
 
 def _outputs(builder: Builder, graph: Graph, names: list[str]) -> list[ValueInfoProto]:
-    """The outputs that are values, each under a name of its own; constants are known to whoever has the graph."""
+    """The outputs that are values, each under a name of its own.
+
+    Who has the graph knows those that are constants.
+    """
     infos: list[ValueInfoProto] = []
     taken = {node.name for node in graph.inputs} | set(graph.params)
     for place, arg in enumerate(graph.outputs):

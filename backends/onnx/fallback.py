@@ -1,7 +1,7 @@
-"""An op that has no lowering of ours, through ``torch.onnx.export``: slow, but it knows most of ATen.
+"""An op without a lowering of ours, through ``torch.onnx.export``: slow, but it knows most of ATen.
 
-The node becomes a module of its own, whose inputs are the tensors that it reads; the ONNX nodes that the exporter
-gives are put in its place.
+The node becomes a module of its own, whose inputs are the tensors that it reads; the ONNX nodes
+that the exporter gives are put in its place.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import onnx
@@ -40,7 +40,7 @@ def export(builder: Builder, node: Node, reason: str) -> Value:
 
 
 def alone(graph: Graph, node: Node) -> tuple[Graph, list[Node]]:
-    """The node and the symbolic numbers it reads as a graph of its own, and the tensors that are its inputs."""
+    """The node and the symbolic numbers it reads as a graph, and the tensors that it takes."""
     new = Graph()
     new.symbols = dict(graph.symbols)
     made: dict[Node, Node] = {}
@@ -90,7 +90,7 @@ def _export(graph: Graph) -> onnx.ModelProto:
             tuple(examples),
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=({"args": tuple(shapes)} if False else (tuple(shapes),)),
+            dynamic_shapes=(tuple(shapes),),  # of the one *args
             verbose=False,
         )
     assert program is not None
@@ -98,7 +98,7 @@ def _export(graph: Graph) -> onnx.ModelProto:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Without the exporter's progress and its warnings, which are not about the user's model."""
     log = logging.getLogger("torch.onnx")
     before = log.level

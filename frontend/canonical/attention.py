@@ -21,12 +21,12 @@ from .broadcast import broadcast
 from .rewrite import At, Rules, alone, number, on, sizes
 
 
-def _turned(arg: Arg) -> Node | None:
-    """``k`` where the argument is ``k`` with its last two axes exchanged."""
+def _turned(arg: Arg) -> tuple[Node, tuple[int, ...]] | None:
+    """Where the argument is ``k`` with its last two axes exchanged: of what, and how, ``k`` is a permutation."""
     match arg:
-        case Node("permute", (Node() as inner,)):
-            rank = len(sizes(inner))
-            return inner if arg.attrs["dims"] == (*range(rank - 2), rank - 1, rank - 2) else None
+        case Node("permute", (Node() as inner,)) if len(sizes(arg)) >= 2:
+            *rest, last, other = arg.attrs["dims"]
+            return inner, (*rest, other, last)
         case _:
             return None
 
@@ -85,9 +85,10 @@ def _raised(node: Node, at: At) -> Node | None:
     if found is None or len(sizes(value)) != 4:
         return None
     product, masks, scale = found
-    query, key = product.args[0], _turned(product.args[1])
-    fits = key is not None and len(sizes(query)) == 4 and query.dtype == key.dtype == value.dtype == node.dtype
-    if not fits or sizes(query)[:2] != sizes(key)[:2] or sizes(key)[:3] != sizes(value)[:3]:
+    query, turned = product.args
+    keys = (*sizes(turned)[:2], *sizes(turned)[:1:-1])
+    same = len(sizes(query)) == 4 and query.dtype == turned.dtype == value.dtype == node.dtype
+    if not same or sizes(query)[:2] != keys[:2] or keys[:3] != sizes(value)[:3]:
         return None
     if any(m.dtype != query.dtype or not _broadcasts(m, product) for m in masks):
         return None
@@ -96,6 +97,8 @@ def _raised(node: Node, at: At) -> Node | None:
         assert mask is not None
         shape = broadcast(sizes(mask), sizes(other))
         mask = at("add", other, mask, type_=TensorType(query.dtype, shape))
+    inner, dims = _turned(turned) or (turned, ())
+    key = at("permute", inner, dims=dims)
     args = (query, key, value) if mask is None else (query, key, value, mask)
     return at.instead("scaled_dot_product_attention", *args, scale=scale)
 
@@ -125,8 +128,8 @@ def _shared(arg: Arg) -> tuple[Node, Dim] | None:
             fits = len(sizes(k)) == 4 and lifted.attrs["dim"] == 2 and heads
             merged = len(sizes(arg)) == 4 and sizes(arg)[2:] == sizes(k)[2:] and sizes(arg)[0] == sizes(k)[0]
             return (k, sizes(wide)[2]) if fits and merged else None
-        case Node("repeat_interleave", (Node() as k, int(count))) | Node("repeat_interleave", (Node() as k,)):
-            count = arg.attrs.get("repeats", 0) if len(arg.args) == 1 else arg.args[1]
+        case Node("repeat_interleave", (Node() as k,)):
+            count = arg.attrs.get("repeats")
             fits = arg.attrs.get("dim") in (1, -3) and isinstance(count, int) and len(sizes(k)) == 4
             return (k, count) if fits else None
         case Node("expand", (Node() as k,)):

@@ -16,6 +16,7 @@ import torch
 from ...ir import Graph, Lazy, Node, ScalarType, TensorType
 from ...ir import ops as table
 from ...ir.graph import substitute
+from ...ir.laws import Movement
 from ...ir.precision import convert_attr
 from ...ir.types import of
 
@@ -121,9 +122,16 @@ def _store(graph: Graph, node: Node, known: dict[Node, _Value]) -> bool:
     if value.dim() == 0 and not isinstance(stored, Lazy):
         new = _number(graph, value, node)
     else:
-        new = graph.param(node.name, stored, origin=())
+        new = graph.param(_hint(node), stored, origin=())
     graph.replace(node, new)
     return True
+
+
+def _hint(node: Node) -> str:
+    """The op that made the numbers, which says more than how they were moved."""
+    while node.args and isinstance(node.args[0], Node) and isinstance(table.get(node.op).law, Movement):
+        node = node.args[0]
+    return node.op.split(".")[-1] if node.op != "param" else node.name
 
 
 def _number(graph: Graph, value: torch.Tensor, before: Node) -> Node:

@@ -58,15 +58,25 @@ def _moved_weight(node: Node, at: At) -> Node | None:
 
 
 def changed(
-    at: At, weight: Node, change: Callable[[torch.Tensor], torch.Tensor]
+    at: At, weight: Node, change: Callable[[torch.Tensor], torch.Tensor], *, rounds: bool = False
 ) -> torch.Tensor | Lazy:
-    """What a parameter becomes; one that is still on disk is changed when it is read."""
+    """What a parameter becomes; one that is still on disk is changed when it is read.
+
+    Args:
+        rounds: Whether the change computes, so that its value in float64 is kept beside the rounded one.
+    """
     value = at.graph.store.tensors[weight.name]
     if not isinstance(value, Lazy):
-        return change(value)
-    type_, read = value.type, value.read
+        new = change(value)
+        if not rounds:
+            return new
+        return Lazy(TensorType(new.dtype, tuple(new.shape)), lambda: new, lambda: change(value.double()))
+    type_, read, exact = value.type, value.read, value.exact
     shape = change(torch.empty([int(s) for s in type_.shape], device="meta")).shape
-    return Lazy(TensorType(type_.dtype, tuple(shape)), lambda: change(read()))
+    if exact is None and not rounds:
+        return Lazy(TensorType(type_.dtype, tuple(shape)), lambda: change(read()))
+    source = exact or (lambda: read().double())
+    return Lazy(TensorType(type_.dtype, tuple(shape)), lambda: change(read()), lambda: change(source()))
 
 
 def _bias(node: Node, at: At) -> Node | None:
@@ -81,16 +91,15 @@ def _bias(node: Node, at: At) -> Node | None:
 def _rows(node: Node, at: At) -> Node | None:
     """The axes before the last, merged for a matrix product and split again."""
     product = node.args[0]
-    if not alone(product, "linear") or not isinstance(product.args[0], Node):
+    rows = product.args[0] if alone(product, "linear") else None
+    if not (isinstance(rows, Node) and rows.op == "reshape" and len(sizes(node)) >= 2):
         return None
-    rows = product.args[0]
-    if rows.op != "reshape":
+    if sizes(node)[-1:] != sizes(product)[-1:] or not isinstance(sizes(rows)[-1], int):
         return None
-    x = rows.args[0]
-    if sizes(x)[-1:] != sizes(rows)[-1:] or sizes(x)[:-1] != sizes(node)[:-1] or len(sizes(x)) < 2:
-        return None
-    if sizes(node)[-1:] != sizes(product)[-1:]:
-        return None
+    x, leading = rows.args[0], sizes(node)[:-1]
+    if sizes(x) != (*leading, sizes(rows)[-1]):
+        shape = (*node.attrs["shape"][:-1], sizes(rows)[-1])
+        x = at("reshape", x, type_=TensorType(x.dtype, (*leading, sizes(rows)[-1])), shape=shape)
     return at.instead("linear", x, *product.args[1:])
 
 

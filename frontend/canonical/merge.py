@@ -62,7 +62,7 @@ def name_in_order(graph: Graph) -> None:
     """
     hints: dict[Node, str] = {}
     for node in graph.params.values():
-        origin = graph.store.origin.get(node.name) or (re.sub(r"_\d+$", "", node.name),)
+        origin = graph.store.origin.get(node.name) or (re.sub(r"(_\d+)+$", "", node.name),)
         hints[node] = origin[0]
     for node in graph.nodes:
         base = node.op.split(".")

@@ -164,7 +164,7 @@ def _offset_weight(node: Node, at: At) -> Node | None:
     if found is None:
         return None
     weight, offset = found
-    folded = at.param(weight, changed(at, weight, lambda t: t + offset))
+    folded = at.param(weight, changed(at, weight, lambda t: t + offset, rounds=True))
     node.set((node.args[0], folded, *node.args[2:]))
     return node
 

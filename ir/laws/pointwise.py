@@ -68,7 +68,7 @@ class Add(Law):
     def _shift(self, call: Call, out: Action) -> Sequence[Flow]:
         if len(call.known) > 1 and OUT not in call.known:
             raise Stop("both operands are shifted")
-        sign = {(0,): 1, (1,): 1 if call.node.op == "add" else -1}
+        sign: dict[Port, int] = {(0,): 1, (1,): 1 if call.node.op == "add" else -1}
         if call.node.op == "rsub":
             sign = {(0,): -1, (1,): 1}
         if call.attrs.get("alpha", 1) != 1:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
 from regauge.backends.onnxruntime import lower
 from regauge.ir import Graph, TensorType, parse
 from regauge.ir.interpret import execute
@@ -25,7 +26,7 @@ def random(type_: TensorType, sizes: dict[str, int], generator: torch.Generator)
 
 
 def make(head: str, *body: str) -> Graph:
-    """A graph whose last line is its result; parameters called ``var`` or ``scale`` are positive."""
+    """A graph whose last line is its result; parameters like ``var`` and ``scale`` are positive."""
     result = body[-1].split(":")[0].split(" =")[0]
     ranges = [f"assert 0 <= {name}" for name in SIZES]
     graph = parse("\n    ".join([f"def graph({head}):", *ranges, *body, f"return {result}"]))

@@ -1,24 +1,27 @@
 """What ONNX Runtime has one fast kernel for becomes that kernel, and computes the same."""
 
 from collections import Counter
+from collections.abc import Callable
+from typing import TypeAlias
 
 import pytest
 import torch
+
 from regauge.backends.onnx import emit
 from regauge.backends.onnx.forms import fuse
+from regauge.ir import Graph
 
-HEADS = (
-    "q: f32[n, t, 24], k: f32[n, t, 24], v: f32[n, t, 24]",
-    "q4 = reshape(q, shape=(-1, 5, 3, 8))",
-)
+Make: TypeAlias = Callable[..., Graph]
+Feed: TypeAlias = Callable[..., list[torch.Tensor]]
+Check: TypeAlias = Callable[..., None]
 
 
-def kinds(graph):
+def kinds(graph: Graph) -> Counter[str]:
     """How often each kind of ONNX node occurs."""
     return Counter(node.op_type for node in emit(graph).graph.node)
 
 
-def split(name, heads=3):
+def split(name: str, heads: int = 3) -> tuple[str, ...]:
     """The lines that part a value's heads."""
     return (
         f"{name}n = sym_size({name}, dim=0)",
@@ -31,10 +34,10 @@ def split(name, heads=3):
 MERGE = ("m = transpose(o, dim0=1, dim1=2)", "y = reshape(m, shape=(qn, qt, 24))")
 
 
-# -- attention --------------------------------------------------------------------------------------
+# -- attention -------------------------------------------------------------------------------------
 
 
-def test_attention_takes_the_heads_side_by_side(graph_of, check_runs):
+def test_attention_takes_the_heads_side_by_side(graph_of: Make, check_runs: Check) -> None:
     graph = graph_of(
         "q: f32[n, t, 24], k: f32[n, s, 24], v: f32[n, s, 24], p: bool[n, 1, 1, s]",
         *split("q"),
@@ -48,7 +51,7 @@ def test_attention_takes_the_heads_side_by_side(graph_of, check_runs):
     check_runs(graph, s=7)
 
 
-def test_two_attentions_in_a_row(graph_of, check_runs):
+def test_two_attentions_in_a_row(graph_of: Make, check_runs: Check) -> None:
     graph = graph_of(
         "q: f32[n, t, 24]",
         *split("q"),
@@ -65,7 +68,9 @@ def test_two_attentions_in_a_row(graph_of, check_runs):
     check_runs(graph, n=1, t=1)
 
 
-def test_attention_without_a_merge_splits_its_heads_again(graph_of, check_runs):
+def test_attention_without_a_merge_splits_its_heads_again(
+    graph_of: Make, check_runs: Check
+) -> None:
     graph = graph_of(
         "q: f32[n, t, 24]", *split("q"), "o = scaled_dot_product_attention(qh, qh, qh, scale=0.2)"
     )
@@ -73,7 +78,7 @@ def test_attention_without_a_merge_splits_its_heads_again(graph_of, check_runs):
     check_runs(graph)
 
 
-def test_a_value_that_was_not_split_is_merged(graph_of, check_runs):
+def test_a_value_that_was_not_split_is_merged(graph_of: Make, check_runs: Check) -> None:
     graph = graph_of(
         "q: f32[n, t, 24], k: f32[n, 3, 7, 8]",
         *split("q"),
@@ -89,7 +94,7 @@ def test_a_value_that_was_not_split_is_merged(graph_of, check_runs):
 
 
 @pytest.mark.parametrize("way", ["expand", "repeat_interleave", "enable_gqa"])
-def test_grouped_keys_are_not_repeated(way, graph_of, check_runs):
+def test_grouped_keys_are_not_repeated(way: str, graph_of: Make, check_runs: Check) -> None:
     repeat = {
         "expand": tuple(
             line
@@ -122,7 +127,7 @@ def test_grouped_keys_are_not_repeated(way, graph_of, check_runs):
     check_runs(graph)
 
 
-# -- rotary positions -------------------------------------------------------------------------------
+# -- rotary positions ------------------------------------------------------------------------------
 
 ROTATE = (
     "a = slice(qh, dim=3, start=0, end=4)",
@@ -135,7 +140,7 @@ ROTATE = (
 )
 
 
-def angles(twice):
+def angles(*, twice: bool) -> tuple[str, ...]:
     return (
         f"f = cat((g, {'g' if twice else 'h'}), dim=-1)",
         "c = cos(f)",
@@ -147,7 +152,7 @@ def angles(twice):
 
 
 @pytest.mark.parametrize("batch", ["1", "n"])
-def test_rotary_positions_are_one_op(batch, graph_of, check_runs):
+def test_rotary_positions_are_one_op(batch: str, graph_of: Make, check_runs: Check) -> None:
     graph = graph_of(
         f"q: f32[n, t, 24], g: f32[{batch}, t, 4]",
         *split("q"),
@@ -161,13 +166,15 @@ def test_rotary_positions_are_one_op(batch, graph_of, check_runs):
     check_runs(graph)
 
 
-def test_rotary_positions_on_heads_apart(graph_of, check_runs):
+def test_rotary_positions_on_heads_apart(graph_of: Make, check_runs: Check) -> None:
     graph = graph_of("qh: f32[n, 3, t, 8], g: f32[1, t, 4]", *angles(twice=True), *ROTATE)
     assert kinds(graph)["RotaryEmbedding"] == 1
     check_runs(graph)
 
 
-def test_rotary_positions_with_two_different_halves_are_left_alone(graph_of, check_runs):
+def test_rotary_positions_with_two_different_halves_are_left_alone(
+    graph_of: Make, check_runs: Check
+) -> None:
     graph = graph_of(
         "qh: f32[n, 3, t, 8], g: f32[1, t, 4], h: f32[1, t, 4]", *angles(twice=False), *ROTATE
     )
@@ -175,10 +182,10 @@ def test_rotary_positions_with_two_different_halves_are_left_alone(graph_of, che
     check_runs(graph)
 
 
-# -- residuals --------------------------------------------------------------------------------------
+# -- residuals -------------------------------------------------------------------------------------
 
 
-def test_a_residual_before_a_norm_is_a_sum(graph_of, check_runs):
+def test_a_residual_before_a_norm_is_a_sum(graph_of: Make, check_runs: Check) -> None:
     graph = graph_of(
         "x: f32[n, t, 8], z: f32[n, t, 8], *, w: f32[8]",
         "a = add(x, z)",
@@ -189,7 +196,7 @@ def test_a_residual_before_a_norm_is_a_sum(graph_of, check_runs):
     check_runs(graph)
 
 
-# -- codes ------------------------------------------------------------------------------------------
+# -- codes -----------------------------------------------------------------------------------------
 
 LAYER = "w: i8[6, 8], w_scale: f32[6, 1], c: f32[6]"
 WEIGHT = "wd = dequantize(w, w_scale)"
@@ -203,7 +210,7 @@ STATIC = (
 )
 
 
-def dynamic(per_token, bias=", c"):
+def dynamic(*, per_token: bool, bias: str = ", c") -> tuple[str, ...]:
     return (
         f"x: f32[n, t, 8], *, {LAYER}",
         f"p = dynamic_quantize(x, per_token={per_token}, dtype=u8)",
@@ -214,23 +221,24 @@ def dynamic(per_token, bias=", c"):
     )
 
 
-# Integers are exact, so only the products by the scales round: a few units in the last place of float32.
+# Integers are exact, so only the products by the scales round: a few units in the last place of
+# float32.
 TIGHT = {"rtol": 1e-6, "atol": 3e-6}
 
 
-def test_a_static_layer_is_one_product_of_integers(graph_of, check_runs):
+def test_a_static_layer_is_one_product_of_integers(graph_of: Make, check_runs: Check) -> None:
     graph = graph_of(*STATIC)
     assert kinds(graph) == {"QuantizeLinear": 1, "MatMulIntegerToFloat": 1}
     check_runs(graph, **TIGHT)
 
 
-def test_layers_that_share_a_value_share_its_codes(graph_of, check_runs):
+def test_layers_that_share_a_value_share_its_codes(graph_of: Make, check_runs: Check) -> None:
     graph = graph_of(*STATIC, "y2 = linear(xd, wd)", "s = add(y, y2)")
     assert kinds(graph)["QuantizeLinear"] == 1 and kinds(graph)["MatMulIntegerToFloat"] == 2
     check_runs(graph, **TIGHT)
 
 
-def test_layers_that_share_a_weight_store_it_once(graph_of, check_runs):
+def test_layers_that_share_a_weight_store_it_once(graph_of: Make, check_runs: Check) -> None:
     graph = graph_of(
         *dynamic(per_token=True),
         "r = reshape(xd, shape=(-1, 8))",
@@ -241,33 +249,33 @@ def test_layers_that_share_a_weight_store_it_once(graph_of, check_runs):
     check_runs(graph, **TIGHT)
 
 
-def test_a_dynamic_layer_is_one_product_of_integers(graph_of, check_runs):
+def test_a_dynamic_layer_is_one_product_of_integers(graph_of: Make, check_runs: Check) -> None:
     graph = graph_of(*dynamic(per_token=False))
     assert kinds(graph) == {"DynamicQuantizeLinear": 1, "MatMulIntegerToFloat": 1}
     check_runs(graph, **TIGHT)
 
 
-def test_a_layer_by_token_scales_its_rows(graph_of, check_runs):
+def test_a_layer_by_token_scales_its_rows(graph_of: Make, check_runs: Check) -> None:
     graph = graph_of(*dynamic(per_token=True))
     assert kinds(graph)["MatMulIntegerToFloat"] == 1 and kinds(graph)["DequantizeLinear"] == 0
     check_runs(graph, **TIGHT)
     check_runs(graph_of(*dynamic(per_token=True, bias="")), n=1, t=1, **TIGHT)
 
 
-def test_extreme_codes_do_not_saturate(graph_of, check_runs):
+def test_extreme_codes_do_not_saturate(graph_of: Make, check_runs: Check) -> None:
     graph = graph_of(*STATIC)
     graph.store["w"] = torch.full((6, 8), 127, dtype=torch.int8)
     graph.store["scale"] = torch.tensor(1e-3)  # so that many codes are 255
     check_runs(graph, rtol=1e-6, atol=1e-4)
 
 
-def test_weights_alone_are_floats_once_loaded(graph_of, check_runs):
+def test_weights_alone_are_floats_once_loaded(graph_of: Make, check_runs: Check) -> None:
     graph = graph_of(f"x: f32[n, t, 8], *, {LAYER}", WEIGHT, "y = linear(x, wd, c)")
     assert set(kinds(graph)) == {"Cast", "Mul", "MatMul", "Add"}
     check_runs(graph)
 
 
-def test_a_table_tied_to_the_output_head_is_stored_once(graph_of, check_runs):
+def test_a_table_tied_to_the_output_head_is_stored_once(graph_of: Make, check_runs: Check) -> None:
     graph = graph_of(
         "i: i64[n, t], *, w: i8[200, 64], w_scale: f32[200, 1]",
         WEIGHT,
@@ -282,7 +290,7 @@ def test_a_table_tied_to_the_output_head_is_stored_once(graph_of, check_runs):
     check_runs(graph)
 
 
-def test_weights_with_zero_points(graph_of, check_runs):
+def test_weights_with_zero_points(graph_of: Make, check_runs: Check) -> None:
     graph = graph_of(
         "x: f32[n, 8], *, w: i8[6, 8], w_scale: f32[6, 1], z: i8[6, 1]",
         "p = dynamic_quantize(x)",
@@ -298,8 +306,8 @@ def test_weights_with_zero_points(graph_of, check_runs):
 
 
 CONV = (
-    "x: f32[n, 4, 9, 8], *, scale: f32[], z: u8[], w: i8[6, 4, 3, 3], w_scale: f32[6, 1, 1, 1], c: f32[6], "
-    "r_scale: f32[], zero: u8[]",
+    "x: f32[n, 4, 9, 8], *, scale: f32[], z: u8[], w: i8[6, 4, 3, 3], w_scale: f32[6, 1, 1, 1], "
+    "c: f32[6], r_scale: f32[], zero: u8[]",
     "q = quantize(x, scale, z, dtype=u8)",
     "xd = dequantize(q, scale, z)",
     WEIGHT,
@@ -307,7 +315,9 @@ CONV = (
 )
 
 
-def test_a_convolution_between_codes_is_one_on_integers(graph_of, inputs_of, check_runs):
+def test_a_convolution_between_codes_is_one_on_integers(
+    graph_of: Make, inputs_of: Feed, check_runs: Check
+) -> None:
     graph = graph_of(
         *CONV,
         "a = relu(y)",
@@ -323,7 +333,9 @@ def test_a_convolution_between_codes_is_one_on_integers(graph_of, inputs_of, che
 @pytest.mark.parametrize(
     "top", ["relu6(y)", "hardtanh(y, min_val=0, max_val=6)", "clamp(y, min=0)"]
 )
-def test_a_relu_with_a_top_is_the_range_of_the_codes(top, graph_of, check_runs):
+def test_a_relu_with_a_top_is_the_range_of_the_codes(
+    top: str, graph_of: Make, check_runs: Check
+) -> None:
     graph = graph_of(
         *CONV,
         f"a = {top}",
@@ -336,7 +348,7 @@ def test_a_relu_with_a_top_is_the_range_of_the_codes(top, graph_of, check_runs):
     check_runs(graph, rtol=0, atol=1.01 * graph.store["r_scale"].item())
 
 
-def test_a_relu_above_another_zero_point_stays(graph_of, check_runs):
+def test_a_relu_above_another_zero_point_stays(graph_of: Make, check_runs: Check) -> None:
     graph = graph_of(
         *CONV,
         "a = relu(y)",
@@ -348,7 +360,9 @@ def test_a_relu_above_another_zero_point_stays(graph_of, check_runs):
     check_runs(graph, rtol=0, atol=1.01 * graph.store["r_scale"].item())
 
 
-def test_a_convolution_with_a_float_result_is_one_on_floats(graph_of, check_runs):
+def test_a_convolution_with_a_float_result_is_one_on_floats(
+    graph_of: Make, check_runs: Check
+) -> None:
     graph = graph_of(*CONV)
     assert kinds(graph)["Conv"] == 1
     check_runs(graph)

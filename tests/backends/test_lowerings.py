@@ -1,8 +1,15 @@
 """Every lowering computes in ONNX Runtime what the op table computes in PyTorch."""
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import pytest
+
 from regauge.backends.onnx.lower import LOWERINGS
-from regauge.ir import ops
+from regauge.ir import Graph, ops
+
+Make: TypeAlias = Callable[..., Graph]
+Check: TypeAlias = Callable[..., None]
 
 X = "x: f32[n, t, 8]"
 IMAGE = "x: f32[n, 4, 9, 8]"
@@ -33,7 +40,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "conv3d": ("x: f32[n, 2, 4, 5, 6], *, w: f32[3, 2, 2, 2, 2]", "y = conv3d(x, w)"),
     "conv_transpose2d": (
         f"{IMAGE}, *, w: f32[4, 3, 3, 3], c: f32[6]",
-        "y = conv_transpose2d(x, w, c, stride=(2, 2), padding=(1, 1), output_padding=(1, 0), groups=2)",
+        "y = conv_transpose2d(x, w, c, stride=(2, 2), padding=(1, 1), output_padding=(1, "
+        "0), groups=2)",
     ),
     # -- attention
     "sdpa": ("x: f32[n, 4, t, 8]", "y = scaled_dot_product_attention(x, x, x)"),
@@ -78,11 +86,13 @@ CASES: dict[str, tuple[str, ...]] = {
     "group_norm, bare": (IMAGE, "y = group_norm(x, num_groups=4)"),
     "batch_norm": (
         f"{IMAGE}, *, w: f32[4], c: f32[4], mean: f32[4], var: f32[4]",
-        "y = batch_norm(x, w, c, mean, var, training=False, momentum=0.1, eps=1e-3, cudnn_enabled=True)",
+        "y = batch_norm(x, w, c, mean, var, training=False, momentum=0.1, eps=1e-3, "
+        "cudnn_enabled=True)",
     ),
     "batch_norm, bare": (
         f"{IMAGE}, *, mean: f32[4], var: f32[4]",
-        "y = batch_norm(x, None, None, mean, var, training=False, momentum=0.1, eps=1e-3, cudnn_enabled=True)",
+        "y = batch_norm(x, None, None, mean, var, training=False, momentum=0.1, "
+        "eps=1e-3, cudnn_enabled=True)",
     ),
     "softmax": (X, "y = softmax(x, dim=1)"),
     "log_softmax": (X, "y = log_softmax(x, dim=-1)"),
@@ -134,7 +144,8 @@ CASES: dict[str, tuple[str, ...]] = {
     **{
         name: (X, f"y = {name}(x)")
         for name in (
-            "neg relu leaky_relu abs gelu silu sigmoid tanh erf sin cos exp reciprocal softplus hardtanh "
+            "neg relu leaky_relu abs gelu silu sigmoid tanh erf sin cos exp reciprocal "
+            "softplus hardtanh "
             "relu6 hardswish hardsigmoid mish elu floor logical_not"
         ).split()
     },
@@ -223,13 +234,20 @@ CASES: dict[str, tuple[str, ...]] = {
     # -- indexing
     "index": (f"{X}, i: i64[2, 1]", "y = index(x, (None, i))"),
     "index, two that broadcast": (f"{X}, i: i64[2, 1], j: i64[3]", "y = index(x, (None, i, j))"),
-    "index, apart": (f"{X}, i: i64[2], j: i64[2]", "k = clamp(i, max=2)", "y = index(x, (k, None, j))"),
+    "index, apart": (
+        f"{X}, i: i64[2], j: i64[2]",
+        "k = clamp(i, max=2)",
+        "y = index(x, (k, None, j))",
+    ),
     "index, by a mask": ("x: f32[t, 8], p: bool[t]", "y: f32[k, 8] = index(x, (p,))"),
     "index_select": (f"{X}, i: i64[4]", "y = index_select(x, i, dim=-1)"),
     "gather": (f"{X}, i: i64[n, t, 3]", "y = gather(x, i, dim=-1)"),
     "scatter": (f"{X}, z: f32[n, t, 1], i: i64[n, t, 1]", "y = scatter(x, i, z, dim=2)"),
     "scatter, a number": (f"{X}, i: i64[n, t, 1]", "y = scatter(x, i, dim=-1, value=7.0)"),
-    "index_add": ("x: f32[t, 8], i: i64[2], z: f32[2, 8]", "y = index_add(x, i, z, dim=0, alpha=2)"),
+    "index_add": (
+        "x: f32[t, 8], i: i64[2], z: f32[2, 8]",
+        "y = index_add(x, i, z, dim=0, alpha=2)",
+    ),
     "index_put": ("x: f32[t, 8], i: i64[1], z: f32[8]", "y = index_put(x, (i,), z)"),
     "index_put, added": (
         "x: f32[t, 8], i: i64[4], z: f32[4, 8]",
@@ -267,7 +285,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "avg_pool2d": (IMAGE, "y = avg_pool2d(x, kernel_size=(2, 2))"),
     "avg_pool2d, padded": (
         IMAGE,
-        "y = avg_pool2d(x, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), count_include_pad=False)",
+        "y = avg_pool2d(x, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), "
+        "count_include_pad=False)",
     ),
     "adaptive_avg_pool2d": (IMAGE, "y = adaptive_avg_pool2d(x, output_size=(1, 1))"),
     "adaptive_avg_pool2d, three": (IMAGE, "y = adaptive_avg_pool2d(x, output_size=(3, 4))"),
@@ -282,7 +301,11 @@ CASES: dict[str, tuple[str, ...]] = {
     "ones_like": (X, "y = ones_like(x, dtype=bool)"),
     "aten.new_full.default": (X, "y = aten.new_full.default(x, size=(2, 3), fill_value=4.0)"),
     "aten.new_zeros.default": (X, "y = aten.new_zeros.default(x, size=(2,), dtype=bool)"),
-    "aten.new_ones.default": (X, "s = sym_size(x, dim=0)", "y = aten.new_ones.default(x, size=(s,))"),
+    "aten.new_ones.default": (
+        X,
+        "s = sym_size(x, dim=0)",
+        "y = aten.new_ones.default(x, size=(s,))",
+    ),
     "scalar_tensor": (X, "c = scalar_tensor(0.5, dtype=f32)", "y = mul(x, c)"),
     "tril": ("p: bool[t, t]", "y = tril(p, diagonal=-1)"),
     "triu": ("i: i32[t, t]", "y = triu(i, diagonal=1)"),
@@ -316,9 +339,17 @@ CASES: dict[str, tuple[str, ...]] = {
         "y = dequantize(q, scale, z)",
     ),
     "dequantize": ("q: i8[n, 8], *, scale: f32[]", "y = dequantize(q, scale)"),
-    "dynamic_quantize": (X, "p = dynamic_quantize(x, per_token=False, dtype=u8)", "y = getitem(p, 0)"),
+    "dynamic_quantize": (
+        X,
+        "p = dynamic_quantize(x, per_token=False, dtype=u8)",
+        "y = getitem(p, 0)",
+    ),
     "dynamic_quantize, scale": (X, "p = dynamic_quantize(x, per_token=False)", "y = getitem(p, 1)"),
-    "dynamic_quantize, int8": (X, "p = dynamic_quantize(x, per_token=False, dtype=i8)", "y = getitem(p, 0)"),
+    "dynamic_quantize, int8": (
+        X,
+        "p = dynamic_quantize(x, per_token=False, dtype=i8)",
+        "y = getitem(p, 0)",
+    ),
     "dynamic_quantize, by token": (X, "p = dynamic_quantize(x)", "y = getitem(p, 0)"),
     "dynamic_quantize, by token, scale": (X, "p = dynamic_quantize(x)", "y = getitem(p, 1)"),
     "dynamic_quantize, by token, zero": (X, "p = dynamic_quantize(x)", "y = getitem(p, 2)"),
@@ -335,17 +366,19 @@ CASES: dict[str, tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_computes_what_the_interpreter_computes(case, graph_of, check_runs):
+def test_computes_what_the_interpreter_computes(
+    case: tuple[str, ...], graph_of: Make, check_runs: Check
+) -> None:
     check_runs(graph_of(*case))
 
 
-def test_every_lowering_has_a_case():
+def test_every_lowering_has_a_case() -> None:
     named = {name.split(",")[0] for name in CASES}
     named |= {line.split("= ")[1].split("(")[0] for case in CASES.values() for line in case[1:]}
     fused = {name for name in LOWERINGS if name.startswith("ort.")}  # test_forms.py has these
     assert set(LOWERINGS) - fused - named == set()
 
 
-def test_every_op_of_the_table_has_a_lowering():
+def test_every_op_of_the_table_has_a_lowering() -> None:
     pure = {op.name for op in ops.OPS.values() if not op.impure}
     assert pure - set(LOWERINGS) == set()

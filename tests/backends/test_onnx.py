@@ -1,15 +1,23 @@
 """The emitter as a whole: names, sizes, bytes, outputs, and ops without a lowering."""
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
 
 import onnx
 import pytest
 import torch
+
 from regauge.backends.onnx import emit, save
 from regauge.backends.onnxruntime import load, lower
 from regauge.backends.torch_eager import lower as eager
 from regauge.ir import Graph, TargetError, TensorType, parse
 from regauge.ir.interpret import execute
+
+Make: TypeAlias = Callable[..., Graph]
+Feed: TypeAlias = Callable[..., list[torch.Tensor]]
+Check: TypeAlias = Callable[..., None]
 
 MLP = (
     "x: f32[n, t, 8], *, w: f32[6, 8], c: f32[6]",
@@ -19,7 +27,7 @@ MLP = (
 )
 
 
-def test_names_and_sizes_are_ours(graph_of):
+def test_names_and_sizes_are_ours(graph_of: Make) -> None:
     graph = graph_of(
         "x: f32[n, t, 8], *, w: f32[6, 8], c: f32[6]", "h = linear(x, w, c)", "y = relu(h)"
     )
@@ -33,17 +41,17 @@ def test_names_and_sizes_are_ours(graph_of):
     assert model.opset_import[0].version == 23
 
 
-def test_every_size_of_batch_and_length_runs(graph_of, check_runs):
+def test_every_size_of_batch_and_length_runs(graph_of: Make, check_runs: Check) -> None:
     for n, t in ((1, 1), (2, 7), (5, 3)):
         check_runs(graph_of(*MLP), n=n, t=t)
 
 
-def test_the_same_graph_gives_the_same_bytes(graph_of):
+def test_the_same_graph_gives_the_same_bytes(graph_of: Make) -> None:
     first, second = (emit(graph_of(*MLP)).SerializeToString(deterministic=True) for _ in range(2))
     assert first == second
 
 
-def test_the_graph_is_not_changed(graph_of):
+def test_the_graph_is_not_changed(graph_of: Make) -> None:
     graph = graph_of(
         "x: f32[n, 8], *, w: i8[6, 8], w_scale: f32[6, 1]",
         "d = dequantize(w, w_scale)",
@@ -54,12 +62,12 @@ def test_the_graph_is_not_changed(graph_of):
     assert str(graph) == before
 
 
-def test_nothing_is_stored_that_nobody_reads(graph_of):
+def test_nothing_is_stored_that_nobody_reads(graph_of: Make) -> None:
     names = [tensor.name for tensor in emit(graph_of(*MLP)).graph.initializer]
     assert sorted(names) == ["c", "constant.0", "w.transposed"]
 
 
-def test_outputs_keep_their_places():
+def test_outputs_keep_their_places() -> None:
     graph = parse(
         """
         def graph(x: f32[n, 4], k: int, *, w: f32[4]):
@@ -80,7 +88,7 @@ def test_outputs_keep_their_places():
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-def test_inputs_that_nobody_reads_are_taken():
+def test_inputs_that_nobody_reads_are_taken() -> None:
     graph = parse(
         "def graph(x: f32[2], unused: f32[3], flag: bool):\n    y: f32[2] = relu(x)\n    return y"
     )
@@ -88,16 +96,16 @@ def test_inputs_that_nobody_reads_are_taken():
     assert y.tolist() == [0.0, 2.0]
 
 
-def test_inputs_of_any_layout(graph_of):
+def test_inputs_of_any_layout(graph_of: Make) -> None:
     graph = graph_of("x: f32[n, t]", "y = relu(x)")
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).T
     assert torch.equal(lower(graph)([x])[0], x.relu())
 
 
-# -- files ------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 
-def test_a_saved_model_runs_again(graph_of, inputs_of, tmp_path):
+def test_a_saved_model_runs_again(graph_of: Make, inputs_of: Feed, tmp_path: Path) -> None:
     graph = graph_of(*MLP)
     runner, x = lower(graph), inputs_of(graph)
     runner.save(tmp_path)
@@ -109,7 +117,9 @@ def test_a_saved_model_runs_again(graph_of, inputs_of, tmp_path):
     assert (tmp_path / ".." / "model.onnx").read_bytes() == (tmp_path / "model.onnx").read_bytes()
 
 
-def test_large_weights_lie_beside_the_model(graph_of, inputs_of, tmp_path, monkeypatch):
+def test_large_weights_lie_beside_the_model(
+    graph_of: Make, inputs_of: Feed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys.modules["regauge.backends.onnx.emit"], "_EXTERNAL", 16)
     graph = graph_of("x: f32[n, 64], *, w: f32[64, 64]", "y = linear(x, w)")
     runner, x = lower(graph), inputs_of(graph)
@@ -119,7 +129,7 @@ def test_large_weights_lie_beside_the_model(graph_of, inputs_of, tmp_path, monke
     torch.testing.assert_close(load(tmp_path, graph)(x), execute(graph, x), rtol=1e-5, atol=1e-5)
 
 
-def test_saving_writes_over_what_was_there(graph_of, tmp_path):
+def test_saving_writes_over_what_was_there(graph_of: Make, tmp_path: Path) -> None:
     model = emit(graph_of(*MLP))
     assert (
         save(model, tmp_path / "a.onnx")
@@ -128,14 +138,14 @@ def test_saving_writes_over_what_was_there(graph_of, tmp_path):
     )
 
 
-def test_a_damaged_model_is_refused(graph_of, tmp_path):
+def test_a_damaged_model_is_refused(graph_of: Make, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"nothing")
     with pytest.raises(TargetError, match=r"^ONNX Runtime .* does not take the model: ") as error:
         load(tmp_path, graph_of(*MLP))
     assert str(tmp_path / "model.onnx") in str(error.value)
 
 
-# -- ops without a lowering -------------------------------------------------------------------------
+# -- ops without a lowering ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -144,7 +154,7 @@ def test_a_damaged_model_is_refused(graph_of, tmp_path):
         pytest.param("x: f32[n, t]", ("y = aten.asinh.default(x)",), id="one input"),
         pytest.param(
             "x: f32[n, t], i: i64[n, t]",
-            ("k = slice(i, dim=1, start=0, end=2)", "y = aten.scatter_add.default(x, k, x, dim=1)"),
+            ("y = aten.scatter_add.default(x, i, x, dim=1)",),
             id="attributes in the middle",
         ),
         pytest.param(
@@ -161,11 +171,13 @@ def test_a_damaged_model_is_refused(graph_of, tmp_path):
         ),
     ],
 )
-def test_torch_exports_what_we_do_not(head, body, graph_of, check_runs):
+def test_torch_exports_what_we_do_not(
+    head: str, body: tuple[str, ...], graph_of: Make, check_runs: Check
+) -> None:
     check_runs(graph_of(head, *body))
 
 
-def test_an_op_that_nobody_exports_is_named():
+def test_an_op_that_nobody_exports_is_named() -> None:
     graph = Graph()
     x = graph.input("x", TensorType(torch.float32, (4,)))
     y = graph.add(
@@ -185,7 +197,7 @@ def test_an_op_that_nobody_exports_is_named():
     ]
 
 
-def test_a_tuple_is_no_output():
+def test_a_tuple_is_no_output() -> None:
     graph = parse("def graph(x: f32[4]):\n    p: (f32[2], i64[2]) = topk(x, k=2)\n    return p")
     with pytest.raises(
         TargetError, match=r"^p is \(f32\[2\], i64\[2\]\): ONNX takes tensors only\n"
@@ -193,16 +205,16 @@ def test_a_tuple_is_no_output():
         emit(graph)
 
 
-def test_a_dtype_without_a_name_in_onnx_is_refused():
+def test_a_dtype_without_a_name_in_onnx_is_refused() -> None:
     graph = parse("def graph(x: c64[4]):\n    y: c64[4] = neg(x)\n    return y")
     with pytest.raises(TargetError, match=r"^ONNX has no torch.complex64, which x is\n"):
         emit(graph)
 
 
-# -- the eager target -------------------------------------------------------------------------------
+# -- the eager target ------------------------------------------------------------------------------
 
 
-def test_the_eager_target_runs_the_graph(graph_of, inputs_of):
+def test_the_eager_target_runs_the_graph(graph_of: Make, inputs_of: Feed) -> None:
     graph = graph_of(*MLP)
     x = inputs_of(graph)
     assert torch.equal(eager(graph)(x)[0], execute(graph, x)[0])

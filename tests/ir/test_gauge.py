@@ -73,8 +73,8 @@ def filled(text: str) -> tuple[Graph, list[torch.Tensor]]:
     return graph, [noise(node.shape) for node in graph.inputs]
 
 
-def region(graph: Graph, name: str, kind: Kind, **options: bool) -> Region:
-    found = transport(graph, graph[name], kind, **options)
+def region(graph: Graph, name: str, kind: Kind, *, restore: bool = False) -> Region:
+    found = transport(graph, graph[name], kind, restore=restore)
     assert isinstance(found, Region), str(found)
     return found
 

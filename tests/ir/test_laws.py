@@ -110,7 +110,8 @@ GRAPHS: dict[str, list[str]] = {
         one(
             "x: f64[2, 6, 5], *, w: f64[6], b: f64[6], m: f64[6], v: f64[6]",
             "f64[2, 6, 5]",
-            "batch_norm(x, w, b, m, v, training=False, momentum=0.1, eps=1e-05)",
+            "batch_norm(x, w, b, m, v, training=False, momentum=0.1, eps=1e-05, "
+            "cudnn_enabled=False)",
         ),
     ],
     "add": [

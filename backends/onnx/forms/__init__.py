@@ -1,7 +1,7 @@
-"""Groups of ops that ONNX Runtime has one fast kernel for, each made a single node before the lowering.
+"""Groups of ops for which ONNX Runtime has one fast kernel, each made one node before the lowering.
 
-The nodes are called ``ort.*``; they exist only in the copy that is lowered, and no rule changes what the graph
-computes.
+The nodes are called ``ort.*``; they exist only in the copy that is lowered, and no rule changes
+what the graph computes.
 """
 
 from ....ir import Graph

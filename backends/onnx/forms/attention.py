@@ -2,7 +2,8 @@
 
     reshape(transpose(sdpa(split(q), split(k), split(v)), 1, 2))  ->  ort.attention(q, k, v)
 
-with the repetition of grouped keys and values left out. The four transposes copy the values once more each.
+with the repetition of grouped keys and values left out. The four transposes copy the values once
+more each.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Values with their heads apart, ``[B, H, S, D]``, and side by side, ``[B, S, H*D]``: ways to see through."""
+"""Values with their heads apart, ``[B, H, S, D]``, and side by side, ``[B, S, H*D]``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def swapped(node: Node) -> Node | None:
 
 
 def side_by_side(graph: Graph, node: Node, before: Node) -> Node:
-    """``[B, S, H*D]`` of a value ``[B, H, S, D]``: what it was split from, or a node that merges it."""
+    """``[B, S, H*D]`` of a value ``[B, H, S, D]``: what it was split from, or a new node."""
     inner = strip(node)
     if inner.op == "ort.split_heads":
         return inner.args[0]
@@ -70,7 +70,7 @@ def is_split(node: Node) -> bool:
 
 
 def ungrouped(node: Node) -> Node:
-    """The keys or values of a grouped-query attention before each is repeated for its group of heads."""
+    """The keys or values of a grouped-query attention before they are repeated for the heads."""
     inner = strip(node)
     match inner:
         case Node("repeat_interleave", (Node() as source,)) if inner.attrs.get("dim") in (1, -3):

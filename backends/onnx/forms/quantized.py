@@ -1,12 +1,14 @@
 """Layers whose operands are dequantized codes.
 
-    linear(dequantize(q, s, z), dequantize(W, t, w), b)   ->  ort.linear_integer(q, s, z, W, t, w, b)
-    linear(x, dequantize(W, t, w), b)                     ->  ort.linear_codes(x, W, t, w, b)
-    embedding(dequantize(W, t, w), ids)                   ->  ort.embedding_codes(W, t, w, ids)
-    quantize(relu(conv(dequantize(q, s, z), dequantize(W, t), b)), r, y)  ->  ort.conv_integer(q, s, z, W, t, b, r, y)
+    linear(dequantize(q, s, z), dequantize(W, t, w), b)  ->  ort.linear_integer(q, s, z, W, t, w, b)
+    linear(x, dequantize(W, t, w), b)                    ->  ort.linear_codes(x, W, t, w, b)
+    embedding(dequantize(W, t, w), ids)                  ->  ort.embedding_codes(W, t, w, ids)
+    quantize(relu(conv(dequantize(q, s, z), dequantize(W, t), b)), r, y)
+                                                 ->  ort.conv_integer(q, s, z, W, t, b, r, y)
 
-for codes of 8 bits, ``s`` a scalar or one a row, ``t`` a scalar or one an output channel. A convolution gains only
-where its result is quantized as well: ONNX Runtime's one for integers that gives floats is slower than that on floats.
+for codes of 8 bits, ``s`` a scalar or one a row, ``t`` a scalar or one an output channel. A
+convolution gains only where its result is quantized as well: ONNX Runtime's one for integers that
+gives floats is slower than that on floats.
 """
 
 from __future__ import annotations
@@ -32,12 +34,20 @@ def fuse(graph: Graph) -> None:
             graph.supersede(node, new)
 
 
+def _operands(node: Node) -> tuple[Node, Node, Node | None]:
+    """What is scaled, the scale and the zero point."""
+    return node.args[0], node.args[1], _optional(node, 2)
+
+
+def _optional(node: Node, place: int) -> Node | None:
+    return node.args[place] if len(node.args) > place else None
+
+
 def _weight(node: Arg) -> tuple[Node, Node, Node | None] | None:
     """Codes ``[O, ...]``, their scale and their zero point, of a dequantized weight."""
     if not isinstance(node, Node) or node.op != "dequantize":
         return None
-    codes, scale, *rest = node.args
-    zero = rest[0] if rest else None
+    codes, scale, zero = _operands(node)
     if codes.op != "param" or codes.dtype not in _CODES:
         return None
     ones = (1,) * (len(codes.shape) - 1)
@@ -50,8 +60,7 @@ def _activation(node: Arg) -> tuple[Node, Node, Node | int | None] | None:
     """Codes ``[..., I]``, their scale and their zero point, of a dequantized value."""
     if not isinstance(node, Node) or node.op != "dequantize":
         return None
-    codes, scale, *rest = node.args
-    zero = rest[0] if rest else None
+    codes, scale, zero = _operands(node)
     if codes.dtype not in _CODES or scale.dtype != torch.float32:
         return None
     if scale.shape in ((), (1,)):
@@ -75,7 +84,7 @@ def _middle(zero: Arg) -> int | None:
 
 
 def _linear(graph: Graph, node: Node) -> _Form | None:
-    bias = node.args[2] if len(node.args) > 2 else None
+    bias = _optional(node, 2)
     weight = _weight(node.args[1])
     if weight is None or len(weight[0].shape) != 2:
         return None
@@ -94,8 +103,7 @@ def _embedding(graph: Graph, node: Node) -> _Form | None:
 
 def _conv(graph: Graph, node: Node) -> _Form | None:
     """A quantize, with the convolution and the relu before it."""
-    value, scale, *rest = node.args
-    zero = rest[0] if rest else None
+    value, scale, zero = _operands(node)
     if scale.op != "param" or scale.shape not in ((), (1,)) or node.dtype != torch.uint8:
         return None
     if len(value.users) == 1 and _clips(graph, value, scale, zero):
@@ -103,7 +111,7 @@ def _conv(graph: Graph, node: Node) -> _Form | None:
     if value.op not in ("conv1d", "conv2d", "conv3d") or len(value.users) > 1:
         return None
     weight, activation = _weight(value.args[1]), _activation(value.args[0])
-    bias = value.args[2] if len(value.args) > 2 else None
+    bias = _optional(value, 2)
     if (
         weight is None
         or weight[2] is not None

@@ -2,8 +2,8 @@
 
     x * cos + cat((-x[..., d/2:], x[..., :d/2])) * sin   ->  ort.rotary(x, cos, sin)
 
-where both halves of ``cos`` and of ``sin`` are the same, and on the heads side by side where they were split from
-there, so that the split comes after and can be left to the attention.
+where both halves of ``cos`` and of ``sin`` are the same, and on the heads side by side where they
+were split from there, so that the split comes after and can be left to the attention.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _fuse(graph: Graph, node: Node, x: Node, cos: Node, sin: Node) -> None:
 
 
 def _table(graph: Graph, value: Node, x: Node, before: Node) -> Node | None:
-    """A table ``[1 or B, S, D]`` that broadcasts over the heads of ``x``, if its halves are the same."""
+    """A table ``[1 or B, S, D]`` that broadcasts over the heads, if its halves are the same."""
     shape = (*[1] * (4 - len(value.shape)), *value.shape)
     fits = shape[0] in (1, x.shape[0]) and shape[1:] == (1, *x.shape[2:])
     if not fits or not _twice(graph, value):

@@ -1,7 +1,8 @@
 """How each op is spelled in ONNX: one function an op, in a file for each family.
 
-A lowering is called with the builder, the node, and the op's operands and attributes under their PyTorch names. It
-gives back the name of the result, and raises ``Declined`` for a form that it does not cover.
+A lowering is called with the builder, the node, and the op's operands and attributes under their
+PyTorch names. It gives back the name of the result, and raises ``Declined`` for a form that it
+does not cover.
 """
 
 from collections.abc import Callable, Mapping

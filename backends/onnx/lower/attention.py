@@ -1,13 +1,12 @@
 """Attention, and the rotation of positions, as single ops of opset 23.
 
-ONNX Runtime's ``Attention`` is fastest with the heads still side by side (``[B, S, H*D]``); ``forms/attention.py``
-brings a graph there.
+ONNX Runtime's ``Attention`` is fastest with the heads still side by side (``[B, S, H*D]``);
+``forms/attention.py`` brings a graph there.
 """
 
 from __future__ import annotations
 
 from ....ir import Node
-from ....ir.graph import Arg
 from ..builder import Builder, Declined, rank
 
 
@@ -39,7 +38,7 @@ def scaled_dot_product_attention(
 def attention_mask(
     b: Builder, mask: Node | None, lengths: tuple[int | str, int | str], sizes: tuple[str, str]
 ) -> str:
-    """A mask as ``[., ., Q, K]``: ONNX Runtime broadcasts it over batch and heads, and not over positions."""
+    """A mask as ``[., ., Q, K]``: it is broadcast over batch and heads, and not over positions."""
     if mask is None:
         return ""
 
@@ -82,7 +81,7 @@ def side_by_side(
 
 
 def rotary(b: Builder, node: Node, input: Node, cos: Node, sin: Node, *, heads: int) -> str:
-    """``x cos + rotate_half(x) sin`` on ``[B, S, H*D]``, or on ``[B, H, S, D]`` where ``heads`` is 0.
+    """``x cos + rotate_half(x) sin`` on ``[B, S, H*D]``, or on ``[B, H, S, D]`` if ``heads`` is 0.
 
     ``cos`` and ``sin`` are ``[B or 1, S, D]`` with two equal halves, of which ONNX wants one.
     """

@@ -14,8 +14,9 @@ from ..builder import INT64_MAX, Builder, Declined, pair, rank
 def transposed(b: Builder, weight: Node, user: Node) -> str:
     """A weight ``[O, I]`` as the ``[I, O]`` that MatMul wants.
 
-    A parameter is stored in that layout, so that nothing is left to do at load, unless something else reads it as
-    it is (an embedding tied to the output head): then it is stored once, and the runtime folds the Transpose.
+    A parameter is stored in that layout, so that nothing is left to do at load, unless something
+    else reads it as it is (an embedding tied to the output head): then it is stored once, and the
+    runtime folds the Transpose.
     """
     readers = list(weight.users)
     if weight.op == "param" and all(_as_weight(reader, weight) for reader in readers):
@@ -23,8 +24,8 @@ def transposed(b: Builder, weight: Node, user: Node) -> str:
             return b.parameter(weight, "transposed", torch.Tensor.t)
     name = b.tensor(weight)
     if user.op == "ort.linear_integer" and readers.index(user):
-        # ONNX Runtime's exact mode for CPUs without VNNI fails on codes that two products share. A Slice of
-        # everything, to an end of its own, is folded and keeps this reader's apart.
+        # ONNX Runtime's exact mode for CPUs without VNNI fails on codes that two products share.
+        # A Slice of everything, to an end of its own, is folded and keeps this reader's apart.
         end = b.ints(INT64_MAX - readers.index(user))
         name = b.op("Slice", name, b.ints(0), end, b.ints(0))
     return b.op("Transpose", name, perm=[1, 0])

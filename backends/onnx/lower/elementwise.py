@@ -28,7 +28,7 @@ def gelu(b: Builder, node: Node, self: Arg, approximate: str = "none") -> str:
 def silu(b: Builder, node: Node, self: Arg) -> str:
     x = b.tensor(self)
     if node.dtype == torch.float32:  # one kernel; x * sigmoid(x) takes two
-        return b.op("QuickGelu", x, domain=MICROSOFT, alpha=1.0)
+        return b.op(f"{MICROSOFT}QuickGelu", x, alpha=1.0)
     return b.op("Mul", x, b.op("Sigmoid", x))
 
 
@@ -50,7 +50,8 @@ def elu(
 
 
 def softplus(b: Builder, node: Node, self: Arg, beta: float = 1, threshold: float = 20) -> str:
-    # Above the threshold PyTorch gives x itself, from which log(1 + e^x) then differs by less than 2e-9.
+    # Above the threshold PyTorch gives x itself, from which log(1 + e^x) then differs by less
+    # than 2e-9.
     if beta * math.exp(-threshold) > 1e-6:
         raise Declined(f"with the threshold {threshold}")
     x = b.tensor(self)
@@ -68,7 +69,7 @@ def relu6(b: Builder, node: Node, self: Arg) -> str:
     return clamp(b, node, self, 0, 6)
 
 
-def clamp(b: Builder, node: Node, self: Arg, min: Arg = None, max: Arg = None) -> str:  # noqa: A002
+def clamp(b: Builder, node: Node, self: Arg, min: Arg = None, max: Arg = None) -> str:
     x = b.tensor(self, node.dtype)
     low, high = b.tensor(min, node.dtype), b.tensor(max, node.dtype)
     if not any(isinstance(limit, Node) for limit in (min, max)):

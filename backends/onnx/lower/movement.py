@@ -14,7 +14,7 @@ def _same(b: Builder, node: Node, self: Arg) -> str:
 
 
 def reshape_to(b: Builder, value: str, before: tuple[Arg, ...], node: Node, shape: Arg) -> str:
-    """Reshape by what the types tell: a 0 keeps a size, one -1 is found; else from the sizes given."""
+    """Reshape by the types: a 0 keeps a size, one -1 is found; else by the sizes given."""
     after = node.shape
     spec = [
         size if isinstance(size, int) else 0 if before[i : i + 1] == (size,) else -1

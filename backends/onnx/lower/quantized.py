@@ -1,8 +1,8 @@
 """Codes and what computes on them.
 
-A linear layer on codes is ``MatMulIntegerToFloat(u8, s8)``, which multiplies integers and gives floats in one
-kernel. Codes by token come from a QuantizeLinear over rows: with ``axis=0`` of a matrix it runs the same vectorised
-loop a row that it runs for a whole tensor.
+A linear layer on codes is ``MatMulIntegerToFloat(u8, s8)``, which multiplies integers and gives
+floats in one kernel. Codes by token come from a QuantizeLinear over rows: with ``axis=0`` of a
+matrix it runs the same vectorised loop a row that it runs for a whole tensor.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from ....ir.graph import Arg
 from ....ir.quantized import LIMITS
 from ..builder import MICROSOFT, Builder, rank
 from .contractions import conv_attributes, transposed
-
 
 _CODES = (torch.int8, torch.uint8, torch.int16, torch.int32)
 _FLOATS = {"conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear"}
@@ -30,6 +29,10 @@ def _axis(value: Node, scale: Node) -> int | None:
         return -1
     (axis, *more) = varied
     return None if more or value.shape[axis] != sizes[axis] else axis + rank(value)
+
+
+def _along(axis: int | None) -> dict[str, int]:
+    return {} if axis is None or axis == -1 else {"axis": axis}
 
 
 def _by_row(value: Node, scale: Node) -> bool:
@@ -77,7 +80,7 @@ def quantize(
         return _quantize_rows(b, input, b.tensor(scale), 0, dtype)
     factor = _vector(b, scale, input.dtype)
     zero = _zero(b, zero_point, scale, factor, dtype)
-    return b.op("QuantizeLinear", x, factor, zero, **({} if axis == -1 else {"axis": axis}))
+    return b.op("QuantizeLinear", x, factor, zero, **_along(axis))
 
 
 def _round(
@@ -116,9 +119,10 @@ def dequantize(
     b: Builder, node: Node, input: Node, scale: Node, zero_point: Node | None = None
 ) -> str:
     axis = _axis(input, scale)
-    # A constant is folded when the model is loaded, which DequantizeLinear is not; and ONNX Runtime's exact mode
-    # for CPUs without VNNI (see ../../onnxruntime.py) gives one over channels a zero point of the wrong shape.
-    # Behind a DequantizeLinear, the weights of a float convolution would be rounded to int8 by ONNX Runtime itself.
+    # A constant is folded when the model is loaded, which DequantizeLinear is not; and ONNX
+    # Runtime's exact mode for CPUs without VNNI (see ../../onnxruntime.py) gives one over
+    # channels a zero point of the wrong shape. Behind a DequantizeLinear, the weights of a float
+    # convolution would be rounded to int8 by ONNX Runtime itself.
     plain = input.op == "param" or any(user.op in _FLOATS for user in node.users)
     if axis is None or plain or input.dtype not in _CODES:
         code = b.tensor(input, node.dtype)
@@ -126,9 +130,7 @@ def dequantize(
         return b.op("Mul", code, b.tensor(scale))
     zero = _vector(b, zero_point, input.dtype)
     factor = _vector(b, scale, node.dtype)
-    return b.op(
-        "DequantizeLinear", b.tensor(input), factor, zero, **({} if axis == -1 else {"axis": axis})
-    )
+    return b.op("DequantizeLinear", b.tensor(input), factor, zero, **_along(axis))
 
 
 def dynamic_quantize(
@@ -175,14 +177,14 @@ def linear_integer(
     weight_zero_point: Node | None,
     bias: Node | None,
 ) -> str:
-    """``(codes - z) s @ ((W - w) t)^T + bias`` on integers; ``s`` is a scalar or ``[..., 1]``, ``t`` a scalar or ``[O, 1]``."""
+    """``(codes - z) s @ ((W - w) t)^T + bias``; ``s`` may be ``[..., 1]``, ``t`` ``[O, 1]``."""
     by_row = any(size != 1 for size in scale.shape)
     zero = (
         b.constant(zero_point, codes.dtype) if isinstance(zero_point, int)
         else _vector(b, zero_point, codes.dtype)
     )  # fmt: skip
     product = b.op(
-        "MatMulIntegerToFloat",
+        f"{MICROSOFT}MatMulIntegerToFloat",
         b.tensor(codes),
         transposed(b, weight, node),
         b.tensor(scale) if by_row else _vector(b, scale, node.dtype),
@@ -190,7 +192,6 @@ def linear_integer(
         zero,
         _vector(b, weight_zero_point, weight.dtype),
         "" if by_row else b.tensor(bias),  # the kernel adds its bias before it scales by row
-        domain=MICROSOFT,
     )
     return b.op("Add", product, b.tensor(bias)) if by_row and bias is not None else product
 
@@ -204,9 +205,10 @@ def linear_codes(
     weight_zero_point: Node | None,
     bias: Node | None,
 ) -> str:
-    """``x @ ((W - w) t)^T + bias`` with the weight a float when the runtime has folded its constants.
+    """``x @ ((W - w) t)^T + bias``, the weight a float once constants are folded at load.
 
-    Not DequantizeLinear, which ONNX Runtime fuses into MatMulNBits, which rounds the activations as well.
+    Not DequantizeLinear, which ONNX Runtime fuses into MatMulNBits, which rounds the activations
+    as well.
     """
     matrix = b.cast(transposed(b, weight, node), node.dtype)
     if weight_zero_point is not None:
@@ -254,7 +256,7 @@ def conv_integer(
     dilation: Arg = 1,
     groups: int = 1,
 ) -> str:
-    """``quantize(conv(dequantize(codes), dequantize(W), bias))``, all on integers; the bias in units of the sums."""
+    """``quantize(conv(dequantize(codes), dequantize(W), bias))``, the bias in units of the sums."""
     operands = [
         b.tensor(codes),
         _vector(b, scale, torch.float32),

@@ -72,7 +72,7 @@ def topk(
     k: Arg,
     dim: int = -1,
     largest: bool = True,
-    sorted: bool = True,  # noqa: A002
+    sorted: bool = True,
 ) -> tuple[str, ...]:
     attributes = {"axis": dim, "largest": int(largest), "sorted": int(sorted)}
     return b.ops("TopK", b.tensor(self), b.number(k), count=2, **attributes)

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from regauge.ir import Graph, InputError, parse
+from regauge.ir.interpret import execute
+from regauge.passes import Context, Quantize
+from regauge.passes.manager import difference
+
+TEXT = """
+def graph(t: i64[4, 9], *, e: f32[50, 32], w: f32[64, 32], c: f32[64], u: f32[50, 64]):
+    x: f32[4, 9, 32] = embedding(e, t)
+    a: f32[4, 9, 64] = linear(x, w, c)
+    r: f32[4, 9, 64] = relu(a)
+    y: f32[4, 9, 50] = linear(r, u)
+    return y
+"""
+
+
+def sample() -> tuple[Graph, Context]:
+    graph = parse(TEXT)
+    generator = torch.Generator().manual_seed(0)
+    for name, node in graph.params.items():
+        shape = [int(size) for size in node.shape]
+        graph.store[name] = torch.randn(shape, generator=generator)
+    ids = torch.randint(0, 50, (4, 9), generator=generator)
+    return graph, Context(inputs=[ids], calibration=[[ids], [ids.flip(0)]])
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic", "dynamic-tensor", None])
+def test_codes_are_integers_and_the_function_is_close(mode: str | None) -> None:
+    graph, context = sample()
+    new, remarks = Quantize(mode)(graph, context)  # type: ignore[arg-type]
+    assert all(remark.applied for remark in remarks)
+    stored = {name: new.store.type(name).dtype for name in new.params if "codes" in name}
+    assert stored == dict.fromkeys(("e_codes", "w_codes", "u_codes"), torch.int8)
+    error = difference(execute(new, context.inputs), execute(graph, context.inputs))
+    assert 1e-4 < error < 0.03  # eight bits: two decimals are right, and four are not
+
+
+def test_readers_that_share_a_value_share_its_codes() -> None:
+    graph = parse(
+        """
+        def graph(x: f32[4, 32], *, q: f32[64, 32], k: f32[64, 32]):
+            a: f32[4, 64] = linear(x, q)
+            b: f32[4, 64] = linear(x, k)
+            y: f32[4, 64] = add(a, b)
+            return y
+        """
+    )
+    for name in graph.params:
+        graph.store[name] = torch.randn(64, 32, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(4, 32, generator=torch.Generator().manual_seed(2))
+    new, _ = Quantize("static")(graph, Context(inputs=[x], calibration=[[x]]))
+    assert sum(node.op == "quantize" for node in new.nodes) == 1
+
+
+def test_a_table_and_the_head_that_shares_it_stay_one_tensor() -> None:
+    graph = parse(
+        """
+        def graph(t: i64[4, 9], *, e: f32[50, 32]):
+            x: f32[4, 9, 32] = embedding(e, t)
+            y: f32[4, 9, 50] = linear(x, e)
+            return y
+        """
+    )
+    graph.store["e"] = torch.randn(50, 32, generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(0, 50, (4, 9), generator=torch.Generator().manual_seed(2))
+    new, _ = Quantize("static")(graph, Context(inputs=[ids], calibration=[[ids]]))
+    assert [n for n in new.params if new.store.type(n).dtype == torch.int8] == ["e_codes"]
+
+
+def test_the_bias_takes_up_the_mean_error() -> None:
+    graph, context = sample()
+    plain, _ = Quantize("static", correct_bias=False)(graph, context)
+    better, _ = Quantize("static", correct_bias=True)(graph, context)
+    graph.returns(graph["a"])
+
+    def gap(new: Graph) -> float:
+        new.returns(new["a"])
+        found = [execute(new, batch)[0] for batch in context.calibration]
+        wanted = [execute(graph, batch)[0] for batch in context.calibration]
+        return float((torch.cat(found) - torch.cat(wanted)).mean((0, 1)).abs().max())
+
+    assert gap(better) < 1e-5 < gap(plain)
+
+
+def test_asks_for_calibration_data() -> None:
+    graph, context = sample()
+    with pytest.raises(InputError, match="Quantize needs calibration data, and there is none"):
+        Quantize("static")(graph, Context(inputs=context.inputs))
+
+
+def test_small_weights_stay_as_they_are() -> None:
+    graph, context = sample()
+    _, remarks = Quantize("static", least=10_000)(graph, context)
+    assert [str(remark) for remark in remarks] == [
+        "missed  a: w has only 2048 elements",
+        "missed  y: u has only 3200 elements",
+    ]
