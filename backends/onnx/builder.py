@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
-from onnx import NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from ...ir import Graph, Node, ScalarType, TensorType
 from ...ir.graph import Arg
@@ -65,6 +65,9 @@ class Builder:
         self.domains = {"": OPSET, "com.microsoft": 1}
         self._constants: dict[tuple[torch.dtype, tuple[int, ...], bytes], str] = {}
         self._current = "v"  # the node being lowered, after which its inner values are named
+        self.exported: dict[
+            str, ModelProto
+        ] = {}  # what PyTorch's exporter made of ops, by their text
         self._shared: dict[tuple[object, ...], str] = {}
         self._counts: dict[str, int] = {}
         self._start = 0

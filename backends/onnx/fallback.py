@@ -27,7 +27,7 @@ def export(builder: Builder, node: Node, reason: str) -> Value:
     """The node's value, by the nodes that PyTorch's exporter makes of it."""
     graph, operands = alone(builder.graph, node)
     try:
-        model = _export(graph)
+        model = builder.exported.get(str(graph)) or _export(graph)
     except Exception as error:
         form = f" {reason}" if reason else ""
         first = next(iter(str(error).splitlines()), type(error).__name__)
@@ -36,11 +36,15 @@ def export(builder: Builder, node: Node, reason: str) -> Value:
             where=node.at,
             do="write it with other PyTorch functions, or compile for target='torch'",
         ) from error
+    builder.exported[str(graph)] = model
     return _inline(builder, model, [builder.tensor(operand) for operand in operands])
 
 
 def alone(graph: Graph, node: Node) -> tuple[Graph, list[Node]]:
-    """The node and the symbolic numbers it reads as a graph, and the tensors that it takes."""
+    """The node and the symbolic numbers it reads as a graph, and the tensors that it takes.
+
+    Names are by position, so that nodes which do the same on the same types have the same text.
+    """
     new = Graph()
     new.symbols = dict(graph.symbols)
     made: dict[Node, Node] = {}
@@ -50,11 +54,11 @@ def alone(graph: Graph, node: Node) -> tuple[Graph, list[Node]]:
         if old not in made:
             if isinstance(old.type, TensorType) and old is not node:
                 operands.append(old)
-                made[old] = new.input(old.name, old.type)
+                made[old] = new.input("x", old.type)
             else:
                 args = substitute(old.args, copy)
                 attrs = {key: substitute(value, copy) for key, value in old.attrs.items()}
-                made[old] = new.add(old.op, *args, name=old.name, type=old.type, **attrs)
+                made[old] = new.add(old.op, *args, name="y", type=old.type, **attrs)
         return made[old]
 
     result = copy(node)

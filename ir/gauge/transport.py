@@ -381,6 +381,8 @@ class _Search:
         region.cells += flow.cells
         for port, action in flow.ports.items():
             value = node if port == OUT else operand(node, port)
+            if value not in region.actions and bool((action.labels < 0).all()):
+                continue  # nothing of it changes
             if value is None or value.op == "param":
                 self.edit(region, Edit(node, port, action))
             elif self.record(region, node, value, action):

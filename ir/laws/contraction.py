@@ -57,12 +57,12 @@ class Contract(Law):
                 raise Stop(f"{call.node.op} has no bias to take up a shift")
             return [Flow({port: action}, {port: action})]
         contracted = [name for name in mine if name not in letters[OUT]]
-        if call.kind not in DIAGONAL and len(contracted) == len(mine) and not call.complete(action):
-            raise Stop("it reads only a part of the channels")
+        cells: list[torch.Tensor] = []
+        if call.kind not in DIAGONAL and len(contracted) == len(mine):
+            cells += call.held(action, "it reads")
         partner = Action(_carry(action.labels, letters[port], letters[other]), -action.power)
         if call.kind is Kind.PERMUTATION:
             partner = partner.inverse()
-        cells: list[torch.Tensor] = []
         if len(contracted) < len(mine):
             kept = [axis for axis, name in enumerate(letters[port]) if name not in contracted]
             cells.append(rows_of(action.labels, kept))
@@ -149,6 +149,7 @@ class Conv(Law):
                     raise Stop("the input's and the result's channels are acted on at once")
                 merged.ports[port] = action
             merged.through |= flow.through
+            merged.cells += flow.cells
         return [merged]
 
     def _write(self, call: Call, action: Action, labels: torch.Tensor) -> Flow:
@@ -185,11 +186,10 @@ class Conv(Law):
             weight = compact(rows.reshape(*rows.shape, *[1] * (len(shape) - 2)))
             return Flow({(0,): action, (1,): Action(weight, -action.power)})
         if groups == 1:
-            if not call.complete(action):
-                raise Stop("it reads only a part of the channels")
+            cells = call.held(action, "it reads")
             weight = labels.reshape(1, -1, *[1] * (len(shape) - 2))
             power = action.power if call.kind is Kind.PERMUTATION else -action.power
-            return Flow({(0,): action, (1,): Action(weight, power)})
+            return Flow({(0,): action, (1,): Action(weight, power)}, cells=cells)
         if groups != labels.numel() or shape[0] != groups or call.kind is not Kind.PERMUTATION:
             raise Stop(f"a grouped convolution takes no {call.kind.value} of its input channels")
         return self._write(call, action, labels)

@@ -111,13 +111,20 @@ class Call:
     def operands(self) -> Iterator[Port]:
         return (port for port in self.shapes if port != OUT)
 
-    def complete(self, action: Action) -> bool:
-        """Whether the labelled axes hold every coordinate equally often, and nothing else."""
+    def held(self, action: Action, where: str) -> list[torch.Tensor]:
+        """The cells of an action on an axis that is summed over: all its coordinates, as one row.
+
+        An axis that holds only some of the coordinates will do for a permutation that keeps to
+        these; raises ``Stop`` where one will not do, or a coordinate stands there more often than
+        another.
+        """
         flat = action.labels.flatten()
-        if bool((flat < 0).any()):
-            return False
-        counts = torch.bincount(flat, minlength=self.size)
-        return bool((counts == counts[0]).all())
+        counts = torch.bincount(flat[flat >= 0], minlength=self.size)
+        row = torch.nonzero(counts).flatten().to(flat.dtype)
+        partial = row.numel() < self.size and self.kind is not Kind.PERMUTATION
+        if partial or bool((flat < 0).any()) or counts[row.long()].unique().numel() != 1:
+            raise Stop(f"{where} only a part of the channels")
+        return [row[None]] if row.numel() < self.size else []
 
 
 class Law:

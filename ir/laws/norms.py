@@ -61,13 +61,11 @@ class Normalize(Law):
     def _read(self, call: Call, action: Action) -> Flow:
         match call.kind:
             case Kind.CENTRE if self.centres and not self.grouped:
-                if not call.complete(action):
-                    raise Stop("the norm is over other channels than the centred ones")
-                return Flow({(0,): action})
+                return Flow({(0,): action}, cells=call.held(action, "the norm is over"))
             case Kind.PERMUTATION if not self.grouped:
-                if not call.complete(action):
-                    raise Stop("the norm is over other channels than the permuted ones")
-                return Flow({(0,): action, OUT: action, **self._affine(call, action)})
+                cells = call.held(action, "the norm is over")
+                ports: dict[Port, Action] = {(0,): action, OUT: action}
+                return Flow({**ports, **self._affine(call, action)}, cells=cells)
             case Kind.ORTHOGONAL if not self.centres and not self._affine(call, action):
                 return Flow({(0,): action, OUT: action})
             case _:
@@ -147,8 +145,8 @@ class Reduce(Law):
             labels = action.labels if keep else action.labels.squeeze(reduced)
             return [Flow({(0,): action, OUT: Action(labels, action.power)})]
         ends = call.kind is Kind.PERMUTATION and not self.window
-        if ends and acted <= set(reduced) and call.complete(action):
-            return [Flow({(0,): action})]
+        if ends and acted <= set(reduced):
+            return [Flow({(0,): action}, cells=call.held(action, f"{call.node.op} reduces"))]
         raise Stop(f"{call.node.op} reduces the channels")
 
     def _reduced(self, call: Call, rank: int) -> tuple[int, ...]:

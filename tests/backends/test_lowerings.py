@@ -25,6 +25,11 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "matmul": (f"{X}, z: f32[n, 8, t]", "y = matmul(x, z)"),
     "matmul, vector": (f"{X}, z: f32[8]", "y = matmul(x, z)"),
+    "aten.mm.default": ("x: f32[n, 8], z: f32[8, 3]", "y = aten.mm.default(x, z)"),
+    "aten.addmm.default": (
+        "x: f32[n, 8], *, w: f32[8, 3], c: f32[3]",
+        "y = aten.addmm.default(c, x, w)",
+    ),
     "bmm": (f"{X}, z: f32[n, 8, 7]", "y = bmm(x, z)"),
     "embedding": ("i: i64[n, t], *, w: f32[6, 8]", "y = embedding(w, i, padding_idx=0)"),
     "conv1d": (
@@ -94,6 +99,12 @@ CASES: dict[str, tuple[str, ...]] = {
         "y = batch_norm(x, None, None, mean, var, training=False, momentum=0.1, "
         "eps=1e-3, cudnn_enabled=True)",
     ),
+    "aten._native_batch_norm_legit_no_training.default": (
+        f"{IMAGE}, *, w: f32[4], c: f32[4], mean: f32[4], var: f32[4]",
+        "p = aten._native_batch_norm_legit_no_training.default("
+        "x, w, c, mean, var, momentum=0.1, eps=1e-3)",
+        "y = getitem(p, 0)",
+    ),
     "softmax": (X, "y = softmax(x, dim=1)"),
     "log_softmax": (X, "y = log_softmax(x, dim=-1)"),
     # -- arithmetic
@@ -124,6 +135,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "where": (f"p: bool[t, 8], {X}, z: f32[8]", "y = where(p, x, z)"),
     "where, numbers": (f"p: bool[t, 8], {X}", "y = where(p, x, -1.0)"),
     "masked_fill": (f"p: bool[t, 8], {X}", "y = masked_fill(x, p, -inf)"),
+    "aten.max.other": (f"{X}, z: f32[8]", "y = aten.max.other(x, z)"),
+    "aten.min.other": (f"{X}, z: f32[8]", "y = aten.min.other(x, z)"),
     "maximum": (f"{X}, z: f32[8]", "y = maximum(x, z)"),
     "minimum": (f"{X}, z: f32[8]", "y = minimum(x, z)"),
     "eq": ("i: i64[t], j: i64[t]", "y = eq(i, j)"),

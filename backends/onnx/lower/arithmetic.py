@@ -145,6 +145,8 @@ LOWERINGS = {
     "pow": power,
     "where": where,
     "masked_fill": masked_fill,
+    "aten.max.other": _same("Max"),
+    "aten.min.other": _same("Min"),
     "maximum": _same("Max"),
     "minimum": _same("Min"),
     "eq": _compare("Equal"),

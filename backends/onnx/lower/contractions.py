@@ -49,6 +49,14 @@ def matmul(b: Builder, node: Node, self: Arg, other: Arg) -> str:
     return b.op("MatMul", b.tensor(self), b.tensor(other))
 
 
+def addmm(
+    b: Builder, node: Node, self: Arg, mat1: Arg, mat2: Arg, beta: float = 1, alpha: float = 1
+) -> str:
+    if beta != 1 or alpha != 1:
+        raise Declined("with factors")
+    return b.op("Add", b.op("MatMul", b.tensor(mat1), b.tensor(mat2)), b.tensor(self))
+
+
 def bmm(b: Builder, node: Node, self: Arg, mat2: Arg) -> str:
     return matmul(b, node, self, mat2)
 
@@ -125,6 +133,8 @@ def conv_transpose2d(
 LOWERINGS = {
     "linear": linear,
     "matmul": matmul,
+    "aten.mm.default": bmm,
+    "aten.addmm.default": addmm,
     "bmm": bmm,
     "embedding": embedding,
     "conv1d": conv,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ....ir import Node
+from ....ir import Node, TensorType
 from ....ir.graph import Arg
 from ..builder import Builder
 
@@ -89,6 +89,23 @@ def batch_norm(
     return b.op("BatchNormalization", b.tensor(input), scale, shift, mean, variance, epsilon=eps)
 
 
+def native_batch_norm(
+    b: Builder,
+    node: Node,
+    input: Node,
+    weight: Arg,
+    bias: Arg,
+    running_mean: Node,
+    running_var: Node,
+    eps: float = 1e-5,
+) -> tuple[str, ...]:
+    """The result, and two statistics that are only for gradients."""
+    assert isinstance(node.type, tuple) and isinstance(node.type[0], TensorType)
+    value = Node(node.name, node.op, (), {}, node.type[0])
+    result = batch_norm(b, value, input, weight, bias, running_mean, running_var, eps=eps)
+    return result, "", ""
+
+
 def _softmax(kind: str) -> Callable[..., str]:
     def lowering(
         b: Builder,
@@ -109,6 +126,7 @@ LOWERINGS = {
     "crms_norm": crms_norm,
     "group_norm": group_norm,
     "batch_norm": batch_norm,
+    "aten._native_batch_norm_legit_no_training.default": native_batch_norm,
     "softmax": _softmax("Softmax"),
     "log_softmax": _softmax("LogSoftmax"),
 }
