@@ -44,7 +44,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 bench: $(READY)
-	PYTHONPATH=examples $(BIN)/python benchmarks/compare.py
+	PYTHONPATH=examples $(BIN)/python benchmarks/compare.py minilm vit whisper smollm2
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -36,7 +36,9 @@ class _Converter:
             elif node.op == "output":
                 self.output(node)
             else:
-                raise TraceError(f"the exported program holds a {node.op} node", where=node.format_node() or "")
+                raise TraceError(
+                    f"the exported program holds a {node.op} node", where=node.format_node() or ""
+                )
         self.graph.in_spec = program.call_spec.in_spec
         self.graph.out_spec = program.call_spec.out_spec
         self.ranges()
@@ -55,7 +57,9 @@ class _Converter:
         elif spec.kind == InputKind.CONSTANT_TENSOR:
             tensor = self.program.constants[spec.target]
         else:
-            raise TraceError(f"the model takes {spec.kind.name.lower()} {spec.target}, which is not supported")
+            raise TraceError(
+                f"the model takes {spec.kind.name.lower()} {spec.target}, which is not supported"
+            )
         assert isinstance(tensor, torch.Tensor)
         self.made[node] = self.parameter(spec.target, tensor.detach())
 
@@ -87,7 +91,9 @@ class _Converter:
                 f"the exported program calls {target}, which is no operator", where=location(node)
             )
         schema = target._schema
-        given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
+        given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | dict(
+            node.kwargs
+        )
         name = table.name_of(target)
         operands = table.get(name).operands
         bound = {key: self.value(value) for key, value in given.items()}

@@ -7,6 +7,7 @@ that the exporter gives are put in its place.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import logging
 import warnings
@@ -30,14 +31,24 @@ def export(builder: Builder, node: Node, reason: str) -> Value:
         model = builder.exported.get(str(graph)) or _export(graph)
     except Exception as error:
         form = f" {reason}" if reason else ""
-        first = next(iter(str(error).splitlines()), type(error).__name__)
+        missing = importlib.util.find_spec("onnxscript") is None
         raise TargetError(
-            f"{node.op}{form} has no ONNX form: neither ours nor torch.onnx's ({first})",
+            f"{node.op}{form} has no ONNX form: neither ours nor torch.onnx's ({_root(error)})",
             where=node.at,
-            do="write it with other PyTorch functions, or compile for target='torch'",
+            do="pip install onnxscript, which torch.onnx needs"
+            if missing
+            else "write it with other PyTorch functions, or compile for target='torch'",
         ) from error
     builder.exported[str(graph)] = model
     return _inline(builder, model, [builder.tensor(operand) for operand in operands])
+
+
+def _root(error: BaseException) -> str:
+    """The first line of what lies behind an error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
 def alone(graph: Graph, node: Node) -> tuple[Graph, list[Node]]:

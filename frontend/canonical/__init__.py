@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ...ir import Graph
-from . import activations, attention, broadcast, constants, identity, linear, movement, norms, spelling
+from . import (
+    activations,
+    attention,
+    broadcast,
+    constants,
+    identity,
+    linear,
+    movement,
+    norms,
+    spelling,
+)
 from .check import check as check
 from .masks import simplify
 from .merge import merge, name_in_order, read_sizes_off_inputs

@@ -28,7 +28,6 @@ _LONGEST = 16  # nodes of an expression
 _TOLERANCE = 2e-8
 
 
-
 _KNOWN: tuple[tuple[str, dict[str, Arg], Callable[[torch.Tensor], torch.Tensor]], ...] = (
     ("gelu", {}, lambda x: F.gelu(x)),
     ("gelu", {"approximate": "tanh"}, lambda x: F.gelu(x, approximate="tanh")),

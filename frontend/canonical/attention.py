@@ -50,7 +50,11 @@ def _scores(scores: Node) -> tuple[Node, list[Node], float] | None:
     while isinstance(node, Node) and (len(node.users) == 1):
         if node.op == "matmul" and _turned(node.args[1]) is not None:
             return node, masks, scale
-        if node.op in ("mul", "div") and (factor := number(node.args[1])) and "rounding_mode" not in node.attrs:
+        if (
+            node.op in ("mul", "div")
+            and (factor := number(node.args[1]))
+            and "rounding_mode" not in node.attrs
+        ):
             scale = scale * factor if node.op == "mul" else scale / factor
             node = node.args[0]
         elif node.op == "add" and scale == 1.0 and isinstance(node.args[1], Node):
@@ -75,7 +79,9 @@ def _leads_to_product(arg: Arg, depth: int = 4) -> bool:
         return False
     if arg.op == "matmul":
         return True
-    return arg.op in ("mul", "div", "add", "to") and any(_leads_to_product(a, depth - 1) for a in arg.args)
+    return arg.op in ("mul", "div", "add", "to") and any(
+        _leads_to_product(a, depth - 1) for a in arg.args
+    )
 
 
 def _raised(node: Node, at: At) -> Node | None:
@@ -123,10 +129,16 @@ def _scale(node: Node, at: At) -> Node | None:
 def _shared(arg: Arg) -> tuple[Node, Dim] | None:
     """``k`` and how often, where the argument repeats each head of ``k``."""
     match arg:
-        case Node("reshape", (Node("expand", (Node("unsqueeze", (Node() as k,)) as lifted,)) as wide,)):
+        case Node(
+            "reshape", (Node("expand", (Node("unsqueeze", (Node() as k,)) as lifted,)) as wide,)
+        ):
             heads = (sizes(wide)[:2], sizes(wide)[3:]) == (sizes(k)[:2], sizes(k)[2:])
             fits = len(sizes(k)) == 4 and lifted.attrs["dim"] == 2 and heads
-            merged = len(sizes(arg)) == 4 and sizes(arg)[2:] == sizes(k)[2:] and sizes(arg)[0] == sizes(k)[0]
+            merged = (
+                len(sizes(arg)) == 4
+                and sizes(arg)[2:] == sizes(k)[2:]
+                and sizes(arg)[0] == sizes(k)[0]
+            )
             return (k, sizes(wide)[2]) if fits and merged else None
         case Node("repeat_interleave", (Node() as k,)):
             count = arg.attrs.get("repeats")
@@ -211,7 +223,10 @@ def _split(at: At, arg: Arg, heads: tuple[Dim, ...], node: Node) -> Arg:
         return None
     type_ = TensorType(arg.tensor.dtype, (*heads, *shape[1:]))
     given = node.attrs["shape"]
-    target = tuple(g if isinstance(s, str) else s for s, g in zip(type_.shape, (*given[:2], *shape[1:]), strict=True))
+    target = tuple(
+        g if isinstance(s, str) else s
+        for s, g in zip(type_.shape, (*given[:2], *shape[1:]), strict=True)
+    )
     if sum(isinstance(s, str) or s == -1 for s in target) > 1:
         return None
     return at("reshape", arg, type_=type_, shape=target)

@@ -1,9 +1,9 @@
 """Nothing is expanded before an op that would do so itself.
 
-    add(x, expand(y))           ->  add(x, y)                 where the result has the same shape
-    add(expand(y), 2)           ->  expand(add(y, 2))
-    embedding(w, expand(ids))   ->  expand(embedding(w, ids))
-    attention(q, k, v, expand(mask))  ->  attention(q, k, v, mask)
+add(x, expand(y))           ->  add(x, y)                 where the result has the same shape
+add(expand(y), 2)           ->  expand(add(y, 2))
+embedding(w, expand(ids))   ->  expand(embedding(w, ids))
+attention(q, k, v, expand(mask))  ->  attention(q, k, v, mask)
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def _embedding(node: Node, at: At) -> Node | None:
     if not (isinstance(wide, Node) and wide.op == "expand"):
         return None
     shape = (*sizes(wide.args[0]), sizes(node)[-1])
-    inner = at("embedding", weight, wide.args[0], type_=TensorType(node.tensor.dtype, shape), **node.attrs)
+    inner = at(
+        "embedding", weight, wide.args[0], type_=TensorType(node.tensor.dtype, shape), **node.attrs
+    )
     return _widened(node, at, inner, wide, more=1)
 
 

@@ -32,7 +32,14 @@ REPLACED = {
     "aten.chunk.default": "slice",
     "aten.unbind.int": "select",
 }
-_AXES = {"permute": "dims", "slice": "dim", "select": "dim", "unsqueeze": "dim", "cat": "dim", "stack": "dim"}
+_AXES = {
+    "permute": "dims",
+    "slice": "dim",
+    "select": "dim",
+    "unsqueeze": "dim",
+    "cat": "dim",
+    "stack": "dim",
+}
 
 
 def check(graph: Graph) -> None:
@@ -51,7 +58,7 @@ def check(graph: Graph) -> None:
 def _excused(node: Node) -> bool:
     """Sizes that only a run tells: which part begins where is not known."""
     whole = node.args[0] if node.args else None
-    return isinstance(node.type, tuple) and any(isinstance(s, str) for s in sizes(whole)) or (
+    return (isinstance(node.type, tuple) and any(isinstance(s, str) for s in sizes(whole))) or (
         node.op in ("zeros", "ones") and any(isinstance(s, str) for s in sizes(node))
     )  # fmt: skip
 

@@ -95,7 +95,10 @@ def _small(node: Node) -> bool:
 
 def _call(node: Node, values: dict[Node, _Value], which: int) -> Any:
     args = substitute(node.args, lambda used: values[used][which])
-    attrs = {key: substitute(value, lambda used: values[used][which]) for key, value in node.attrs.items()}
+    attrs = {
+        key: substitute(value, lambda used: values[used][which])
+        for key, value in node.attrs.items()
+    }
     if which:
         attrs = {key: convert_attr(value, torch.float64) for key, value in attrs.items()}
     with torch.no_grad():
@@ -110,7 +113,7 @@ def _store(graph: Graph, node: Node, known: dict[Node, _Value]) -> bool:
     """Put a constant that something else reads into the store."""
     readers = [user for user in node.users if user not in known or user.op == "expand"]
     value = known[node].own
-    if not readers or node.op == "expand" or node.op == "full" and node.attrs["size"] == ():
+    if not readers or node.op == "expand" or (node.op == "full" and node.attrs["size"] == ()):
         return False
     if isinstance(node.type, ScalarType):
         for user in readers:
@@ -129,7 +132,11 @@ def _store(graph: Graph, node: Node, known: dict[Node, _Value]) -> bool:
 
 def _hint(node: Node) -> str:
     """The op that made the numbers, which says more than how they were moved."""
-    while node.args and isinstance(node.args[0], Node) and isinstance(table.get(node.op).law, Movement):
+    while (
+        node.args
+        and isinstance(node.args[0], Node)
+        and isinstance(table.get(node.op).law, Movement)
+    ):
         node = node.args[0]
     return node.op.split(".")[-1] if node.op != "param" else node.name
 

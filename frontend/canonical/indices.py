@@ -87,13 +87,19 @@ def analyse(graph: Graph) -> dict[Node, Affine]:
         if found is not None:
             known[node] = found
     for node in graph.nodes:
-        if not isinstance(node.type, TensorType) or node.dtype.is_floating_point or node.dtype.is_complex:
+        if (
+            not isinstance(node.type, TensorType)
+            or node.dtype.is_floating_point
+            or node.dtype.is_complex
+        ):
             continue
         rule = _RULES.get(node.op)
         found = rule(node, known) if rule is not None else None
         if found is not None:
             # Along an axis of size 1 nothing changes; saying so keeps equal values equal.
-            strides = tuple(0 if size == 1 else s for s, size in zip(found.strides, node.shape, strict=True))
+            strides = tuple(
+                0 if size == 1 else s for s, size in zip(found.strides, node.shape, strict=True)
+            )
             found = Affine(found.constant, strides)
             known[node] = decided(found, node.shape) if node.dtype == torch.bool else found
     return known
@@ -224,7 +230,11 @@ def _logical(node: Node, known: Known) -> Affine | None:
             if (form.constant >= 0) == (strong.constant >= 0):
                 return strong.aligned(rank)
             return other and other.aligned(rank)
-    return weak.aligned(rank) if forms[0] is not None and forms[0] == forms[1] and forms[0].is_constant else None
+    return (
+        weak.aligned(rank)
+        if forms[0] is not None and forms[0] == forms[1] and forms[0].is_constant
+        else None
+    )
 
 
 def _unsqueeze(node: Node, known: Known) -> Affine | None:
@@ -329,7 +339,11 @@ def _diff(node: Node, known: Known) -> Affine | None:
 def _cumsum(node: Node, known: Known) -> Affine | None:
     form, rank = _form(node.args[0], known), len(sizes(node))
     truth = node.args[0].tensor.dtype == torch.bool
-    zero = form is not None and form.is_constant and (form.constant < 0 if truth else form.constant == 0)
+    zero = (
+        form is not None
+        and form.is_constant
+        and (form.constant < 0 if truth else form.constant == 0)
+    )
     return Affine(0, (0,) * rank) if zero else None
 
 

@@ -52,7 +52,9 @@ def _moved_weight(node: Node, at: At) -> Node | None:
     if not (is_param(weight) and len(weight.users) == 1):
         return None
     if node.op == "permute":
-        return at.param(weight, changed(at, weight, lambda t: t.permute(node.attrs["dims"]).contiguous()))
+        return at.param(
+            weight, changed(at, weight, lambda t: t.permute(node.attrs["dims"]).contiguous())
+        )
     shape = [int(size) for size in sizes(node)]
     return at.param(weight, changed(at, weight, lambda t: t.reshape(shape)))
 
@@ -70,20 +72,28 @@ def changed(
         new = change(value)
         if not rounds:
             return new
-        return Lazy(TensorType(new.dtype, tuple(new.shape)), lambda: new, lambda: change(value.double()))
+        return Lazy(
+            TensorType(new.dtype, tuple(new.shape)), lambda: new, lambda: change(value.double())
+        )
     type_, read, exact = value.type, value.read, value.exact
     shape = change(torch.empty([int(s) for s in type_.shape], device="meta")).shape
     if exact is None and not rounds:
         return Lazy(TensorType(type_.dtype, tuple(shape)), lambda: change(read()))
     source = exact or (lambda: read().double())
-    return Lazy(TensorType(type_.dtype, tuple(shape)), lambda: change(read()), lambda: change(source()))
+    return Lazy(
+        TensorType(type_.dtype, tuple(shape)), lambda: change(read()), lambda: change(source())
+    )
 
 
 def _bias(node: Node, at: At) -> Node | None:
     """``linear(x, W) + b``"""
     for product, bias in (node.args, node.args[::-1]):
         if alone(product, "linear") and len(product.args) == 2 and is_param(bias, 1):
-            if sizes(bias) == sizes(product)[-1:] and product.type == node.type and bias.dtype == node.dtype:
+            if (
+                sizes(bias) == sizes(product)[-1:]
+                and product.type == node.type
+                and bias.dtype == node.dtype
+            ):
                 return at.instead("linear", *product.args, bias)
     return None
 
@@ -109,7 +119,12 @@ def _rows(node: Node, at: At) -> Node | None:
 def _einsum(node: Node, at: At) -> Node | None:
     equation = node.attrs["equation"].replace(" ", "")
     operands = operand(node, 0)
-    if "." in equation or "->" not in equation or not isinstance(operands, tuple) or len(operands) != 2:
+    if (
+        "." in equation
+        or "->" not in equation
+        or not isinstance(operands, tuple)
+        or len(operands) != 2
+    ):
         return None
     inputs, out = equation.split("->")
     left, right = inputs.split(",")
@@ -120,7 +135,9 @@ def _einsum(node: Node, at: At) -> Node | None:
     size = dict(zip(left + right, sizes(operands[0]) + sizes(operands[1]), strict=True))
     batch = [c for c in out if c in left and c in right]
     summed = [c for c in left if c in right and c not in out]
-    mine, yours = ([c for c in out if c in a and c not in b] for a, b in ((left, right), (right, left)))
+    mine, yours = (
+        [c for c in out if c in a and c not in b] for a, b in ((left, right), (right, left))
+    )
     if not summed:
         return None
     x = _grouped(at, operands[0], left, size, batch, mine, summed)
@@ -149,7 +166,11 @@ def _grouped(
 
 
 def _product(parts: list[Dim]) -> int | None:
-    return math.prod(p for p in parts if isinstance(p, int)) if not any(isinstance(p, str) for p in parts) else None
+    return (
+        math.prod(p for p in parts if isinstance(p, int))
+        if not any(isinstance(p, str) for p in parts)
+        else None
+    )
 
 
 def _shape(letters: list[str], size: dict[str, Dim]) -> tuple[int, ...] | None:

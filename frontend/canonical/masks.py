@@ -63,7 +63,11 @@ def _kept(graph: Graph, node: Node, known: dict[Node, Affine]) -> Node | None:
     neutral = TRUE if node.op == "logical_and" else FALSE
     left, right = node.args
     for mask, other in ((left, right), (right, left)):
-        if _is(mask, neutral, known) and isinstance(other, Node) and other.tensor.dtype == torch.bool:
+        if (
+            _is(mask, neutral, known)
+            and isinstance(other, Node)
+            and other.tensor.dtype == torch.bool
+        ):
             return _to_shape(graph, other, node)
     return _constant(graph, node, known)
 
@@ -87,7 +91,9 @@ def _to_shape(graph: Graph, value: Node, node: Node) -> Node | None:
         if entry is None:
             return None
         size.append(entry)
-    return graph.add("expand", value, before=node, where=node.where, type=node.type, size=tuple(size))
+    return graph.add(
+        "expand", value, before=node, where=node.where, type=node.type, size=tuple(size)
+    )
 
 
 def _constant(graph: Graph, node: Node, known: dict[Node, Affine]) -> Node | None:

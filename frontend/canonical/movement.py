@@ -37,7 +37,8 @@ def told(shape: tuple[int | str, ...], given: tuple[Any, ...]) -> tuple[Any, ...
         return given if unknown else shape
     free = next((i for i in unknown if given[i] == -1), unknown[-1])
     return tuple(
-        -1 if i == free else size if isinstance(size, int) else given[i] for i, size in enumerate(shape)
+        -1 if i == free else size if isinstance(size, int) else given[i]
+        for i, size in enumerate(shape)
     )
 
 
@@ -82,7 +83,8 @@ def _expand(node: Node, at: At) -> Node | None:
     before = (None,) * (len(after) - len(before)) + before
     given = node.attrs["size"]
     told_ = tuple(
-        -1 if a == b else b if isinstance(b, int) else s for a, b, s in zip(before, after, given, strict=True)
+        -1 if a == b else b if isinstance(b, int) else s
+        for a, b, s in zip(before, after, given, strict=True)
     )
     return _with(node, size=told_)
 

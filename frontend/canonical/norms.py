@@ -128,7 +128,10 @@ def _layer_norm(node: Node, at: At) -> Node | None:
 def _weight(node: Node, at: At) -> Node | None:
     """The product of a norm and a weight."""
     for norm, weight in either(node):
-        if not (alone(norm, "rms_norm") or alone(norm, "layer_norm")) or operand(norm, 1) is not None:
+        if (
+            not (alone(norm, "rms_norm") or alone(norm, "layer_norm"))
+            or operand(norm, 1) is not None
+        ):
             continue
         if operand(norm, 2) is not None or not isinstance(weight, Node) or norm.type != node.type:
             continue
@@ -142,7 +145,11 @@ def _bias(node: Node, at: At) -> Node | None:
     for norm, bias in either(node):
         if not alone(norm, "layer_norm") or operand(norm, 2) is not None or norm.type != node.type:
             continue
-        if is_param(bias, 1) and sizes(bias) == norm.attrs["normalized_shape"] and bias.dtype == norm.dtype:
+        if (
+            is_param(bias, 1)
+            and sizes(bias) == norm.attrs["normalized_shape"]
+            and bias.dtype == norm.dtype
+        ):
             return at.instead("layer_norm", norm.args[0], operand(norm, 1), bias, **norm.attrs)
     return None
 

@@ -20,7 +20,9 @@ class At:
         self.graph, self.node = graph, node
 
     def __call__(self, op: str, *args: Arg, type_: Type | None = None, **attrs: Arg) -> Node:
-        return self.graph.add(op, *args, type=type_, where=self.node.where, before=self.node, **attrs)
+        return self.graph.add(
+            op, *args, type=type_, where=self.node.where, before=self.node, **attrs
+        )
 
     def instead(self, op: str, *args: Arg, **attrs: Arg) -> Node:
         """A node that takes the place of this one, so it has its type."""

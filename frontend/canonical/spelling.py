@@ -1,12 +1,12 @@
 """One name for one thing: ops that PyTorch spells in several ways get the name that the op table knows.
 
-    view, _unsafe_view, flatten, unflatten, view_as      ->  reshape
-    transpose, t, numpy_T, mT, movedim                    ->  permute
-    mm, bmm                                               ->  matmul
-    addmm, baddbmm                                        ->  matmul, mul and add
-    zeros, ones, new_ones, zeros_like, scalar_tensor, ... ->  full
-    a & b of truth values, min(a, b), square(x), x + (y * alpha), rsub(a, b), ...
-    inference batch norm, native_layer_norm, convolution  ->  batch_norm, layer_norm, conv1d ... conv3d
+view, _unsafe_view, flatten, unflatten, view_as      ->  reshape
+transpose, t, numpy_T, mT, movedim                    ->  permute
+mm, bmm                                               ->  matmul
+addmm, baddbmm                                        ->  matmul, mul and add
+zeros, ones, new_ones, zeros_like, scalar_tensor, ... ->  full
+a & b of truth values, min(a, b), square(x), x + (y * alpha), rsub(a, b), ...
+inference batch norm, native_layer_norm, convolution  ->  batch_norm, layer_norm, conv1d ... conv3d
 """
 
 from __future__ import annotations
@@ -55,8 +55,11 @@ def _movedim(node: Node, at: At) -> Node | None:
     pairs = zip(*[x if isinstance(x, tuple) else (x,) for x in (target, source)], strict=True)
     moved = {to % rank: of % rank for to, of in pairs}
     rest = iter(axis for axis in range(rank) if axis not in moved.values())
-    return at.instead("permute", node.args[0], dims=tuple(moved.get(i, -1) if i in moved else next(rest)
-                                                          for i in range(rank)))
+    return at.instead(
+        "permute",
+        node.args[0],
+        dims=tuple(moved.get(i, -1) if i in moved else next(rest) for i in range(rank)),
+    )
 
 
 def _positive_order(node: Node, at: At) -> Node | None:
@@ -114,7 +117,9 @@ def _logical(node: Node, at: At) -> Node | None:
 
 def _rename(name: str, *keep: str) -> Any:
     def rule(node: Node, at: At) -> Node | None:
-        return at.instead(name, *node.args, **{key: node.attrs[key] for key in keep if key in node.attrs})
+        return at.instead(
+            name, *node.args, **{key: node.attrs[key] for key in keep if key in node.attrs}
+        )
 
     return rule
 
@@ -224,7 +229,9 @@ def _stack_of_numbers(node: Node, at: At) -> Node | None:
     """A tensor without axes in arithmetic is the number it holds, where the result has the same type."""
     for index, arg in enumerate(node.args):
         value = number(arg) if isinstance(arg, Node) else None
-        rest = [other for i, other in enumerate(node.args) if i != index and isinstance(other, Node)]
+        rest = [
+            other for i, other in enumerate(node.args) if i != index and isinstance(other, Node)
+        ]
         if value is None or not any(other.type == node.type for other in rest):
             continue
         args = [value if i == index else other for i, other in enumerate(node.args)]
@@ -281,7 +288,9 @@ RULES: Rules = {
     **on("aten.min.other", _rename("minimum")),
     **on("aten.max.other", _rename("maximum")),
     **on("aten.mm.default bmm", _rename("matmul")),
-    **on("aten.clamp_min.default", lambda n, at: at.instead("clamp", n.args[0], min=n.attrs["min"])),
+    **on(
+        "aten.clamp_min.default", lambda n, at: at.instead("clamp", n.args[0], min=n.attrs["min"])
+    ),
     **on("aten.square.default", _square),
     **on("mul", _product_of_itself, _unit_weighted, _stack_of_numbers),
     **on("add", _weighted, _unit_weighted, _stack_of_numbers),

@@ -166,6 +166,23 @@ def test_rotary_positions_are_one_op(batch: str, graph_of: Make, check_runs: Che
     check_runs(graph)
 
 
+def test_rotary_positions_behind_a_norm_of_each_head(graph_of: Make, check_runs: Check) -> None:
+    graph = graph_of(
+        "q: f32[n, t, 24], g: f32[1, t, 4], *, w: f32[8]",
+        "qn = sym_size(q, dim=0)",
+        "qt = sym_size(q, dim=1)",
+        "q4 = reshape(q, shape=(qn, qt, 3, 8))",
+        "k4 = rms_norm(q4, w, normalized_shape=(8,))",
+        "qh = transpose(k4, dim0=1, dim1=2)",
+        *angles(twice=True),
+        *ROTATE,
+        "o = scaled_dot_product_attention(x, x, qh)",
+        *MERGE,
+    )
+    assert kinds(graph)["Attention"] == 1 and kinds(graph)["Transpose"] == 0
+    check_runs(graph)
+
+
 def test_rotary_positions_on_heads_apart(graph_of: Make, check_runs: Check) -> None:
     graph = graph_of("qh: f32[n, 3, t, 8], g: f32[1, t, 4]", *angles(twice=True), *ROTATE)
     assert kinds(graph)["RotaryEmbedding"] == 1

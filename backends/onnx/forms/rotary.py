@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ....ir import Graph, Node
-from .heads import RESHAPES, side_by_side, strip, swapped
+from .heads import side_by_side, strip, swapped
 
 
 def fuse(graph: Graph) -> None:
@@ -77,13 +77,10 @@ def _bounds(node: Node, axis: int) -> tuple[Any, Any] | None:
 
 
 def _fuse(graph: Graph, node: Node, x: Node, cos: Node, sin: Node) -> None:
-    rows = swapped(strip(x))
-    if rows is None or strip(rows).op not in RESHAPES:
-        rows = None
     tables = [_table(graph, table, x, node) for table in (cos, sin)]
     if any(table is None for table in tables):
         return
-    if rows is None:
+    if swapped(strip(x)) is None:
         new = graph.add(
             "ort.rotary", x, *tables, heads=0, type=node.type, where=node.where, before=node
         )

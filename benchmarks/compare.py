@@ -1,0 +1,127 @@
+"""Our artifacts beside the peers': latency interleaved, error on data nobody calibrated on, size.
+
+    python benchmarks/compare.py [minilm|smollm2|vit|whisper ...] [--rounds N]
+
+Latency is CPU time on one thread, every contestant once a round, as a ratio to the plain export of
+the same round; the median of the rounds and their middle half are shown. On a machine that others
+use too, these ratios can be trusted, and milliseconds cannot. Results go to benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import peers
+import tasks
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+Run = Callable[[list[Any]], list[torch.Tensor]]
+
+
+@dataclass
+class Row:
+    """One contestant's figures; latency is relative to the first's."""
+
+    name: str
+    quality: float
+    megabytes: float
+    seconds: float  # to compile
+    latency: float = 1.0
+    low: float = 1.0
+    high: float = 1.0
+
+
+def interleaved(runs: list[Run], inputs: list[Any], rounds: int) -> list[list[float]]:
+    """CPU seconds of each contestant in each round."""
+    for run in runs:
+        run(inputs)
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds):
+        for run, taken in zip(runs, times, strict=True):
+            start = time.process_time()
+            run(inputs)
+            taken.append(time.process_time() - start)
+    return times
+
+
+def compare(task: tasks.Task, rounds: int) -> list[Row]:
+    rows: list[Row] = []
+    runs: list[Run] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make in peers.contestants(task, Path(folder)):
+            start = time.process_time()
+            try:
+                run, size = make()
+            except peers.Missing as missing:
+                print(f"{name}: left out, {missing}")
+                continue
+            seconds = time.process_time() - start
+            rows.append(Row(name, task.quality(run), size / 1e6, seconds))
+            runs.append(run)
+            print(f"{name}: {task.measure} {rows[-1].quality:.4f}, {rows[-1].megabytes:.1f} MB")
+        times = interleaved(runs, task.timed, rounds)
+    for row, taken in zip(rows, times, strict=True):
+        ratios = [mine / base for mine, base in zip(taken, times[0], strict=True)]
+        row.latency = statistics.median(ratios)
+        row.low, _, row.high = statistics.quantiles(ratios, n=4)
+    return rows
+
+
+def vector_units() -> str:
+    """What the processor has for integers, which decides how much int8 gains."""
+    known = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2")
+    info = Path("/proc/cpuinfo")
+    flags = set(info.read_text().split()) if info.exists() else set()
+    return ", ".join(flag for flag in known if flag in flags) or "unknown"
+
+
+def table(task: tasks.Task, rows: list[Row], rounds: int) -> str:
+    today = datetime.date.today().isoformat()
+    lines = [
+        f"# {task.title}",
+        "",
+        f"{today}, {platform.machine()} with {vector_units()}, one thread, {rounds} rounds.",
+        f"Latency is relative to the first row: {task.workload}. {task.protocol}",
+        "",
+        f"| | latency | middle half | {task.measure} | MB | CPU s to make |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.name} | {row.latency:.3f} | {row.low:.3f} to {row.high:.3f} "
+            f"| {row.quality:.4f} | {row.megabytes:.1f} | {row.seconds:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("tasks", nargs="*", default=["minilm"], metavar="TASK", help="minilm, ...")
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    RESULTS.mkdir(exist_ok=True)
+    for name in options.tasks:
+        task = tasks.TASKS[name]()
+        rows = compare(task, options.rounds)
+        text = table(task, rows, options.rounds)
+        print(text)
+        (RESULTS / f"{name}.md").write_text(text)
+        (RESULTS / f"{name}.json").write_text(
+            json.dumps([asdict(row) for row in rows], indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""A Hugging Face checkpoint folder as a module: ``config.json`` and weights in safetensors.
+
+Weights are read from safetensors alone. A pickle can run any program when it is opened, so a folder
+that has nothing else is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..ir import InputError, WeightError
+
+
+def load_checkpoint(folder: Path) -> torch.nn.Module:
+    """The model of a checkpoint folder, in eval mode and float32 unless stored otherwise.
+
+    Raises:
+        InputError: The folder is no checkpoint, or transformers is not installed.
+        WeightError: Weights are missing, truncated, or in pickle files only.
+    """
+    config = _config(folder)
+    files = _weights(folder)
+    for file in files:
+        _check_file(file)
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError(
+            "a checkpoint folder needs transformers, which is not installed",
+            do="pip install 'regauge[hf]'",
+        ) from error
+    names = config.get("architectures") or []
+    kind: Any = getattr(transformers, names[0], None) if names else transformers.AutoModel
+    if kind is None:
+        raise InputError(f"transformers has no class {names[0]}", where=str(folder / "config.json"))
+    try:
+        model, info = kind.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except (RuntimeError, OSError, ValueError) as error:
+        raise WeightError(
+            f"the weights do not fit the configuration: {str(error).splitlines()[0]}",
+            where=str(folder),
+        ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise WeightError(
+            f"{len(missing)} tensors are missing, the first is {missing[0]}",
+            where=", ".join(str(file) for file in files),
+            do="copy the checkpoint again, with all its files",
+        )
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False
+    return model.eval()
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(
+            f"{folder} is no checkpoint folder: it has no config.json",
+            do="give a folder with config.json and *.safetensors, or module:factory",
+        )
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"config.json is not JSON: {error}", where=str(path)) from None
+    if not isinstance(config, dict):
+        raise InputError("config.json does not hold an object", where=str(path))
+    return config
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The safetensors files, all that an index names among them."""
+    index = folder / "model.safetensors.index.json"
+    found = sorted(folder.glob("*.safetensors"))
+    if index.is_file():
+        named = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        if absent := [name for name in named if not (folder / name).is_file()]:
+            raise WeightError(
+                f"{absent[0]} is missing, which the index names",
+                where=str(index),
+                do="copy the checkpoint again, with all its files",
+            )
+        return [folder / name for name in named]
+    if not found:
+        pickles = sorted(
+            p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl")
+        )
+        if pickles:
+            raise WeightError(
+                f"the weights are in pickle files only ({pickles[0]}), which can run any program",
+                where=str(folder),
+                do="convert them to safetensors with a tool and on a machine that you trust",
+            )
+        raise WeightError("there are no weights: no *.safetensors file", where=str(folder))
+    return found
+
+
+def _check_file(path: Path) -> None:
+    """Refuse a file that is shorter than its header says, naming the first tensor that is cut off."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        (length,) = struct.unpack("<Q", start) if len(start) == 8 else (size + 1,)
+        if 8 + length > size:
+            raise WeightError("the file is cut off in its header", where=str(path))
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        if 8 + length + entry["data_offsets"][1] > size:
+            raise WeightError(
+                f"the tensor {name} is cut off: the file ends before it does",
+                where=str(path),
+                do="copy the file again",
+            )
