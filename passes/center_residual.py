@@ -4,8 +4,9 @@
 
 So where all that writes a stream is a table, or a linear map's weights and bias, and all that reads
 it is a LayerNorm over the same axis, the writers are centred once and for all and every norm drops
-its mean. Exact. A stream that is written by a norm (post-LN), read by anything but a norm, or
-returned by the model keeps its norms.
+its mean. Exact. Where something else writes it too (a GELU at the stem), that one value is centred
+by an op of its own, if more norms gain by it. A stream that is written by the norms themselves
+(post-LN), read by anything but a norm, or returned by the model keeps its norms.
 """
 
 from __future__ import annotations
@@ -45,20 +46,20 @@ class CenterResidual(Pass):
             names = ", ".join(norm.name for norm in norms)
             for norm in norms:
                 to_rms_norm(graph, norm)
-            remarks.append(
-                applied(
-                    stream,
-                    f"centred through {len(region.parameters)} parameters; "
-                    f"{len(norms)} LayerNorms became RMSNorms: {names}",
-                    norms=len(norms),
-                )
-            )
+            text = f"centred through {len(region.parameters)} parameters"
+            if region.centered:
+                text += f", and {', '.join(n.name for n in region.centered)} by an op"
+            text += f"; {len(norms)} LayerNorms became RMSNorms: {names}"
+            remarks.append(applied(stream, text, norms=len(norms)))
         return remarks
 
     def _region(self, graph: Graph, node: Node) -> Region | Remark:
-        region = transport(graph, node.args[0], Kind.CENTRE)
+        region = transport(graph, node.args[0], Kind.CENTRE, insert=True)
         if isinstance(region, Blocked):
             return missed(node, f"its input cannot be centred: {region}", blocker=region.node.name)
+        if len(norms_of(region)) <= len(region.centered):
+            cause = next(iter(region.centered.values()))
+            return missed(node, f"its input cannot be centred: {cause}", blocker=cause.node.name)
         if not self.untie and (broken := ties_broken(graph, region)):
             cost = sum(tie.bytes for tie in broken)
             names = ", ".join(tie.param for tie in broken)

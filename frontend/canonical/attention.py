@@ -217,6 +217,9 @@ def _split(at: At, arg: Arg, heads: tuple[Dim, ...], node: Node) -> Arg:
     if _merges(arg, heads):
         return arg.args[0]
     shape = sizes(arg)
+    if arg.op == "repeat" and arg.attrs["repeats"][1:] == (1,) * (len(shape) - 1):
+        if sizes(arg.args[0])[0] == heads[1] and len(sizes(arg.args[0])) == len(shape):
+            return at("unsqueeze", arg.args[0], dim=0)  # once for each of the batch
     if shape[0] == 1:
         return at("unsqueeze", arg, dim=0)
     if shape[0] != sizes(node.args[0])[0]:

@@ -34,8 +34,7 @@ def simplify(graph: Graph) -> bool:
         if new is not None and new is not node:
             graph.replace(node, new)
         changed |= new is not None
-    if changed:
-        graph.prune()
+    graph.prune()  # what was made for a rule that then did not apply, too
     return changed
 
 
@@ -135,6 +134,8 @@ def _allowed(mask: Arg, known: dict[Node, Affine]) -> Affine | None:
         return None
     if mask.tensor.dtype == torch.bool:
         return known.get(mask)
+    if _zero(mask):
+        return TRUE.aligned(len(sizes(mask)))
     match mask:
         case Node("where", (Node() as condition, yes, no)) if condition in known:
             form, rank = known[condition], len(sizes(mask))

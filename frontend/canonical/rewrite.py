@@ -63,9 +63,9 @@ def rewrite(graph: Graph, rules: Rules) -> bool:
         for node in list(graph.nodes):
             if node.users and _apply(graph, node, rules.get(node.op, ())):
                 changed = True
+        graph.prune()  # what was made for a rule that then did not apply, too
         if not changed:
             return sweep > 0
-        graph.prune()
     raise GraphError("the canonical form is not reached: two rules undo each other")
 
 

@@ -42,6 +42,8 @@ def apply(graph: Graph, region: Region, element: torch.Tensor) -> list[Untied]:
     untied = _apply_edits(graph, region, element)
     if region.inserted:
         _insert(graph, region, element)
+    for value in region.centered:
+        _center(graph, region, value)
     for restore in region.restores:
         _restore(graph, region, restore.value, restore.user, element)
     graph.prune()
@@ -235,6 +237,21 @@ def _insert(graph: Graph, region: Region, element: torch.Tensor) -> None:
     new.where = value.where
     for user in readers:
         user.replace_input(value, new)
+
+
+def _center(graph: Graph, region: Region, value: Node) -> None:
+    """Compute ``x - mean(x)``, and let all readers read that."""
+    (axis,) = region.actions[value].axes
+    readers = list(value.users)
+    following = min((user for user in readers), key=graph.nodes.index)
+    mean = graph.add(
+        "mean", value, dim=(axis,), keepdim=True, name=f"{value.name}_mean", before=following
+    )
+    name = f"{value.name}_centered"
+    centered = graph.add("sub", value, mean, name=name, type=value.type, before=following)
+    centered.where = mean.where = value.where
+    for user in readers:
+        user.replace_input(value, centered)
 
 
 def _restore(graph: Graph, region: Region, value: Node, user: Node, element: torch.Tensor) -> None:

@@ -88,6 +88,7 @@ class Region:
         restores: Readers that get the original back by an inserted op.
         inserted: Whether the changed value itself is computed by an inserted op.
         insertion_cause: What stopped the action on its way back, if so.
+        centered: Values that are centred by an inserted op, since what makes them takes no centring.
         groups: For each coordinate, the first of those that must have the same element (diagonal
             kinds), or that it may be exchanged with (permutations).
         fixed: Which coordinates must stay as they are.
@@ -110,6 +111,7 @@ class Region:
     )
     cells: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
     seen: dict[Node, None] = field(default_factory=dict[Node, None])  # every op that was passed
+    centered: dict[Node, Blocked] = field(default_factory=dict[Node, Blocked])
 
     @property
     def groups(self) -> torch.Tensor:
@@ -198,7 +200,7 @@ class _Search:
     """The state of one transport."""
 
     def __init__(self, graph: Graph, kind: Kind, free: bool) -> None:
-        self.graph, self.kind, self.free = graph, kind, free
+        self.graph, self.kind, self.free, self.insert = graph, kind, free, False
         # Symbolic sizes stand for small numbers: no law depends on them.
         self.point = {name: max(low, 2) for name, (low, _) in graph.symbols.items()}
 
@@ -225,6 +227,7 @@ class _Search:
 
     def start(self, region: Region, value: Node, restore: bool, insert: bool) -> None:
         self.skipped: set[tuple[Node, Node]] = set()
+        self.insert = insert
         users = list(value.users)
         if value.op == "param":
             raise Refused(Blocked(value, "it is a parameter itself"))
@@ -244,7 +247,7 @@ class _Search:
                 raise Refused(Blocked(value, "it is an input of the graph"))
             self.close(trial, [value], hold=value)
         except Refused as refused:
-            if not insert:
+            if not insert or self.kind is Kind.CENTRE:  # ``close`` has centred what could be
                 raise
             region.inserted, region.insertion_cause = True, refused.blocked
             self.skipped.add((value, value))
@@ -313,8 +316,17 @@ class _Search:
             if node.op in ("input", "param"):
                 if self.free:
                     continue
+                if node.op == "input" and self.may_center(region, node):
+                    region.centered[node] = Blocked(node, "it is an input of the graph")
+                    continue
                 raise Refused(Blocked(node, "it is an input of the graph"))
-            flows = self.answers(region, node)
+            try:
+                flows = self.answers(region, node)
+            except Refused as refused:
+                if not self.may_center(region, node):
+                    raise
+                region.centered[node] = refused.blocked
+                continue
             changed = self.choose(region, node, flows, [*queue, *late], hold)
             if changed is None:  # a choice ran the rest of the queue to its end
                 return
@@ -322,6 +334,11 @@ class _Search:
                 if other not in waiting:
                     waiting.add(other)
                     queue.append(other)
+
+    def may_center(self, region: Region, node: Node) -> bool:
+        """Whether a value that nothing upstream can centre may be centred by an op of its own."""
+        reads = any(value in region.actions for value in operands(node).values())
+        return self.kind is Kind.CENTRE and self.insert and node in region.actions and not reads
 
     def choose(
         self, region: Region, node: Node, flows: list[Flow], rest: list[Node], hold: Node | None
@@ -450,11 +467,13 @@ class _Search:
             list(region.ties),
             list(region.cells),
             dict(region.seen),
+            dict(region.centered),
         )
 
     def adopt(self, region: Region, trial: Region) -> None:
         region.actions, region.edits = trial.actions, trial.edits
         region.ties, region.cells, region.seen = trial.ties, trial.cells, trial.seen
+        region.centered = trial.centered
 
     def shape(self, node: Node) -> tuple[int, ...]:
         return tuple(evaluate(size, self.point) for size in node.shape)
