@@ -1,4 +1,5 @@
-"""The main job on a real trained model: a sentence encoder in int8 for ONNX Runtime, with the proof.
+"""The main job on a real trained model: a sentence encoder in int8 for ONNX Runtime, with the
+proof.
 
 all-MiniLM-L6-v2 (22.7M parameters, true float32) is calibrated on one text and judged on another.
 """
@@ -8,9 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import regauge as rg
 import torch
 from zoo import minilm, relative_l2, text_windows
+
+import regauge as rg
 
 
 def main(folder: str = "out/minilm-w8a8") -> None:

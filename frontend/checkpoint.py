@@ -102,7 +102,7 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _check_file(path: Path) -> None:
-    """Refuse a file that is shorter than its header says, naming the first tensor that is cut off."""
+    """Refuse a file shorter than its header says, naming the first tensor cut off."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)

@@ -86,11 +86,11 @@ class _Converter:
         target = node.target
         if target in table.NUMBERS:
             return table.NUMBERS[target], tuple(map(self.value, node.args)), {}
-        if not isinstance(target, torch._ops.OpOverload):
+        schema = getattr(target, "_schema", None)
+        if schema is None:
             raise TraceError(
                 f"the exported program calls {target}, which is no operator", where=location(node)
             )
-        schema = target._schema
         given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | dict(
             node.kwargs
         )

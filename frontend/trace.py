@@ -29,7 +29,8 @@ def trace(
     """Capture a model as a graph in canonical form.
 
     Args:
-        model: A module in eval mode, an exported program, or the folder of a Hugging Face checkpoint.
+        model: A module in eval mode, an exported program, or the folder of a Hugging Face
+            checkpoint.
         args: Example inputs; a single tensor stands for a tuple of one.
         kwargs: Example inputs by keyword.
         dynamic_shapes: Which sizes may vary, as ``torch.export.export`` takes it.
@@ -96,16 +97,16 @@ def _export(
         raise TraceError(
             f"torch.export cannot capture the {type(model).__name__}: {reason}",
             where=user_line(error),
-            do="make that line independent of the data (torch.cond, torch.where), or export the model "
-            "yourself and pass the ExportedProgram",
+            do="make that line independent of the data (torch.cond, torch.where), or export the "
+            "model yourself and pass the ExportedProgram",
         ) from error
 
 
 def user_line(error: BaseException) -> str:
-    """The innermost frame outside PyTorch in an exception and its causes, as ``file:line function``."""
+    """The innermost frame outside PyTorch in an exception and its causes."""
     found = ""
     here = str(Path(__file__).parent.parent)
-    while error is not None:
+    while True:
         for frame in traceback.extract_tb(error.__traceback__):
             inside = "/torch/" in frame.filename or frame.filename.startswith(here)
             if not inside:
@@ -147,7 +148,7 @@ def _shapes(tree: Any) -> Iterator[Any]:
     elif isinstance(tree, (list, tuple)) and not any(_is_dim(part) for part in tree):
         for part in tree:
             yield from _shapes(part)
-    elif tree is not None or tree == {}:
+    elif tree is not None:
         yield tree
 
 

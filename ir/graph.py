@@ -77,6 +77,10 @@ class Node:
         """Every node this one reads, in order, with repeats."""
         return tuple(walk((*self._args, *self._attrs.values())))
 
+    def operand(self, index: int) -> Arg:
+        """The operand at this place; ``None`` where it was left out."""
+        return self._args[index] if index < len(self._args) else None
+
     @property
     def dtype(self) -> torch.dtype:
         return self.tensor.dtype

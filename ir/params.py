@@ -16,7 +16,8 @@ class Lazy:
     """A tensor that is read when it is first used; nothing is kept.
 
     Attributes:
-        exact: The value in float64, where it was computed and rounded to its dtype; nothing if it was learned.
+        exact: The value in float64, where it was computed and rounded to its dtype; nothing if it
+            was learned.
     """
 
     type: TensorType

@@ -77,7 +77,7 @@ def to_rms_norm(graph: Graph, norm: Node) -> None:
 
     Its bias goes into its readers, or is added behind it.
     """
-    weight, bias = (*norm.args[1:], None, None)[:2]
+    weight, bias = norm.operand(1), norm.operand(2)
     if bias is not None:
         region = transport(graph, norm, Kind.SHIFT)
         fits = isinstance(region, Region) and not refusal(region, graph.value(bias))

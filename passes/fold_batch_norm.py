@@ -40,7 +40,7 @@ class FoldBatchNorm(Pass):
             return missed(node, "a weight is not a constant")
         scale, shift = affine(graph, node)
         weight = graph.value(before.args[1])  # (O, I / groups, *)
-        bias = before.args[2] if len(before.args) > 2 and before.args[2] is not None else None
+        bias = before.operand(2)
         old = graph.value(bias) if bias is not None else torch.zeros_like(scale)
         graph.give(before, 1, weight * scale.reshape(-1, *[1] * (weight.dim() - 1)))
         graph.give(before, 2, old * scale + shift, name=f"{before.name}_bias")

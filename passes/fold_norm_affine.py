@@ -40,7 +40,7 @@ class FoldNormAffine(Pass):
         ]
 
     def _fold(self, graph: Graph, node: Node) -> Remark:
-        weight, bias = (*node.args[1:], None, None)[:2]
+        weight, bias = node.operand(1), node.operand(2)
         g = None if weight is None else graph.value(weight)
         if g is not None and bool((g == 0).any()):
             return missed(node, f"{node.args[1].name} holds zeros, which cannot be divided out")

@@ -215,7 +215,7 @@ class _Solver:
             self._enter(site, decision, exact, quantized)
         weight = self.options.round_weights(self.graph, node, self.hessian, decision, self.tables)
         source: Node = node.args[1]
-        bias: Node | None = node.args[2] if len(node.args) > 2 else None  # type: ignore[misc]
+        bias: Node | None = node.operand(2)
         value = None if bias is None else self.graph.value(bias)
         if value is not None and self.options.correct_bias and node.op == "linear":
             old = self.graph.value(source) if source.op == "param" else weight
@@ -239,7 +239,7 @@ class _Solver:
         self.mean_quantized = torch.stack([part.sum(0) for part in rows]).sum(0) / count
         plain = [self._rows(site, exact, i) for i in range(len(exact))]
         self.mean_exact = torch.stack([part.sum(0) for part in plain]).sum(0) / count
-        biased = all(len(reader.args) > 2 and reader.args[2] is not None for reader in site.readers)
+        biased = all(reader.operand(2) is not None for reader in site.readers)
         center = self.mean_quantized * float(self.options.correct_bias and biased)
         self.hessian = torch.zeros(site.size, site.size, dtype=torch.float64)
         for part in rows:

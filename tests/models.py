@@ -1,7 +1,9 @@
-"""Small random models of many families, each in well under a second, for tests of anything on graphs.
+"""Small random models of many families, each in well under a second, for tests of anything on
+graphs.
 
-Tests take them through the fixture ``zoo_model``. All weights are random, those of norms too: a model whose
-norm weights are ones and whose biases are zeros computes the same with half of them left out.
+Tests take them through the fixture ``zoo_model``. All weights are random, those of norms too: a
+model whose norm weights are ones and whose biases are zeros computes the same with half of them
+left out.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ class ZooModel:
             if value.is_floating_point():
                 made.append(torch.randn(batch, *tail, generator=generator, dtype=value.dtype))
             else:
-                made.append(torch.randint(0, int(value.max()) + 1, (batch, *tail), generator=generator))
+                made.append(
+                    torch.randint(0, int(value.max()) + 1, (batch, *tail), generator=generator)
+                )
         return tuple(made)
 
 
@@ -57,7 +61,8 @@ def _causal(config: str, model: str, values: dict[str, Any]) -> Callable[[str], 
     )
 
 
-_BUILD: dict[str, tuple[Callable[[str], torch.nn.Module], Callable[[], torch.Tensor], dict[str, Any]]] = {
+Recipe = tuple[Callable[[str], torch.nn.Module], Callable[[], torch.Tensor], dict[str, Any]]
+_BUILD: dict[str, Recipe] = {
     "bert": (
         _causal("BertConfig", "BertModel", {**_TEXT, "intermediate_size": 64}),
         _ids,
@@ -93,7 +98,9 @@ _BUILD: dict[str, tuple[Callable[[str], torch.nn.Module], Callable[[], torch.Ten
         {"use_cache": False},
     ),
     "gemma2": (
-        _causal("Gemma2Config", "Gemma2ForCausalLM", {**_LLAMA, "head_dim": 8, "sliding_window": 8}),
+        _causal(
+            "Gemma2Config", "Gemma2ForCausalLM", {**_LLAMA, "head_dim": 8, "sliding_window": 8}
+        ),
         _ids,
         {"use_cache": False},
     ),
@@ -103,7 +110,11 @@ _BUILD: dict[str, tuple[Callable[[str], torch.nn.Module], Callable[[], torch.Ten
         {"use_cache": False},
     ),
     "bloom": (
-        _causal("BloomConfig", "BloomForCausalLM", {"vocab_size": 99, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
+        _causal(
+            "BloomConfig",
+            "BloomForCausalLM",
+            {"vocab_size": 99, "hidden_size": 32, "n_layer": 2, "n_head": 4},
+        ),
         _ids,
         {"use_cache": False},
     ),
@@ -111,7 +122,13 @@ _BUILD: dict[str, tuple[Callable[[str], torch.nn.Module], Callable[[], torch.Ten
         _causal(
             "MambaConfig",
             "MambaForCausalLM",
-            {"vocab_size": 99, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 4},
+            {
+                "vocab_size": 99,
+                "hidden_size": 16,
+                "num_hidden_layers": 2,
+                "state_size": 4,
+                "time_step_rank": 4,
+            },
         ),
         lambda: _ids(length=6),
         {"use_cache": False},
@@ -120,7 +137,14 @@ _BUILD: dict[str, tuple[Callable[[str], torch.nn.Module], Callable[[], torch.Ten
         _causal(
             "T5Config",
             "T5EncoderModel",
-            {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
+            {
+                "vocab_size": 99,
+                "d_model": 32,
+                "d_kv": 8,
+                "d_ff": 64,
+                "num_layers": 2,
+                "num_heads": 4,
+            },
         ),
         _ids,
         {},
@@ -139,8 +163,12 @@ _BUILD: dict[str, tuple[Callable[[str], torch.nn.Module], Callable[[], torch.Ten
             "SwinConfig",
             "SwinModel",
             {
-                "image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [2, 2],
-                "num_heads": [2, 4], "window_size": 4,
+                "image_size": 32,
+                "patch_size": 2,
+                "embed_dim": 16,
+                "depths": [2, 2],
+                "num_heads": [2, 4],
+                "window_size": 4,
             },
         ),
         _pixels,
@@ -148,7 +176,9 @@ _BUILD: dict[str, tuple[Callable[[str], torch.nn.Module], Callable[[], torch.Ten
     ),
     "convnext": (
         _causal(
-            "ConvNextConfig", "ConvNextModel", {"hidden_sizes": [16, 24, 32, 40], "depths": [2, 2, 2, 2]}
+            "ConvNextConfig",
+            "ConvNextModel",
+            {"hidden_sizes": [16, 24, 32, 40], "depths": [2, 2, 2, 2]},
         ),
         lambda: _pixels(size=64),
         {},
@@ -157,7 +187,12 @@ _BUILD: dict[str, tuple[Callable[[str], torch.nn.Module], Callable[[], torch.Ten
         _causal(
             "ResNetConfig",
             "ResNetModel",
-            {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [2, 2], "layer_type": "basic"},
+            {
+                "embedding_size": 16,
+                "hidden_sizes": [16, 32],
+                "depths": [2, 2],
+                "layer_type": "basic",
+            },
         ),
         _pixels,
         {},
@@ -174,16 +209,27 @@ _BUILD: dict[str, tuple[Callable[[str], torch.nn.Module], Callable[[], torch.Ten
     "whisper_encoder": (
         lambda attention: hf.WhisperModel(
             hf.WhisperConfig(
-                vocab_size=99, num_mel_bins=8, d_model=32, encoder_layers=2, encoder_attention_heads=4,
-                encoder_ffn_dim=64, decoder_layers=1, decoder_attention_heads=4, decoder_ffn_dim=64,
-                max_source_positions=20, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-                decoder_start_token_id=1, attn_implementation=attention,
+                vocab_size=99,
+                num_mel_bins=8,
+                d_model=32,
+                encoder_layers=2,
+                encoder_attention_heads=4,
+                encoder_ffn_dim=64,
+                decoder_layers=1,
+                decoder_attention_heads=4,
+                decoder_ffn_dim=64,
+                max_source_positions=20,
+                pad_token_id=0,
+                bos_token_id=1,
+                eos_token_id=2,
+                decoder_start_token_id=1,
+                attn_implementation=attention,  # pyright: ignore[reportCallIssue]
             )
         ).get_encoder(),
         lambda: torch.randn(2, 8, 40, generator=torch.Generator().manual_seed(0)),
         {},
     ),
-}  # fmt: skip
+}
 
 NAMES = tuple(_BUILD)
 

@@ -1,8 +1,8 @@
 """The canonical form: many ways to write a network, one graph.
 
-Each file holds one family of rules, and says in its first lines what becomes what. A rule looks at one node and gives the value
-that takes its place; rules apply in any order until none does. What needs the whole graph (equal nodes, positions,
-constants) takes turns with them.
+Each file holds one family of rules, and says in its first lines what becomes what. A rule looks at
+one node and gives the value that takes its place; rules apply in any order until none does. What
+needs the whole graph (equal nodes, positions, constants) takes turns with them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from . import (
     linear,
     movement,
     norms,
+    rows,
     spelling,
 )
 from .check import check as check
@@ -28,18 +29,26 @@ from .rewrite import join, rewrite
 
 __all__ = ["canonicalize", "check"]
 
-_RULES = join(
-    family.RULES
-    for family in (spelling, identity, movement, broadcast, linear, norms, activations, attention)
+_FAMILIES = (
+    spelling,
+    identity,
+    movement,
+    broadcast,
+    rows,
+    linear,
+    norms,
+    activations,
+    attention,
 )
+_RULES = join(family.RULES for family in _FAMILIES)
 
 
 def canonicalize(graph: Graph, *, learned: Collection[str] | None = None) -> None:
     """Bring a graph into canonical form, in place.
 
     Args:
-        learned: The names of the parameters that are weights, which are not folded into constants; by
-            default all of floating point.
+        learned: The names of the parameters that are weights, which are not folded into constants;
+            by default all of floating point.
     """
     graph.prune()
     if learned is None:

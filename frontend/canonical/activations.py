@@ -1,10 +1,12 @@
 """An activation that was written out becomes one op, however it was written.
 
-    0.5 x (1 + tanh(0.79788 (x + 0.044715 x^3))),  x (0.5 + 0.5 erf(0.70710 x)),  x / (1 + exp(-x)),  ...
+    0.5 x (1 + tanh(0.79788 (x + 0.044715 x^3))),  x (0.5 + 0.5 erf(0.70710 x)),  x / (1 + exp(-x)),
+     ...
 
-A product whose factors are made of one value x and numbers alone, by addition, multiplication, division, powers, tanh, erf,
-exp and sigmoid, is an analytic function of x. Where it agrees with a known one at 256 points on [-9, 9], to what float32
-can tell, it is that one: two such short expressions that agree there agree everywhere.
+A product whose factors are made of one value x and numbers alone, by addition, multiplication,
+division, powers, tanh, erf, exp and sigmoid, is an analytic function of x. Where it agrees with a
+known one at 256 points on [-9, 9], to what float32 can tell, it is that one: two such short
+expressions that agree there agree everywhere.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ _CURVES = {"tanh", "erf", "sigmoid", "exp"}
 _ANALYTIC = _CURVES | {"add", "sub", "mul", "div", "pow", "neg", "silu"}
 _LONGEST = 16  # nodes of an expression
 
-# A model's own constants are rounded to float32 (0.79788456 for sqrt(2 / pi)), which moves values by 4e-9.
+# A model's own constants are rounded to float32 (0.79788456 for sqrt(2 / pi)), which moves values
+# by 4e-9.
 _TOLERANCE = 2e-8
 
 
@@ -42,7 +45,7 @@ def _points() -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
 
 
 def _analytic(node: Arg) -> bool:
-    """Whether a node computes with one value and numbers, or with two values made of the same one."""
+    """Whether a node computes with one value and numbers, or with two values made of one."""
     if not isinstance(node, Node) or node.op not in _ANALYTIC or node.attrs:
         return False
     return all(isinstance(arg, Node) or number(arg) is not None for arg in node.args)
@@ -62,7 +65,7 @@ def _expression(root: Node) -> list[Node]:
 
 
 def _evaluate(root: Node, source: Node, x: torch.Tensor) -> torch.Tensor | None:
-    """The root at these values of the source; ``None`` if it is not a function of the source alone."""
+    """The root at these values of the source; ``None`` if it needs more than the source."""
     values: dict[Node, torch.Tensor | None] = {source: x}
 
     def value(arg: Arg) -> torch.Tensor | float | None:

@@ -3,11 +3,13 @@
     matmul(softmax(s q k^T + m), v)            ->  attention(q, k, v, m, scale=s)
     attention(q, repeated k, repeated v)       ->  attention(q, k, v, enable_gqa=True)
 
-Keys and values that several heads share stay un-repeated: every runtime takes them so, and it is what they are stored as.
-The scale is always stated, because the default follows the width of the heads, which a pass may change.
+Keys and values that several heads share stay un-repeated: every runtime takes them so, and it is
+what they are stored as. The scale is always stated, because the default follows the width of the
+heads, which a pass may change.
 
-Heads that were merged with the batch for ``bmm`` are split again first: a ``reshape`` that splits the first axis moves
-towards the operands, through products and sums, until it meets the one that merged it.
+Heads that were merged with the batch for ``bmm`` are split again first: a ``reshape`` that splits
+the first axis moves towards the operands, through products and sums, until it meets the one that
+merged it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from .rewrite import At, Rules, alone, number, on, sizes
 
 
 def _turned(arg: Arg) -> tuple[Node, tuple[int, ...]] | None:
-    """Where the argument is ``k`` with its last two axes exchanged: of what, and how, ``k`` is a permutation."""
+    """Of what, and how, ``k`` is a permutation, where the argument is ``k`` transposed."""
     match arg:
         case Node("permute", (Node() as inner,)) if len(sizes(arg)) >= 2:
             *rest, last, other = arg.attrs["dims"]
@@ -142,8 +144,8 @@ def _shared(arg: Arg) -> tuple[Node, Dim] | None:
             return (k, sizes(wide)[2]) if fits and merged else None
         case Node("repeat_interleave", (Node() as k,)):
             count = arg.attrs.get("repeats")
-            fits = arg.attrs.get("dim") in (1, -3) and isinstance(count, int) and len(sizes(k)) == 4
-            return (k, count) if fits else None
+            fits = arg.attrs.get("dim") in (1, -3) and len(sizes(k)) == 4
+            return (k, count) if fits and isinstance(count, int) else None
         case Node("expand", (Node() as k,)):
             one = len(sizes(k)) == 4 and sizes(k)[1] == 1 and sizes(k)[2:] == sizes(arg)[2:]
             return (k, sizes(arg)[1]) if one and sizes(k)[0] == sizes(arg)[0] else None
@@ -217,6 +219,8 @@ def _split(at: At, arg: Arg, heads: tuple[Dim, ...], node: Node) -> Arg:
     if _merges(arg, heads):
         return arg.args[0]
     shape = sizes(arg)
+    if arg.op == "permute" and arg.attrs["dims"] == (0, 2, 1) and _merges(arg.args[0], heads):
+        return at("permute", arg.args[0].args[0], dims=(0, 1, 3, 2))
     if arg.op == "repeat" and arg.attrs["repeats"][1:] == (1,) * (len(shape) - 1):
         if sizes(arg.args[0])[0] == heads[1] and len(sizes(arg.args[0])) == len(shape):
             return at("unsqueeze", arg.args[0], dim=0)  # once for each of the batch
@@ -226,13 +230,10 @@ def _split(at: At, arg: Arg, heads: tuple[Dim, ...], node: Node) -> Arg:
         return None
     type_ = TensorType(arg.tensor.dtype, (*heads, *shape[1:]))
     given = node.attrs["shape"]
-    target = tuple(
-        g if isinstance(s, str) else s
-        for s, g in zip(type_.shape, (*given[:2], *shape[1:]), strict=True)
-    )
-    if sum(isinstance(s, str) or s == -1 for s in target) > 1:
-        return None
-    return at("reshape", arg, type_=type_, shape=target)
+    if shape[1:] == sizes(node)[2:]:
+        return at("reshape", arg, type_=type_, shape=given)
+    target = tuple(-1 if isinstance(size, str) else size for size in type_.shape)
+    return at("reshape", arg, type_=type_, shape=target) if target.count(-1) <= 1 else None
 
 
 RULES: Rules = {

@@ -16,7 +16,8 @@ from ...ir.types import Dim
 from .rewrite import At, Rules, on, sizes
 
 _POINTWISE = (
-    "add sub mul div where eq ne lt le gt ge logical_and logical_or bitwise_and bitwise_or maximum minimum pow"
+    "add sub mul div where eq ne lt le gt ge logical_and logical_or bitwise_and bitwise_or "
+    "maximum minimum pow"
     " floor_divide remainder masked_fill"
 )
 _UNARY = " ".join(op.name for op in OPS.values() if isinstance(op.law, Elementwise))
@@ -49,7 +50,7 @@ def _pointwise(node: Node, at: At) -> Node | None:
 
 
 def _widened(node: Node, at: At, inner: Node, wide: Node, more: int = 0) -> Node:
-    """The inner value expanded to the node's shape, with the sizes that ``wide`` was expanded to."""
+    """The inner value expanded to the node's shape, with the sizes ``wide`` was expanded to."""
     before = (None,) * (len(sizes(node)) - len(sizes(inner))) + sizes(inner)
     given = (*wide.attrs["size"], *(-1,) * more)
     size = tuple(
@@ -71,8 +72,9 @@ def _embedding(node: Node, at: At) -> Node | None:
 
 
 def _mask(node: Node, at: At) -> Node | None:
-    mask = _bare(node.args[3]) if len(node.args) > 3 else None
-    if not isinstance(mask, Node) or mask is node.args[3] or len(sizes(mask)) < 2:
+    given = node.operand(3)
+    mask = _bare(given)
+    if not isinstance(mask, Node) or mask is given or len(sizes(mask)) < 2:
         return None
     node.set((*node.args[:3], mask))
     return node

@@ -43,7 +43,7 @@ _AXES = {
 
 
 def check(graph: Graph) -> None:
-    """Raise ``GraphError`` if a graph is not in canonical form; the rules of the IR are ``verify``'s."""
+    """Raise ``GraphError`` if a graph is not in canonical form."""
     for node in graph.nodes:
         if not node.users:
             raise GraphError(f"{node.name} is computed and nobody reads it", where=node.at)

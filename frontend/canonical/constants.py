@@ -1,9 +1,9 @@
 """What follows from constants and buffers alone is computed once.
 
-Weights that were learned stay as they are, whatever is computed from them. No constant is made larger than
-``LARGEST`` numbers, and none is stored expanded. A floating-point constant keeps its value in float64 beside its own, so
-that the graph in float64 is the model in float64. An integer that follows from floating-point numbers is what the model's own
-dtype makes it.
+Weights that were learned stay as they are, whatever is computed from them. No constant is made
+larger than ``LARGEST`` numbers, and none is stored expanded. A floating-point constant keeps its
+value in float64 beside its own, so that the graph in float64 is the model in float64. An integer
+that follows from floating-point numbers is what the model's own dtype makes it.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def fold(graph: Graph, learned: Collection[str] | None = None) -> bool:
 def _evaluate(
     graph: Graph, node: Node, known: dict[Node, _Value], learned: Collection[str]
 ) -> _Value | None:
-    if table.get(node.op).impure or not _small(node):
-        return None
+    if table.get(node.op).impure or not _small(node) or node.op == "dequantize":
+        return None  # weights that are stored as codes stay codes
     if not node.inputs and node.op not in _SOURCES:
         return None
     values: dict[Node, _Value] = {}
@@ -143,7 +143,7 @@ def _hint(node: Node) -> str:
 
 def _number(graph: Graph, value: torch.Tensor, before: Node) -> Node:
     """A tensor without axes."""
-    attrs = {"size": (), "fill_value": value.item(), "dtype": value.dtype}
+    attrs: dict[str, Any] = {"size": (), "fill_value": value.item(), "dtype": value.dtype}
     return graph.add("full", type=of(value), where=before.where, before=before, **attrs)
 
 

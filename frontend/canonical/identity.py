@@ -6,7 +6,8 @@
     permute(x, (0, 1, 2)), cat((x,)), repeat(x, (1, 1)), roll(x, 0)        ->  x
     neg(neg(x)), logical_not(logical_not(x))                              ->  x
 
-The type of x must be the type of the result: ``add(x, 0.0)`` of integers makes floating-point numbers.
+The type of x must be the type of the result: ``add(x, 0.0)`` of integers makes floating-point
+numbers.
 """
 
 from __future__ import annotations

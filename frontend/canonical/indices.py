@@ -1,36 +1,36 @@
 """Arithmetic on positions: what a mask is, decided from how it is computed, whatever the sizes are.
 
-An integer tensor made of ``arange`` by sums, differences, broadcasting and indexing is affine in its positions,
+An integer tensor made of ``arange`` by sums, differences, broadcasting and indexing is affine in
+its positions,
 
     t[i, j, ...] = c + a i + b j + ...
 
-and so is the difference of two, whose sign a comparison asks for. A truth value is kept as the affine form that is not
-negative where it is true. From there:
-
-    a comparison that holds everywhere or nowhere         ->  a constant
-    attention under the mask [k <= q]                      ->  attention(..., is_causal=True)
-    the masks that follow from positions 0, 1, 2, ...      ->  the above (packed sequences, full attention)
+and so is the difference of two, whose sign a comparison asks for. A truth value is kept as the
+affine form that is not negative where it is true. ``masks.py`` has what follows from that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ...ir import Graph, Node, TensorType
 from ...ir.graph import Arg
 from ...ir.types import Dim
-from .rewrite import number, operand, sizes
+from .rewrite import axis, number, operand, sizes
 
 LARGEST = 1 << 22  # a buffer of more numbers is not looked at
 LOWEST = -1e30  # what is added to forbidden scores, or less
+# Narrower integers wrap around.
+_DTYPES = {torch.bool, torch.int64, torch.int32, torch.float32, torch.float64}
 
 
 @dataclass(frozen=True)
 class Affine:
-    """``constant + sum of strides * position``; of a truth value, what is not negative where it is true."""
+    """``constant + sum of strides * position``; a truth is what is not negative."""
 
     constant: int
     strides: tuple[int, ...]
@@ -80,18 +80,17 @@ def decided(truth: Affine, shape: tuple[Dim, ...]) -> Affine:
 
 
 def analyse(graph: Graph) -> dict[Node, Affine]:
-    """The affine form of each integer or truth value that has one."""
+    """The affine form of each truth value, and of each value of whole numbers, that has one.
+
+    Whole numbers in float32 count as such: no sequence has the 2**24 positions that it takes to tell.
+    """
     known: dict[Node, Affine] = {}
     for node in graph.params.values():
         found = _parameter(graph, node)
         if found is not None:
             known[node] = found
     for node in graph.nodes:
-        if (
-            not isinstance(node.type, TensorType)
-            or node.dtype.is_floating_point
-            or node.dtype.is_complex
-        ):
+        if not isinstance(node.type, TensorType) or node.dtype not in _DTYPES:
             continue
         rule = _RULES.get(node.op)
         found = rule(node, known) if rule is not None else None
@@ -107,7 +106,7 @@ def analyse(graph: Graph) -> dict[Node, Affine]:
 
 def _parameter(graph: Graph, node: Node) -> Affine | None:
     """Positions, zeros or a triangle that are stored."""
-    if node.dtype not in (torch.bool, torch.int64, torch.int32, torch.uint8) or not node.users:
+    if node.dtype not in (torch.bool, torch.int64, torch.int32) or not node.users:
         return None
     value = graph.value(node)
     if value.numel() > LARGEST or not value.numel() or value.device.type == "meta":
@@ -148,7 +147,12 @@ def _form(arg: Arg, known: Known) -> Affine | None:
     if isinstance(arg, Node) and arg in known:
         return known[arg]
     value = number(arg)
-    return Affine(int(value), ()) if isinstance(value, int) else None
+    return Affine(int(value), ()) if value is not None and _whole(value) else None
+
+
+def _whole(value: Any) -> bool:
+    """Whether a number is one of the integers."""
+    return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
 
 
 def _pair(node: Node, known: Known) -> tuple[Affine, Affine] | None:
@@ -156,8 +160,8 @@ def _pair(node: Node, known: Known) -> tuple[Affine, Affine] | None:
     left, right = (_form(arg, known) for arg in node.args)
     if left is None or right is None or node.attrs:
         return None
-    if any(isinstance(arg, Node) and arg.type == "bool" for arg in node.args):
-        return None
+    if any(isinstance(arg, Node) and arg.dtype == torch.bool for arg in node.args):
+        return None  # the forms mean something else
     return left.aligned(rank), right.aligned(rank)
 
 
@@ -171,24 +175,19 @@ def _full(node: Node, known: Known) -> Affine | None:
     rank = len(sizes(node))
     if node.dtype == torch.bool:
         return (TRUE if value else FALSE).aligned(rank)
-    return Affine(value, ()).aligned(rank) if isinstance(value, int) else None
+    return Affine(int(value), ()).aligned(rank) if _whole(value) else None
 
 
 def _sum(factor: int) -> Callable[[Node, Known], Affine | None]:
     def rule(node: Node, known: Known) -> Affine | None:
-        pair = _pair(node, known) if _integers(node) else None
+        pair = _pair(node, known)
         return pair and pair[0].plus(pair[1], factor)
 
     return rule
 
 
-def _integers(node: Node) -> bool:
-    """Whether no operand is a truth value, which the forms mean otherwise."""
-    return not any(isinstance(arg, Node) and arg.tensor.dtype == torch.bool for arg in node.args)
-
-
 def _mul(node: Node, known: Known) -> Affine | None:
-    pair = _pair(node, known) if _integers(node) else None
+    pair = _pair(node, known)
     if pair is None:
         return None
     left, right = pair if pair[1].is_constant else pair[::-1]
@@ -196,7 +195,7 @@ def _mul(node: Node, known: Known) -> Affine | None:
 
 
 def _compare(node: Node, known: Known) -> Affine | None:
-    pair = _pair(node, known) if _integers(node) else None
+    pair = _pair(node, known)
     if pair is None:
         return None
     left, right = pair
@@ -224,17 +223,13 @@ def _logical(node: Node, known: Known) -> Affine | None:
     forms = [_form(arg, known) for arg in node.args]
     if node.op == "logical_not":
         return None if forms[0] is None else forms[0].times(-1).plus(Affine(-1, ()))
-    strong, weak = (FALSE, TRUE) if node.op == "logical_and" else (TRUE, FALSE)
+    strong = FALSE if node.op == "logical_and" else TRUE
     for form, other in (forms, forms[::-1]):
         if form is not None and form.is_constant:
             if (form.constant >= 0) == (strong.constant >= 0):
                 return strong.aligned(rank)
             return other and other.aligned(rank)
-    return (
-        weak.aligned(rank)
-        if forms[0] is not None and forms[0] == forms[1] and forms[0].is_constant
-        else None
-    )
+    return None
 
 
 def _unsqueeze(node: Node, known: Known) -> Affine | None:
@@ -287,7 +282,7 @@ def _select(node: Node, known: Known) -> Affine | None:
 
 def _cast(node: Node, known: Known) -> Affine | None:
     form, before = _form(node.args[0], known), node.args[0].tensor.dtype
-    if form is None or before.is_floating_point:
+    if form is None:
         return None
     if (before == torch.bool) == (node.dtype == torch.bool):
         return form
@@ -311,7 +306,9 @@ def _index(node: Node, known: Known) -> Affine | None:
     total = Affine(form.constant, (0,) * rank)
     for stride, index in zip(form.strides, indices, strict=True):
         where = _form(index, known)
-        if where is None or where.constant < 0 or any(s < 0 for s in where.strides):
+        if where is None or index.dtype == torch.bool:
+            return None
+        if where.constant < 0 or any(s < 0 for s in where.strides):
             return None
         total = total.plus(where, stride)
     return total
@@ -337,14 +334,14 @@ def _diff(node: Node, known: Known) -> Affine | None:
 
 
 def _cumsum(node: Node, known: Known) -> Affine | None:
-    form, rank = _form(node.args[0], known), len(sizes(node))
+    """``c, 2c, 3c, ...`` of a value that is c everywhere."""
+    form = _form(node.args[0], known)
+    if form is None or not form.is_constant:
+        return None
     truth = node.args[0].tensor.dtype == torch.bool
-    zero = (
-        form is not None
-        and form.is_constant
-        and (form.constant < 0 if truth else form.constant == 0)
-    )
-    return Affine(0, (0,) * rank) if zero else None
+    step = int(form.constant >= 0) if truth else form.constant
+    dim = axis(node, node.args[0])
+    return Affine(step, tuple(step if d == dim else 0 for d in range(len(form.strides))))
 
 
 _RULES: dict[str, Callable[[Node, Known], Affine | None]] = {

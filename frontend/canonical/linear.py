@@ -6,7 +6,8 @@
     einsum("bsd,dhk->bshk", x, W)          ->  linear and reshape;  of two values: matmul
     reshape(linear(reshape(x)))            ->  linear(x)
 
-A weight that others read as it is stays as it is (a tie is not broken); ``linear`` then reads ``permute(W)``.
+A weight that others read as it is stays as it is (a tie is not broken); ``linear`` then reads
+``permute(W)``.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def changed(
     """What a parameter becomes; one that is still on disk is changed when it is read.
 
     Args:
-        rounds: Whether the change computes, so that its value in float64 is kept beside the rounded one.
+        rounds: Whether the change computes, so that its value in float64 is kept beside the rounded
+            one.
     """
     value = at.graph.store.tensors[weight.name]
     if not isinstance(value, Lazy):

@@ -6,8 +6,10 @@
     attention(q, k, v, true)                             ->  attention(q, k, v)
     attention(q, k, v, [k <= q])                         ->  attention(q, k, v, is_causal=True)
     attention(q, k, v, where([k <= q], 0, -3.4e38))      ->  attention(q, k, v, is_causal=True)
+    to(cumsum(full(1.0)) - 1, i64)                       ->  arange
 
-The last is exact: a score lowered by 1e30 or more has weight 0, and each query may see at least itself.
+The mask of numbers is exact: a score lowered by 1e30 or more has weight 0, and each query may see at least
+itself.
 """
 
 from __future__ import annotations
@@ -49,6 +51,8 @@ def _simpler(graph: Graph, node: Node, known: dict[Node, Affine]) -> Node | None
             return node.args[0] if truth == FALSE.aligned(len(sizes(node.args[1]))) else None
         case "scaled_dot_product_attention":
             return _attention(node, known)
+        case "to":
+            return _positions(graph, node, known) or _constant(graph, node, known)
         case _:
             return _constant(graph, node, known)
 
@@ -100,6 +104,8 @@ def _constant(graph: Graph, node: Node, known: dict[Node, Affine]) -> Node | Non
     form = known.get(node)
     if form is None or not form.is_constant or node.op in ("full", "expand"):
         return None
+    if node.dtype.is_floating_point:
+        return None
     one = (1,) * len(sizes(node))
     fill = form.constant >= 0 if node.dtype == torch.bool else form.constant
     type_ = TensorType(node.dtype, one)
@@ -108,11 +114,36 @@ def _constant(graph: Graph, node: Node, known: dict[Node, Affine]) -> Node | Non
     return _to_shape(graph, full, node)
 
 
+def _positions(graph: Graph, node: Node, known: dict[Node, Affine]) -> Node | None:
+    """Positions that were counted in floating point."""
+    form, before = known.get(node), node.args[0].tensor.dtype
+    if form is None or not before.is_floating_point or node.dtype.is_floating_point:
+        return None
+    axes = [d for d, stride in enumerate(form.strides) if stride]
+    if len(axes) != 1 or form.strides[axes[0]] != 1:
+        return None
+    size = node.shape[axes[0]]
+    end = size if isinstance(size, int) else size_node(graph, size, node)
+    if end is None:
+        return None
+
+    def add(op: str, *args: Arg, **attrs: Any) -> Node:
+        return graph.add(op, *args, before=node, where=node.where, **attrs)
+
+    value = add("arange", end=end, dtype=node.dtype, type=TensorType(node.dtype, (size,)))
+    if form.constant:
+        value = add("add", value, form.constant)
+    for dim in range(len(form.strides)):
+        if dim != axes[0]:
+            value = add("unsqueeze", value, dim=dim)
+    return _to_shape(graph, value, node)
+
+
 # -- attention ----------------------------------------------------------------------------------
 
 
 def _attention(node: Node, known: dict[Node, Affine]) -> Node | None:
-    mask = node.args[3] if len(node.args) > 3 else None
+    mask = node.operand(3)
     allowed = _allowed(mask, known)
     if allowed is None or len(allowed.strides) < 2:
         return None

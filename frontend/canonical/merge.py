@@ -10,7 +10,7 @@ from .rewrite import sizes
 
 
 def merge(graph: Graph) -> bool:
-    """Let the readers of a node read an earlier one that computes the same; returns whether any did."""
+    """Let readers of a node read an earlier one that computes the same; says whether any did."""
     known: dict[str, Node] = {}
     changed = False
     for node in graph.nodes:
@@ -56,7 +56,8 @@ def read_sizes_off_inputs(graph: Graph) -> bool:
 
 
 def name_in_order(graph: Graph) -> None:
-    """Name each node by its op and number those of the same op, each parameter as the user knows it.
+    """Name each node by its op and number those of the same op, each parameter as the user knows
+    it.
 
     So names do not depend on what the trace saw before the canonical form was made.
     """

@@ -7,8 +7,9 @@
     getitem(unbind(x, dim), 1)         ->  select(x, dim, 1)
     slice(x, -1, 4, 2**63 - 1)         ->  slice(x, dim=3, start=4, end=8)
 
-Axes are counted from the front. A ``reshape`` states each size that is a number, and -1 for one that is not (the last one
-where there are several); an ``expand`` states the sizes that it changes, and -1 for the others.
+Axes are counted from the front. A ``reshape`` states each size that is a number, and -1 for one
+that is not (the last one where there are several); an ``expand`` states the sizes that it changes,
+and -1 for the others.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def _with(node: Node, **attrs: Arg) -> Node | None:
 
 
 def told(shape: tuple[int | str, ...], given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The sizes of a reshape: numbers, -1 for the last that is none, and for the others what was given."""
+    """The sizes of a reshape: numbers, -1 for the last that is none, else what was given."""
     unknown = [i for i, size in enumerate(shape) if isinstance(size, str)]
     if not unknown or 0 in shape:
         return given if unknown else shape
@@ -70,11 +71,11 @@ def _undone(node: Node, at: At) -> Node | None:
     if not (isinstance(inner, Node) and inner.op == other and inner.args[0].type == node.type):
         return None
     wide = node if node.op == "unsqueeze" else inner
-    dims = [n.attrs.get("dim") for n in (node, inner)]
-    if any(not isinstance(d, int) for d in dims):
+    first, second = node.attrs.get("dim"), inner.attrs.get("dim")
+    if not isinstance(first, int) or not isinstance(second, int):
         return None
     rank = len(sizes(wide))
-    return inner.args[0] if dims[0] % rank == dims[1] % rank else None
+    return inner.args[0] if first % rank == second % rank else None
 
 
 def _expand(node: Node, at: At) -> Node | None:

@@ -3,11 +3,12 @@
     x * rsqrt(mean(x^2) + eps)                       ->  rms_norm(x)
     (x - mean(x)) * rsqrt(mean((x - mean(x))^2) + eps)  =  rms_norm(x - mean(x))  ->  layer_norm(x)
     rms_norm(x) * w, layer_norm(x) * w + b           ->  rms_norm(x, w), layer_norm(x, w, b)
-    rms_norm(x, 1 + w)                               ->  rms_norm(x, w')     w' = 1 + w, a parameter of its own
-    to(rms_norm(to(x, f32)), f16)                    ->  rms_norm(x)
+    rms_norm(x, 1 + w)                               ->  rms_norm(x, w')     w' = 1 + w, a parameter
+    of its own to(rms_norm(to(x, f32)), f16)                    ->  rms_norm(x)
 
-All over the last axis. A division by the square root, a power of -1/2, and ``var`` without correction are read as well. The
-last rule is exact over the reals; PyTorch's ``rms_norm`` of half-precision numbers works in float32 inside as well.
+All over the last axis. A division by the square root, a power of -1/2, and ``var`` without
+correction are read as well. The last rule is exact over the reals; PyTorch's ``rms_norm`` of
+half-precision numbers works in float32 inside as well.
 """
 
 from __future__ import annotations

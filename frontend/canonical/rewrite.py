@@ -33,7 +33,8 @@ class At:
         return self.graph.param(like.name, value, self.graph.store.origin[like.name])
 
 
-# The value that takes the node's place; the node itself, changed in place; or ``None``: does not apply.
+# The value that takes the node's place; the node itself, changed in place; or ``None``: does not
+# apply.
 Rule: TypeAlias = Callable[[Node, At], Node | None]
 Rules: TypeAlias = Mapping[str, Sequence[Rule]]
 
@@ -83,7 +84,7 @@ def _apply(graph: Graph, node: Node, rules: Sequence[Rule]) -> bool:
 
 
 def number(arg: Arg) -> int | float | None:
-    """The number that an argument is: a number of Python's, or one filled into a tensor without axes."""
+    """The number that an argument is: Python's own, or filled into a tensor without axes."""
     if isinstance(arg, Node):
         if arg.op == "full" and arg.attrs["size"] == ():
             return number(arg.attrs["fill_value"])
@@ -107,7 +108,7 @@ def is_param(arg: Arg, rank: int | None = None) -> bool:
 
 
 def alone(node: Arg, op: str) -> bool:
-    """Whether an argument is a node of this op with one reader, so that it goes when its reader does."""
+    """Whether an argument is a node of this op with one reader, with which it goes."""
     return isinstance(node, Node) and node.op == op and len(node.users) == 1
 
 

@@ -1,4 +1,5 @@
-"""One name for one thing: ops that PyTorch spells in several ways get the name that the op table knows.
+"""One name for one thing: ops that PyTorch spells in several ways get the name that the op table
+knows.
 
 view, _unsafe_view, flatten, unflatten, view_as      ->  reshape
 transpose, t, numpy_T, mT, movedim                    ->  permute
@@ -226,7 +227,7 @@ def _own_dtype(node: Node, at: At) -> Node | None:
 
 
 def _stack_of_numbers(node: Node, at: At) -> Node | None:
-    """A tensor without axes in arithmetic is the number it holds, where the result has the same type."""
+    """A tensor without axes in arithmetic is its number, where the result has the same type."""
     for index, arg in enumerate(node.args):
         value = number(arg) if isinstance(arg, Node) else None
         rest = [
@@ -259,7 +260,7 @@ def _clamped(node: Node, at: At) -> Node | None:
     high = node.attrs.get("max_val", 1) if node.op == "hardtanh" else node.attrs.get("max")
     if low == 0 and high == 6:
         return at.instead("relu6", node.args[0])
-    if low == 0 and high is None and isinstance(low, (int, float)):
+    if low == 0 and high is None:
         return at.instead("relu", node.args[0])
     return None
 

@@ -208,7 +208,7 @@ def _param(node: Node, index: int) -> Node:
 
 def _set_bias(graph: Graph, node: Node, change: torch.Tensor) -> None:
     """Add to the bias of a linear map, a convolution or a norm, which may have none yet."""
-    old = node.args[2] if len(node.args) > 2 else None
+    old = node.operand(2)
     value = change if old is None else graph.value(_param(node, 2)) + change
     dtype = node.dtype if old is None else old.dtype
     graph.give(node, 2, value.to(dtype), name=f"{node.name}_bias")

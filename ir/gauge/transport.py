@@ -88,7 +88,8 @@ class Region:
         restores: Readers that get the original back by an inserted op.
         inserted: Whether the changed value itself is computed by an inserted op.
         insertion_cause: What stopped the action on its way back, if so.
-        centered: Values that are centred by an inserted op, since what makes them takes no centring.
+        centered: Values that are centred by an inserted op, since what makes them takes no
+            centring.
         groups: For each coordinate, the first of those that must have the same element (diagonal
             kinds), or that it may be exchanged with (permutations).
         fixed: Which coordinates must stay as they are.

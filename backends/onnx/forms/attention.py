@@ -31,7 +31,7 @@ def _fits(node: Node) -> bool:
 
 def _fuse(graph: Graph, node: Node) -> None:
     query, key, value = node.args[:3]
-    mask = node.args[3] if len(node.args) > 3 else None
+    mask = node.operand(3)
     if not node.attrs.get("enable_gqa"):
         sources = ungrouped(key), ungrouped(value)
         if sources[0].shape[1] == sources[1].shape[1]:
