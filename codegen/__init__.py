@@ -1,0 +1,1 @@
+"""Generated kernels live here; there are none yet."""

@@ -15,6 +15,9 @@ import torch
 
 from ..ir import InputError, WeightError
 
+# Of an example that is made up.
+BATCH, LENGTH, SAMPLES = 2, 16, 16_000
+
 
 def load_checkpoint(folder: Path) -> torch.nn.Module:
     """The model of a checkpoint folder, in eval mode and float32 unless stored otherwise.
@@ -56,6 +59,38 @@ def load_checkpoint(folder: Path) -> torch.nn.Module:
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
     return model.eval()
+
+
+def example_inputs(model: Any) -> dict[str, torch.Tensor]:
+    """Inputs of the kind and the sizes that a model's configuration speaks of."""
+    config = model.config
+    main = str(model.main_input_name)
+    generator = torch.Generator().manual_seed(0)
+
+    def tokens() -> torch.Tensor:
+        text = config.get_text_config()
+        return torch.randint(int(text.vocab_size), (BATCH, LENGTH), generator=generator)
+
+    def numbers(*shape: int) -> torch.Tensor:
+        return torch.randn(BATCH, *shape, generator=generator, dtype=model.dtype)
+
+    match main:
+        case "input_ids":
+            inputs = {main: tokens()}
+        case "pixel_values":
+            size = config.image_size
+            height, width = size if isinstance(size, (list, tuple)) else (size, size)
+            inputs = {main: numbers(int(getattr(config, "num_channels", 3)), height, width)}
+        case "input_features" if hasattr(config, "max_source_positions"):
+            # The encoders of speech halve the frames by a convolution with stride 2.
+            inputs = {main: numbers(int(config.num_mel_bins), 2 * int(config.max_source_positions))}
+        case "input_values":
+            inputs = {main: numbers(SAMPLES)}
+        case _:
+            raise InputError(f"no example of {main} can be made up", do="give args or kwargs")
+    if config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = tokens()
+    return inputs
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class _Converter:
                 self.made[node] = self.function(node)
             elif node.op == "output":
                 self.output(node)
-            else:
+            elif node.op != "get_attr":  # the body of a branch; what calls it is refused below
                 raise TraceError(
                     f"the exported program holds a {node.op} node", where=node.format_node() or ""
                 )
@@ -89,7 +89,9 @@ class _Converter:
         schema = getattr(target, "_schema", None)
         if schema is None:
             raise TraceError(
-                f"the exported program calls {target}, which is no operator", where=location(node)
+                f"the model calls {target}, which holds graphs of its own; they are not supported",
+                where=location(node),
+                do="compute both branches and choose by torch.where",
             )
         given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | dict(
             node.kwargs

@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
-from ..ir import Graph, InputError, TensorType, TraceError, WeightError
-from ..ir.symbols import rename
+from ..ir import Graph, InputError, TraceError, WeightError
 from .canonical import canonicalize, check
-from .checkpoint import load_checkpoint
+from .checkpoint import example_inputs, load_checkpoint
 from .convert import convert
+from .symbols import name_symbols
 
 
 def trace(
@@ -32,7 +32,7 @@ def trace(
         model: A module in eval mode, an exported program, or the folder of a Hugging Face
             checkpoint.
         args: Example inputs; a single tensor stands for a tuple of one.
-        kwargs: Example inputs by keyword.
+        kwargs: Example inputs by keyword; a checkpoint folder needs none, they are made up.
         dynamic_shapes: Which sizes may vary, as ``torch.export.export`` takes it.
 
     Raises:
@@ -41,10 +41,12 @@ def trace(
     """
     if isinstance(model, (str, Path)):
         model = load_checkpoint(Path(model))
+        if not args and not kwargs:
+            kwargs = example_inputs(model)
+    check_weights(model)
     if isinstance(model, torch.nn.Module):
         args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
         _check_mode(model)
-        check_weights(model)
         program = _export(model, args, dict(kwargs or {}), dynamic_shapes)
     else:
         program = model
@@ -54,7 +56,8 @@ def trace(
         graph = convert(program.run_decompositions({}))
     origin = graph.store.origin
     canonicalize(graph, learned={n for n in graph.params if learned_names & set(origin[n])})
-    _name_symbols(graph, dynamic_shapes)
+    if isinstance(model, torch.nn.Module):
+        name_symbols(graph, model.forward, args, dict(kwargs or {}), dynamic_shapes)
     check(graph)
     graph.verify()
     return graph
@@ -68,7 +71,7 @@ def _check_mode(model: torch.nn.Module) -> None:
         )
 
 
-def check_weights(model: torch.nn.Module) -> None:
+def check_weights(model: torch.nn.Module | ExportedProgram) -> None:
     """Refuse parameters that are not finite numbers."""
     for name, value in model.named_parameters():
         if value.is_floating_point() and value.device.type != "meta":
@@ -102,55 +105,27 @@ def _export(
         ) from error
 
 
+_ROOT = Path(__file__).parents[1]
+_OURS = tuple(f"{init.parent}/" for init in _ROOT.glob("*/__init__.py"))
+
+
+def _is_users(path: str) -> bool:
+    return "/torch/" not in path and not path.startswith(_OURS)
+
+
 def user_line(error: BaseException) -> str:
     """The innermost frame outside PyTorch in an exception and its causes."""
     found = ""
-    here = str(Path(__file__).parent.parent)
     while True:
         for frame in traceback.extract_tb(error.__traceback__):
-            inside = "/torch/" in frame.filename or frame.filename.startswith(here)
-            if not inside:
+            if _is_users(frame.filename):
                 found = f"{frame.filename}:{frame.lineno} {frame.name}\n{frame.line or ''}".rstrip()
         quoted = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', str(error))
         for path, line, name in quoted:  # PyTorch quotes the user's stack in its messages
-            if "/torch/" not in path and not path.startswith(here):
+            if _is_users(path):
                 found = f"{path}:{line} {name}"
         following = error.__cause__ or error.__context__
         if following is None:
             return found
         error = following
     return found
-
-
-def _name_symbols(graph: Graph, dynamic_shapes: Any) -> None:
-    """Give symbolic sizes the names that the user gave, where a size is a symbol by itself."""
-    wanted = [spec for spec in _shapes(dynamic_shapes)]
-    if len(wanted) != len(graph.inputs):
-        return
-    names: dict[str, str] = {}
-    for node, spec in zip(graph.inputs, wanted, strict=True):
-        if not isinstance(node.type, TensorType) or not isinstance(spec, (dict, list, tuple)):
-            continue
-        for axis, given in spec.items() if isinstance(spec, dict) else enumerate(spec):
-            size = node.type.shape[axis]
-            name = getattr(given, "__name__", "")
-            if isinstance(size, str) and size.isidentifier() and name and not name.startswith("_"):
-                names.setdefault(size, name)
-    if len(set(names.values())) == len(names) and not set(names.values()) & set(graph.symbols):
-        rename(graph, names)
-
-
-def _shapes(tree: Any) -> Iterator[Any]:
-    """The specification of each input in the user's ``dynamic_shapes``, flat."""
-    if isinstance(tree, dict) and tree and all(isinstance(key, str) for key in tree):
-        for part in tree.values():
-            yield from _shapes(part)
-    elif isinstance(tree, (list, tuple)) and not any(_is_dim(part) for part in tree):
-        for part in tree:
-            yield from _shapes(part)
-    elif tree is not None:
-        yield tree
-
-
-def _is_dim(part: Any) -> bool:
-    return part is None or isinstance(part, int) or hasattr(part, "__name__") or part is Dim.AUTO
