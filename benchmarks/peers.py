@@ -35,8 +35,8 @@ def contestants(task: tasks.Task, folder: Path) -> Iterator[tuple[str, Callable[
 def session(path: Path) -> Made:
     """An ONNX model on one thread, with exact integer sums.
 
-    On processors without VNNI ONNX Runtime's default kernels saturate int8 sums at 16 bits; everyone
-    gets the exact ones. Elsewhere the setting changes nothing.
+    On processors without VNNI ONNX Runtime's default kernels saturate int8 sums at 16 bits;
+    everyone gets the exact ones. Elsewhere the setting changes nothing.
     """
     import onnxruntime
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..driver.compile import capture
@@ -32,7 +33,7 @@ def show(source: Source) -> None:
 def summary(graph: Graph) -> Table:
     """Inputs, parameters and ops in figures."""
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("inputs", ", ".join(map(line, graph.inputs)))
+    facts.add_row("inputs", escape(", ".join(map(line, graph.inputs))))
     numbers = sum(
         graph.store.type(name).dtype.itemsize and graph.store.bytes([name]) for name in graph.params
     )
@@ -52,6 +53,6 @@ def table(found: list[Site]) -> Table:
         free = ", ".join(str(kind.value) for kind in site.groups)
         regions = [region for region in site.found.values() if isinstance(region, Region)]
         taken = dict.fromkeys(node.name for region in regions for node in region.parameters)
-        blocked = "\n".join(f"{kind.value}: {why}" for kind, why in site.blocked.items())
+        blocked = escape("\n".join(f"{kind.value}: {why}" for kind, why in site.blocked.items()))
         rows.add_row(site.value.name, str(site.size), free, shorten(list(taken), 3), blocked)
     return rows

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,7 @@ def _export(
     model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
 ) -> ExportedProgram:
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
             return torch.export.export(
@@ -111,6 +113,17 @@ _OURS = tuple(f"{init.parent}/" for init in _ROOT.glob("*/__init__.py"))
 
 def _is_users(path: str) -> bool:
     return "/torch/" not in path and not path.startswith(_OURS)
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Keep PyTorch from logging what the error says anyway."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def user_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ graph, with the ops that give them meaning; backends run these on integers.
 
 Rounding is to the nearest, or by GPTQ with the Hessian of the activations as they come out of the
 quantized prefix (F6.1). A bias takes up the mean error that is left, E[W x] - E[s q t (u - z)], x
-from the exact stream. Approximate.
+from the exact stream. Both are left out where calibration has too few rows for them. Approximate.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ from .streams import Values, run_streams
 
 Activations: TypeAlias = Literal["static", "dynamic", "dynamic-tensor"]
 Codes: TypeAlias = dict[Node, tuple[torch.Tensor, torch.Tensor]]  # a parameter's codes and scale
+
+
+ROWS_PER_CHANNEL = 1  # below, weights are rounded to the nearest: GPTQ would fit the sample
+ROWS_FOR_A_MEAN = 64  # below, biases stay as they are
 
 
 @dataclass
@@ -199,7 +203,13 @@ class _Solver:
         self.site: Site | None = None  # the one whose inputs are at hand
         self.codes: Values = []
         self.hessian: torch.Tensor | None = None
+        self.count = 0  # of the rows at hand
         self.mean_exact = self.mean_quantized = torch.empty(0)
+
+    @property
+    def _corrects(self) -> bool:
+        """Whether there are enough rows for their mean error to be that of others."""
+        return self.options.correct_bias and self.count >= ROWS_FOR_A_MEAN
 
     def look_up(self, node: Node, indices: Values) -> Values:
         """What an embedding gives once its table is quantized."""
@@ -217,7 +227,7 @@ class _Solver:
         source: Node = node.args[1]
         bias: Node | None = node.operand(2)
         value = None if bias is None else self.graph.value(bias)
-        if value is not None and self.options.correct_bias and node.op == "linear":
+        if value is not None and self._corrects and node.op == "linear":
             old = self.graph.value(source) if source.op == "param" else weight
             value = value + self.mean_exact @ old.T - self.mean_quantized @ weight.T
             decision.biases[node] = value
@@ -231,16 +241,18 @@ class _Solver:
             high = max(self._rows(site, quantized, i).max() for i in range(len(quantized)))
             decision.scale, decision.zero_point = range_to_scale(low, high, dtype)
         self.codes = [self._simulated(site, value, decision) for value in quantized]
+        self.hessian, self.count = None, 0
         if site.axis != -1:
-            self.hessian = None
             return
         rows = [self._rows(site, self.codes, i) for i in range(len(self.codes))]
-        count = sum(len(part) for part in rows)
+        self.count = count = sum(len(part) for part in rows)
         self.mean_quantized = torch.stack([part.sum(0) for part in rows]).sum(0) / count
         plain = [self._rows(site, exact, i) for i in range(len(exact))]
         self.mean_exact = torch.stack([part.sum(0) for part in plain]).sum(0) / count
+        if count < ROWS_PER_CHANNEL * site.size:
+            return  # a Hessian of so few rows says nothing of most directions
         biased = all(reader.operand(2) is not None for reader in site.readers)
-        center = self.mean_quantized * float(self.options.correct_bias and biased)
+        center = self.mean_quantized * float(self._corrects and biased)
         self.hessian = torch.zeros(site.size, site.size, dtype=torch.float64)
         for part in rows:
             moved = part - center

@@ -36,6 +36,9 @@ from .calibration import Observation, observe
 from .quantize import Activations
 from .rounding import scales as weight_scales
 
+FEWEST = 8  # rows, below which ranges are chance
+FLOOR = 0.1  # of the median range of the channels
+
 
 @dataclass(frozen=True)
 class Smooth(Pass):
@@ -100,6 +103,9 @@ class _SiteSearch:
     def run(self) -> list[Remark]:
         """Try every shift with every scale, and fold the best pair that beats doing nothing."""
         n = self.site.size
+        if self.seen.count < FEWEST:
+            text = f"left as it is: {self.seen.count} rows of calibration data tell no ranges"
+            return [missed(self.site.value, text)]
         shift = self.region(Kind.SHIFT) if self.options.shift else None
         scale = self.region(Kind.SCALE) if self.options.rule is not None else None
         if shift is None and scale is None:
@@ -154,7 +160,10 @@ class _SiteSearch:
     def scales(self, region: Region, z: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """The scales of each choice on the grid, equal where the graph ties channels."""
         peak = torch.maximum((self.seen.low - z).abs(), (self.seen.high - z).abs())
-        peak = tied(peak, region, "amax").clamp(min=1e-5)
+        peak = tied(peak, region, "amax")
+        # A channel that hardly moved on this data may move on other data, and its scale decides
+        # nothing: the range is that of the large ones.
+        peak = peak.clamp(min=max(FLOOR * float(peak.median()), 1e-5))
         columns = torch.stack([weight.abs().amax(0) for weight in self.weights]).amax(0)
         columns = tied(columns, region, "amax").clamp(min=1e-5)
         for choice in self.options.grid:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from regauge.backends.base import target
 from regauge.frontend import trace
 from regauge.ir import Graph
@@ -67,7 +68,8 @@ def test_exact_passes_keep_the_function(family: tuple[str, Graph, list[Any]]) ->
 def test_eight_bits_run_on_the_runtime(family: tuple[str, Graph, list[Any]]) -> None:
     _, graph, inputs = family
     context = Context(inputs=inputs, calibration=[inputs])
-    new, reports = apply(graph, [FoldBatchNorm(), Smooth(), Quantize("dynamic", least=256)], context)
+    passes = [FoldBatchNorm(), Smooth(), Quantize("dynamic", least=256)]
+    new, reports = apply(graph, passes, context)
     assert reports[-1].applied
     found = target("onnxruntime").lower(new)(inputs)
     # A code may fall on the other side of a rounding boundary in float32 than in float32 elsewhere;

@@ -39,13 +39,12 @@ def fold(graph: Graph, learned: Collection[str] | None = None) -> bool:
     """
     if learned is None:
         learned = {n for n, p in graph.params.items() if p.dtype.is_floating_point}
-    _numbers(graph, learned)
     known: dict[Node, _Value] = {}
     for node in graph.nodes:
         found = _evaluate(graph, node, known, learned)
         if found is not None:
             known[node] = found
-    changed = False
+    changed = _numbers(graph, learned)
     for node in reversed(list(known)):
         changed |= _store(graph, node, known)
     graph.prune()
@@ -147,13 +146,16 @@ def _number(graph: Graph, value: torch.Tensor, before: Node) -> Node:
     return graph.add("full", type=of(value), where=before.where, before=before, **attrs)
 
 
-def _numbers(graph: Graph, learned: Collection[str]) -> None:
+def _numbers(graph: Graph, learned: Collection[str]) -> bool:
     """Buffers without axes are numbers, and stand in the graph as such."""
+    changed = False
     for node in list(graph.params.values()):
         if node.users and node.shape == () and node.name not in learned and graph.nodes:
             value = graph.value(node)
             if value.device.type != "meta":
                 graph.replace(node, _number(graph, value, graph.nodes[0]))
+                changed = True
+    return changed
 
 
 def _stored(value: _Value) -> torch.Tensor | Lazy:

@@ -182,8 +182,8 @@ def _shape(letters: list[str], size: dict[str, Dim]) -> tuple[int, ...] | None:
 
 RULES: Rules = {
     **on("matmul", _matmul),
-    **on("permute reshape", _moved_weight),
+    **on("permute", _moved_weight),
     **on("add", _bias),
-    **on("reshape", _rows),
+    **on("reshape", _moved_weight, _rows),
     **on("aten.einsum.default", _einsum),
 }

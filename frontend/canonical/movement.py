@@ -5,6 +5,7 @@
     unsqueeze(squeeze(x, d), d)        ->  x, and the other way around
     getitem(split(x, 32, dim), 1)      ->  slice(x, dim, 32, 64)       so chunk, split_with_sizes
     getitem(unbind(x, dim), 1)         ->  select(x, dim, 1)
+    slice(slice(x, d, 4, 8), d, 1, 2)  ->  slice(x, d, 5, 6)
     slice(x, -1, 4, 2**63 - 1)         ->  slice(x, dim=3, start=4, end=8)
 
 Axes are counted from the front. A ``reshape`` states each size that is a number, and -1 for one
@@ -118,6 +119,21 @@ def _slice(node: Node, at: At) -> Node | None:
     return _with(node, **attrs)
 
 
+def _sliced_twice(node: Node, at: At) -> Node | None:
+    inner = node.args[0]
+    if not (isinstance(inner, Node) and inner.op == "slice"):
+        return None
+    bounds = [n.attrs.get(key) for n in (inner, node) for key in ("start", "end")]
+    same = inner.attrs["dim"] == node.attrs["dim"]
+    if not same or any("step" in n.attrs for n in (inner, node)):
+        return None
+    if not all(isinstance(bound, int) for bound in bounds):
+        return None
+    first, _, start, end = bounds
+    dim = node.attrs["dim"]
+    return at.instead("slice", inner.args[0], dim=dim, start=first + start, end=first + end)
+
+
 def _bound(value: Any, size: int) -> Any:
     """An end of a slice as a place between 0 and the size."""
     if not isinstance(value, int):
@@ -170,7 +186,7 @@ RULES: Rules = {
     **on("squeeze", _undone),
     **on("unsqueeze", _unsqueeze, _undone),
     **on("expand", _expand, _expanded_twice),
-    **on("slice", _slice),
+    **on("slice", _slice, _sliced_twice),
     **on("select", _select),
     **on("cat stack", _axis_last),
     **on("getitem", _part),

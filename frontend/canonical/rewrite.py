@@ -20,6 +20,8 @@ class At:
         self.graph, self.node = graph, node
 
     def __call__(self, op: str, *args: Arg, type_: Type | None = None, **attrs: Arg) -> Node:
+        while args and args[-1] is None:
+            args = args[:-1]
         return self.graph.add(
             op, *args, type=type_, where=self.node.where, before=self.node, **attrs
         )

@@ -37,18 +37,18 @@ def _filled(text: str, params: dict[str, torch.Tensor]) -> Graph:
 def becomes() -> Callable[..., Graph]:
     """``becomes(before, after)``: the canonical form of one text is the other, and computes the same.
 
-    Parameters have random values unless given by name; ``learned`` names those that are weights.
+    Parameters have random values unless given by name; those called ``buffer`` are no weights.
     """
 
     def compare(
         before: str,
         after: str,
         *,
-        learned: set[str] | None = None,
         tolerance: float = 1e-12,
         **params: torch.Tensor,
     ) -> Graph:
         original, graph = _filled(before, params), _filled(before, params)
+        learned = {n for n in graph.params if not n.startswith("buffer")}
         canonicalize(graph, learned=learned)
         graph.verify()
         check(graph)
@@ -71,9 +71,3 @@ def becomes() -> Callable[..., Graph]:
 
 def _flat(value: Any) -> list[Any]:
     return list(value) if isinstance(value, tuple) else [value]
-
-
-@pytest.fixture
-def stays(becomes: Callable[..., Graph]) -> Callable[..., Graph]:
-    """``stays(text)``: it is canonical as it is."""
-    return lambda text, **params: becomes(text, text, **params)
