@@ -55,8 +55,10 @@ def interleaved(runs: list[Run], inputs: list[Any], rounds: int) -> list[list[fl
     return times
 
 
-def compare(task: tasks.Task, rounds: int) -> list[Row]:
+def compare(task: tasks.Task, rounds: int) -> tuple[list[Row], list[str]]:
+    """The figures of all contestants, and what those that failed raised."""
     rows: list[Row] = []
+    failed: list[str] = []
     runs: list[Run] = []
     with tempfile.TemporaryDirectory() as folder:
         for name, make in peers.contestants(task, Path(folder)):
@@ -65,6 +67,12 @@ def compare(task: tasks.Task, rounds: int) -> list[Row]:
                 run, size = make()
             except peers.Missing as missing:
                 print(f"{name}: left out, {missing}")
+                continue
+            except Exception as error:  # a peer that does not take the model: that is a result too
+                if name.startswith("Regauge"):
+                    raise
+                failed.append(f"{name} raised {type(error).__name__}: {str(error).splitlines()[0]}")
+                print(failed[-1])
                 continue
             seconds = time.process_time() - start
             rows.append(Row(name, task.quality(run), size / 1e6, seconds))
@@ -75,7 +83,7 @@ def compare(task: tasks.Task, rounds: int) -> list[Row]:
         ratios = [mine / base for mine, base in zip(taken, times[0], strict=True)]
         row.latency = statistics.median(ratios)
         row.low, _, row.high = statistics.quantiles(ratios, n=4)
-    return rows
+    return rows, failed
 
 
 def vector_units() -> str:
@@ -114,8 +122,8 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     for name in options.tasks:
         task = tasks.TASKS[name]()
-        rows = compare(task, options.rounds)
-        text = table(task, rows, options.rounds)
+        rows, failed = compare(task, options.rounds)
+        text = table(task, rows, options.rounds) + "".join(f"\n- {line}\n" for line in failed)
         print(text)
         (RESULTS / f"{name}.md").write_text(text)
         (RESULTS / f"{name}.json").write_text(

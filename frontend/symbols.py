@@ -13,7 +13,11 @@ from ..ir.symbols import rename
 
 
 def name_symbols(
-    graph: Graph, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], shapes: Any
+    graph: Graph,
+    forward: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    shapes: Any,
 ) -> None:
     """Rename the symbols of the graph's inputs by the names in ``dynamic_shapes``.
 

@@ -19,7 +19,8 @@ class Block:
     Attributes:
         entry: The value that enters, ``None`` for the first block (it reads the graph's inputs).
         exit: The value that leaves.
-        nodes: What computes it, in order, the exit included.
+        nodes: What computes it, in order, the exit included. What does not depend on the entry and
+            several blocks read (a mask, a position bias) is among the nodes of the first.
     """
 
     entry: Node | None
@@ -83,7 +84,7 @@ def repeated(graph: Graph) -> list[Block]:
     The period is the one that covers most nodes, the shortest of these.
     """
     chain = blocks(graph)
-    keys = [tuple(node.op for node in block.nodes) for block in chain]
+    keys = [_key(block) for block in chain]
     best: tuple[int, int, int] = (0, 0, 0)  # nodes covered, -period, start
     for period in range(1, len(keys) // 2 + 1):
         start = 0
@@ -109,6 +110,15 @@ def repeated(graph: Graph) -> list[Block]:
         found.append(Block(group[0].entry, group[-1].exit, tuple(nodes)))
         start += period
     return found
+
+
+def _key(block: Block) -> tuple[str, ...]:
+    """The ops that data flow through; what blocks share (a mask, a position bias) is not there."""
+    flow: set[Node] = set() if block.entry is None else {block.entry}
+    for node in block.nodes:
+        if block.entry is None or any(used in flow for used in node.inputs):
+            flow.add(node)
+    return tuple(node.op for node in block.nodes if node in flow)
 
 
 def _between(entry: Node | None, end: Node, position: dict[Node, int]) -> tuple[Node, ...]:

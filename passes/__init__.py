@@ -6,6 +6,7 @@ from .base import Promise as Promise
 from .base import Remark as Remark
 from .base import Stage as Stage
 from .center_residual import CenterResidual as CenterResidual
+from .compress_residual import CompressResidual as CompressResidual
 from .fold_batch_norm import FoldBatchNorm as FoldBatchNorm
 from .fold_norm_affine import FoldNormAffine as FoldNormAffine
 from .manager import PassReport as PassReport
@@ -19,6 +20,7 @@ from .smooth import smooth_quant as smooth_quant
 __all__ = [
     "PRESETS",
     "CenterResidual",
+    "CompressResidual",
     "Context",
     "FoldBatchNorm",
     "FoldNormAffine",

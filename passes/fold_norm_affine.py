@@ -34,12 +34,13 @@ class FoldNormAffine(Pass):
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         return [
-            self._fold(graph, node)
+            self.fold_into_readers(graph, node)
             for node in list(graph.nodes)
             if node.op in NORMS and _affine(node)
         ]
 
-    def _fold(self, graph: Graph, node: Node) -> Remark:
+    def fold_into_readers(self, graph: Graph, node: Node) -> Remark:
+        """Fold one norm's weight and bias, in place."""
         weight, bias = node.operand(1), node.operand(2)
         g = None if weight is None else graph.value(weight)
         if g is not None and bool((g == 0).any()):

@@ -37,7 +37,11 @@ class _InDouble(TorchDispatchMode):
     """Casts to a floating-point dtype, and whatever else names one, mean float64."""
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         def double(value: Any) -> Any:
             return torch.float64 if isinstance(value, torch.dtype) and value in _HALVES else value

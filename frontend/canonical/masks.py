@@ -151,7 +151,10 @@ def _attention(node: Node, known: dict[Node, Affine]) -> Node | None:
     scores = (sizes(node.args[0])[-2], sizes(node.args[1])[-2])
     rank = len(allowed.strides)
     attrs = dict(node.attrs)
-    if allowed == Affine(0, (*(0,) * (rank - 2), 1, -1)) and sizes(mask)[-2:] == scores == scores[::-1]:
+    if (
+        allowed == Affine(0, (*(0,) * (rank - 2), 1, -1))
+        and sizes(mask)[-2:] == scores == scores[::-1]
+    ):
         attrs["is_causal"] = True
     elif allowed != TRUE.aligned(rank) or attrs.get("is_causal"):
         return None

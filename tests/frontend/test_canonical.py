@@ -15,7 +15,7 @@ from regauge.ir import Graph, GraphError, parse
 
 FOLDER = Path(__file__).with_name("canonical")
 TRIANGLE = torch.ones(1, 1, 16, 16, dtype=torch.bool).tril()
-VALUES = {"a stored triangle": {"causal": TRIANGLE}}
+VALUES = {"a stored triangle": {"causal": TRIANGLE}, "batch norm": {"v": torch.tensor([0.5, 1, 2])}}
 # Float32 cannot tell 0.79788456 from the root of 2 / pi; float64 can.
 TOLERANCE = {"GELU by tanh with rounded constants": 1e-8}
 
