@@ -11,7 +11,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from ..ir import Graph, Node, TraceError
 from ..ir import ops as table
-from ..ir.types import dim, of
+from ..ir.types import dim, of, symbols
 
 _DROPPED = {"layout", "pin_memory", "non_blocking", "device", "memory_format"}
 
@@ -131,7 +131,11 @@ class _Converter:
         self.graph.returns(*kept)
 
     def ranges(self) -> None:
+        typed = (*self.graph.inputs, *self.graph.nodes)
+        used = {name for node in typed for name in symbols(node.type)}
         for symbol, limits in self.program.range_constraints.items():
+            if str(symbol) not in used:
+                continue  # found to be a number after all
             high = None if limits.upper > 1 << 30 else int(limits.upper)
             self.graph.symbols[str(dim(symbol))] = (int(limits.lower), high)
 

@@ -15,6 +15,7 @@ import torch
 from torch.export import ExportedProgram
 
 from ..ir import Graph, InputError, TraceError, WeightError
+from ..ir.ops import NUMBERS
 from .canonical import canonicalize, check
 from .checkpoint import example_inputs, load_checkpoint
 from .convert import convert
@@ -53,9 +54,7 @@ def trace(
     else:
         program = model
     learned_names = set(program.graph_signature.parameters)
-    with warnings.catch_warnings():  # of PyTorch, about its own internals
-        warnings.simplefilter("ignore", FutureWarning)
-        graph = convert(program.run_decompositions({}))
+    graph = convert(_functional(program))
     origin = graph.store.origin
     canonicalize(graph, learned={n for n in graph.params if learned_names & set(origin[n])})
     if isinstance(model, torch.nn.Module):
@@ -71,6 +70,26 @@ def _check_mode(model: torch.nn.Module) -> None:
         raise TraceError(
             f"the {type(model).__name__} is in training mode", do="call model.eval() before"
         )
+
+
+def _functional(program: ExportedProgram) -> ExportedProgram:
+    """The program without in-place ops and wrappers.
+
+    Most have none to begin with, and to trace them once more takes longer than all else.
+    """
+    calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    if all(target in NUMBERS or _is_functional(target) for target in calls):
+        return program
+    with warnings.catch_warnings():  # of PyTorch, about its own internals
+        warnings.simplefilter("ignore", FutureWarning)
+        return program.run_decompositions({})
+
+
+def _is_functional(target: Any) -> bool:
+    schema = getattr(target, "_schema", None)
+    if schema is None or schema.is_mutable:
+        return False
+    return schema.name == "aten::dropout" or torch.Tag.nondeterministic_seeded not in target.tags
 
 
 def check_weights(model: torch.nn.Module | ExportedProgram) -> None:

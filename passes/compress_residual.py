@@ -18,7 +18,7 @@ import torch
 
 from ..ir import Graph, Node, TensorType
 from ..ir.gauge import Blocked, Region, apply, ties_broken, transport
-from ..ir.gauge.transport import operand
+from ..ir.gauge.region import operand
 from ..ir.laws import Kind
 from .base import Context, Pass, Remark, applied, missed
 from .center_residual import norms_of

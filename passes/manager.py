@@ -107,7 +107,7 @@ def _run(
             f"{step.name} promised an equal function and changed the outputs by {damage:.2g} "
             "(relative L2, float64)",
             where=f"sites: {sites}",
-            do="this is a defect of Regauge: please report it with graph.dump",
+            do="this is a defect of the pass: leave it out, and report it with the model",
         )
     return new
 

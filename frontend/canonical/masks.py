@@ -7,6 +7,7 @@
     attention(q, k, v, [k <= q])                         ->  attention(q, k, v, is_causal=True)
     attention(q, k, v, where([k <= q], 0, -3.4e38))      ->  attention(q, k, v, is_causal=True)
     to(cumsum(full(1.0)) - 1, i64)                       ->  arange
+    index(x, (arange along 0, arange along 1))           ->  x, with axes of size 1 between
 
 The mask of numbers is exact: a score lowered by 1e30 or more has weight 0, and each query may see at least
 itself.
@@ -51,6 +52,8 @@ def _simpler(graph: Graph, node: Node, known: dict[Node, Affine]) -> Node | None
             return node.args[0] if truth == FALSE.aligned(len(sizes(node.args[1]))) else None
         case "scaled_dot_product_attention":
             return _attention(node, known)
+        case "index":
+            return _rows(graph, node, known) or _constant(graph, node, known)
         case "to":
             return _positions(graph, node, known) or _constant(graph, node, known)
         case _:
@@ -112,6 +115,29 @@ def _constant(graph: Graph, node: Node, known: dict[Node, Affine]) -> Node | Non
     full = graph.add("full", before=node, where=node.where, type=type_, size=one, fill_value=fill,
                      dtype=node.dtype)  # fmt: skip
     return _to_shape(graph, full, node)
+
+
+def _rows(graph: Graph, node: Node, known: dict[Node, Affine]) -> Node | None:
+    """Each position once, in order: only axes of size 1 come in between."""
+    source, indices = node.args
+    forms = [known.get(index) if isinstance(index, Node) else None for index in indices]
+    if len(forms) != len(sizes(source)):
+        return None
+    axes: list[int] = []
+    for form, size in zip(forms, sizes(source), strict=True):
+        if form is None or form.constant:
+            return None
+        moving = [d for d, stride in enumerate(form.aligned(len(sizes(node))).strides) if stride]
+        if len(moving) != 1 or max(form.strides) != 1 or sizes(node)[moving[0]] != size:
+            return None
+        axes.append(moving[0])
+    rest = [d for d in range(len(sizes(node))) if d not in axes]
+    if axes != sorted(set(axes)) or any(sizes(node)[d] != 1 for d in rest):
+        return None
+    value = source
+    for dim in rest:
+        value = graph.add("unsqueeze", value, before=node, where=node.where, dim=dim)
+    return value
 
 
 def _positions(graph: Graph, node: Node, known: dict[Node, Affine]) -> Node | None:

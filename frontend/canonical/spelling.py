@@ -218,6 +218,14 @@ def _without(*names: str) -> Any:
     return rule
 
 
+def _cast_alone(node: Node, at: At) -> Node | None:
+    """A cast says to which dtype, and nothing else: no device, no tensor to do as."""
+    if dict(node.attrs) == {"dtype": node.dtype}:
+        return None
+    node.set(node.args[:1], {"dtype": node.dtype})
+    return node
+
+
 def _own_dtype(node: Node, at: At) -> Node | None:
     """A softmax or a reduction to the dtype that its operand has anyway."""
     if node.attrs.get("dtype") != node.args[0].tensor.dtype:
@@ -306,6 +314,6 @@ RULES: Rules = {
     **on("softmax", _without("half_to_float"), _own_dtype),
     **on("log_softmax mean sum", _own_dtype),
     **on("embedding", _without("padding_idx", "scale_grad_by_freq", "sparse")),
-    **on("to", _without("copy")),
+    **on("to", _cast_alone),
     **on("hardtanh clamp", _clamped),
 }

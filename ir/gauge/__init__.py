@@ -5,15 +5,15 @@ from .apply import apply as apply
 from .apply import refusal as refusal
 from .apply import ties_broken as ties_broken
 from .apply import transformed as transformed
+from .region import Blocked as Blocked
+from .region import Edit as Edit
+from .region import Region as Region
+from .region import Restore as Restore
 from .sites import Site as Site
 from .sites import classes as classes
 from .sites import inputs_of_contractions as inputs_of_contractions
 from .sites import sites as sites
 from .sites import weighted as weighted
-from .transport import Blocked as Blocked
-from .transport import Edit as Edit
-from .transport import Region as Region
-from .transport import Restore as Restore
 from .transport import transport as transport
 
 __all__ = [

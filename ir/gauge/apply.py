@@ -14,7 +14,7 @@ import torch
 from ..errors import GraphError
 from ..graph import Graph, Node
 from ..laws import Action, Kind
-from .transport import Edit, Region, operand
+from .region import Edit, Region, operand
 
 
 @dataclass(frozen=True)

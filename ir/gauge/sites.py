@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from ..graph import Graph, Node
 from ..laws import Kind
 from ..types import TensorType
-from .transport import Blocked, Region, transport
+from .region import Blocked, Region
+from .transport import transport
 
 CONTRACTIONS = {
     "linear": -1,
