@@ -1,4 +1,4 @@
-"""Symbolic sizes get the names that the user gave them: ``Dim("batch")`` is ``batch`` in the graph."""
+"""Symbolic sizes get the user's names: ``Dim("batch")`` is ``batch`` in the graph."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def name_symbols(
 def _specs(
     forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], shapes: Any
 ) -> Iterator[Any]:
-    """What ``dynamic_shapes`` says of each flat input, in their order; ``None`` where it is silent."""
+    """What ``dynamic_shapes`` says of each flat input in turn; ``None`` where it is silent."""
     names = [*inspect.signature(forward).parameters][: len(args)]
     values = [*args, *kwargs.values()]
     if isinstance(shapes, Mapping):

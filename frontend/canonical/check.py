@@ -45,6 +45,12 @@ def check(graph: Graph) -> None:
             raise GraphError(f"{node.op} stands for {REPLACED[node.op]}", where=node.at)
         if node.op == "scaled_dot_product_attention" and "scale" not in node.attrs:
             raise GraphError(f"{node.name} does not state its scale", where=node.at)
+        if node.attrs.get("dropout_p"):
+            raise GraphError(
+                f"{node.name} drops weights at random, in evaluation too",
+                where=node.at,
+                do="pass dropout_p=0.0 unless self.training",
+            )
         if node.op in _AXES:
             _check_axes(node)
 

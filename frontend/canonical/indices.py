@@ -82,7 +82,8 @@ def decided(truth: Affine, shape: tuple[Dim, ...]) -> Affine:
 def analyse(graph: Graph) -> dict[Node, Affine]:
     """The affine form of each truth value, and of each value of whole numbers, that has one.
 
-    Whole numbers in float32 count as such: no sequence has the 2**24 positions that it takes to tell.
+    Whole numbers in float32 count as such: no sequence has the 2**24 positions that it takes to
+        tell.
     """
     known: dict[Node, Affine] = {}
     for node in graph.params.values():
@@ -134,8 +135,8 @@ def _triangle(value: torch.Tensor) -> Affine | None:
 
 def _filled(form: Affine, shape: torch.Size) -> torch.Tensor:
     total = torch.full((), form.constant)
-    for axis, (stride, size) in enumerate(zip(form.strides, shape, strict=True)):
-        rest = len(shape) - axis - 1
+    for place, (stride, size) in enumerate(zip(form.strides, shape, strict=True)):
+        rest = len(shape) - place - 1
         total = total + stride * torch.arange(size).reshape(size, *[1] * rest)
     return total.expand(shape)
 

@@ -9,8 +9,8 @@
     to(cumsum(full(1.0)) - 1, i64)                       ->  arange
     index(x, (arange along 0, arange along 1))           ->  x, with axes of size 1 between
 
-The mask of numbers is exact: a score lowered by 1e30 or more has weight 0, and each query may see at least
-itself.
+The mask of numbers is exact: a score lowered by 1e30 or more has weight 0, and each query may see
+at least itself.
 """
 
 from __future__ import annotations

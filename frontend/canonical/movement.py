@@ -127,9 +127,11 @@ def _sliced_twice(node: Node, at: At) -> Node | None:
     same = inner.attrs["dim"] == node.attrs["dim"]
     if not same or any("step" in n.attrs for n in (inner, node)):
         return None
-    if not all(isinstance(bound, int) for bound in bounds):
+    first, last, start, end = bounds
+    if not (isinstance(first, int) and isinstance(start, int) and isinstance(end, int)):
         return None
-    first, _, start, end = bounds
+    if not isinstance(last, int):
+        return None
     dim = node.attrs["dim"]
     return at.instead("slice", inner.args[0], dim=dim, start=first + start, end=first + end)
 

@@ -29,13 +29,15 @@ def _filled(text: str, params: dict[str, torch.Tensor]) -> Graph:
     graph = parse(text)
     generator = torch.Generator().manual_seed(0)
     for name, node in graph.params.items():
-        graph.store[name] = params.get(name, _random(node.type, generator))
+        given = params.get(name)
+        graph.store[name] = _random(node.tensor, generator) if given is None else given
     return graph
 
 
 @pytest.fixture
 def becomes() -> Callable[..., Graph]:
-    """``becomes(before, after)``: the canonical form of one text is the other, and computes the same.
+    """``becomes(before, after)``: the canonical form of one text is the other, and computes the
+    same.
 
     Parameters have random values unless given by name; those called ``buffer`` are no weights.
     """

@@ -1,7 +1,8 @@
 """Each rule on a graph as text; the texts are in ``canonical/``, one file for a family of rules.
 
-A case is a line ``## what it is about``, the graph before, a line ``->`` and the graph after; without
-the arrow it is a near miss, which stays as it is. Parameters called ``buffer`` are not weights.
+A case is a line ``## what it is about``, the graph before, a line ``->`` and the graph after;
+without the arrow it is a near miss, which stays as it is. Parameters called ``buffer`` are not
+weights.
 """
 
 from collections.abc import Callable

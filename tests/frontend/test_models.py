@@ -166,7 +166,8 @@ def test_exports_again(
 
 
 @pytest.mark.parametrize(
-    "name", ["bert", "gpt2", "opt", "llama", "qwen3", "gemma", "bloom", "t5_encoder", "vit", "whisper_encoder"]
+    "name",
+    "bert gpt2 opt llama qwen3 gemma bloom t5_encoder vit whisper_encoder".split(),
 )  # fmt: skip
 def test_the_repeated_blocks_are_the_layers(traced: Callable[..., Graph], name: str) -> None:
     blocks = repeated(traced(name))
