@@ -173,6 +173,8 @@ def test_the_repeated_blocks_are_the_layers(traced: Callable[..., Graph], name: 
     blocks = repeated(traced(name))
     assert len(blocks) == 2
     ops = [[node.op for node in block.nodes] for block in blocks]
-    assert ops[0] == ops[1]
+    shared = Counter(ops[0]) - Counter(ops[1])  # a position bias is computed in the first
+    assert not shared or name == "t5_encoder"
+    assert not Counter(ops[1]) - Counter(ops[0])
     assert ops[0].count("scaled_dot_product_attention") == 1
     assert ops[0].count("linear") >= 4
