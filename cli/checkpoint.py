@@ -40,7 +40,10 @@ def open_checkpoint(folder: Path, shapes: Mapping[str, list[Size]]) -> Source:
         )
         for name, sizes in shapes.items()
     }
-    return Source(model, kwargs=example, dynamic_shapes=dynamic(shapes, example), folder=folder)
+    positions = getattr(model.config, "max_position_embeddings", None)
+    limits = {"length": positions} if isinstance(positions, int) else {}
+    dims = dynamic(shapes, example, limits)
+    return Source(model, kwargs=example, dynamic_shapes=dims, folder=folder)
 
 
 def _example(name: str, shape: list[int], vocabulary: int, generator: torch.Generator) -> Any:

@@ -41,8 +41,15 @@ def _size(text: str, option: str) -> Size:
     return Size(name, int(fixed or number) if fixed or number else None)
 
 
-def dynamic(shapes: Mapping[str, list[Size]], example: Mapping[str, Any]) -> dict[str, Any] | None:
+def dynamic(
+    shapes: Mapping[str, list[Size]],
+    example: Mapping[str, Any],
+    limits: Mapping[str, int] | None = None,
+) -> dict[str, Any] | None:
     """``dynamic_shapes`` for ``torch.export``, by argument; ``None`` when nothing varies.
+
+    Args:
+        limits: The greatest value of a size, by its name, where that is known.
 
     Raises:
         InputError: The sizes are not those of the example.
@@ -64,7 +71,8 @@ def dynamic(shapes: Mapping[str, list[Size]], example: Mapping[str, Any]) -> dic
             raise InputError(
                 f"--shapes {name}: the example has the shape {actual}", do="give its sizes"
             )
-    dims = {s.name: torch.export.Dim(s.name) for sizes in shapes.values() for s in sizes if s.name}
+    names = {size.name for sizes in shapes.values() for size in sizes if size.name}
+    dims = {name: torch.export.Dim(name, max=(limits or {}).get(name)) for name in names}
     return {
         name: {at: dims[size.name] for at, size in enumerate(shapes.get(name, ())) if size.name}
         or None

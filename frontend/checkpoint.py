@@ -16,7 +16,7 @@ import torch
 from ..ir import InputError, WeightError
 
 # Of an example that is made up.
-BATCH, LENGTH, SAMPLES = 2, 16, 16_000
+BATCH, LENGTH, SAMPLES, IMAGE = 2, 16, 16_000, 224
 
 
 def load_checkpoint(folder: Path) -> torch.nn.Module:
@@ -78,7 +78,7 @@ def example_inputs(model: Any) -> dict[str, torch.Tensor]:
         case "input_ids":
             inputs = {main: tokens()}
         case "pixel_values":
-            size = config.image_size
+            size = getattr(config, "image_size", IMAGE)
             height, width = size if isinstance(size, (list, tuple)) else (size, size)
             inputs = {main: numbers(int(getattr(config, "num_channels", 3)), height, width)}
         case "input_features" if hasattr(config, "max_source_positions"):

@@ -146,7 +146,7 @@ def location(node: fx.Node) -> str:
     frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
     for frame in reversed(frames):
         path, line, function = frame.removeprefix("File ").split(", ", 2)
-        if "/torch/" not in path:
+        if "/torch/" not in path and not path.startswith('"<'):
             return f"{path.strip(chr(34))}:{line.removeprefix('line ')} {function}"
     return ""
 

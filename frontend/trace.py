@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import inspect
 import re
+import sysconfig
 import traceback
 import warnings
 from collections.abc import Generator, Mapping
@@ -112,6 +114,10 @@ def _export(
     model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
 ) -> ExportedProgram:
     try:
+        inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise InputError(f"the example inputs do not fit the model: {error}") from None
+    try:
         with torch.no_grad(), warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -120,21 +126,34 @@ def _export(
             )
     except Exception as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), "")
-        if isinstance(error, TypeError) and "forward()" in reason:
-            raise InputError(f"the example inputs do not fit the model: {reason}") from error
         raise TraceError(
             f"torch.export cannot capture the {type(model).__name__}: {reason}",
             where=user_line(error),
-            do="make that line independent of the data (torch.cond, torch.where), or export the "
-            "model yourself and pass the ExportedProgram",
+            do=_advice(str(error)),
         ) from error
 
 
+def _advice(message: str) -> str:
+    """What to do: PyTorch's own suggestion for dynamic sizes, where it has one."""
+    _, found, suggested = message.partition("Suggested fixes:")
+    if found:
+        lines = [line.strip() for line in suggested.strip().splitlines()]
+        return f"in dynamic_shapes: {'; '.join(line for line in lines[:4] if line)}"
+    return (
+        "make that line independent of the data (torch.cond, torch.where), or export the model "
+        "yourself and pass the ExportedProgram"
+    )
+
+
+_PYTHON = sysconfig.get_path("stdlib") + "/"
 _ROOT = Path(__file__).parents[1]
 _OURS = tuple(f"{init.parent}/" for init in _ROOT.glob("*/__init__.py"))
 
 
 def _is_users(path: str) -> bool:
+    """Whether a frame is neither PyTorch's, nor Python's own, nor ours."""
+    if path.startswith((_PYTHON, "<")):
+        return "site-packages" in path and "/torch/" not in path
     return "/torch/" not in path and not path.startswith(_OURS)
 
 

@@ -1,0 +1,187 @@
+"""What a user may hand over, and what is refused, where and why."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from regauge.frontend import trace
+from regauge.ir import GraphError, InputError, TraceError, WeightError
+
+HERE = Path(__file__).name
+
+
+class Net(nn.Module):
+    """A layer, a dropout and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(4, 4)
+        self.dropout = nn.Dropout(0.5)
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    def forward(self, x: Tensor, *, shift: Tensor | None = None) -> Tensor:
+        y = self.dropout(self.linear(x)).relu() * self.scale
+        return y if shift is None else y + shift
+
+
+class Wrapped(Net):
+    """Computes under context managers, and in place."""
+
+    def forward(self, x: Tensor, *, shift: Tensor | None = None) -> Tensor:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            y = self.linear(x)
+        y.relu_()
+        y += 1
+        return y
+
+
+class Branch(Net):
+    """Looks at the data."""
+
+    def forward(self, x: Tensor, *, shift: Tensor | None = None) -> Tensor:
+        y = self.linear(x)
+        if y.sum() > 0:  # the line
+            return y
+        return -y
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_module(x: Tensor) -> None:
+    model = Net().eval()
+    graph = trace(model, (x,))
+    assert [node.op for node in graph.nodes] == ["linear", "relu", "mul"]
+    torch.testing.assert_close(graph.run(x), model(x))
+    assert f"{HERE}:" in graph["linear"].where and "forward" in graph["linear"].where
+
+
+def test_one_tensor_stands_for_a_tuple_of_one(x: Tensor) -> None:
+    model = Net().eval()
+    assert str(trace(model, x)) == str(trace(model, (x,)))  # type: ignore[arg-type]
+
+
+def test_keywords(x: Tensor) -> None:
+    model = Net().eval()
+    graph = trace(model, (x,), {"shift": x})
+    torch.testing.assert_close(graph.run(x, shift=x), model(x, shift=x))
+
+
+def test_an_exported_program(x: Tensor) -> None:
+    model = Net().eval()
+    program = torch.export.export(model, (x,))
+    assert str(trace(program)) == str(trace(model, (x,)))
+    with warnings.catch_warnings():  # of PyTorch, about its own internals
+        warnings.simplefilter("ignore", FutureWarning)
+        decomposed = program.run_decompositions()  # the core ATen ops, with transposed weights
+    assert [node.op for node in trace(decomposed).nodes] == ["linear", "relu", "mul"]
+
+
+def test_wrappers_and_in_place_ops_are_gone(x: Tensor) -> None:
+    model = Wrapped().eval()
+    graph = trace(model, (x,))
+    assert [node.op for node in graph.nodes] == ["linear", "relu", "add"]
+    torch.testing.assert_close(graph.run(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        pytest.param({"x": {0: torch.export.Dim("batch", max=64)}, "shift": None}, id="by name"),
+        pytest.param(({0: torch.export.Dim("batch", max=64)}, None), id="by place"),
+        pytest.param({"x": (torch.export.Dim("batch", max=64), None), "shift": None}, id="tuples"),
+    ],
+)
+def test_sizes_have_the_users_names(x: Tensor, shapes: Any) -> None:
+    graph = trace(Net().eval(), (x,), {"shift": x[0]}, dynamic_shapes=shapes)
+    assert str(graph.inputs[0]) == "x: f32[batch, 4]"
+    assert graph.symbols["batch"][1] == 64
+    assert graph.run(torch.zeros(5, 4), shift=x[0]).shape == (5, 4)
+
+
+def test_sizes_without_names_keep_pytorchs(x: Tensor) -> None:
+    graph = trace(Net().eval(), (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    (symbol,) = graph.symbols
+    assert str(graph.inputs[0]) == f"x: f32[{symbol}, 4]"
+
+
+def test_training_mode_is_refused(x: Tensor) -> None:
+    with pytest.raises(TraceError, match=r"the Net is in training mode\n  do  call model.eval\(\)"):
+        trace(Net().train(), (x,))
+
+
+def test_dropout_in_evaluation_is_refused() -> None:
+    class Attention(nn.Module):
+        def forward(self, q: Tensor) -> Tensor:
+            return nn.functional.scaled_dot_product_attention(q, q, q, dropout_p=0.1)
+
+    with pytest.raises(GraphError, match="drops weights at random") as error:
+        trace(Attention().eval(), (torch.randn(1, 2, 3, 4),))
+    assert HERE in error.value.where
+
+
+def test_what_cannot_be_traced_names_the_users_line(x: Tensor) -> None:
+    with pytest.raises(TraceError) as error:
+        trace(Branch().eval(), (x,))
+    line = next(
+        i for i, row in enumerate(Path(__file__).read_text().splitlines(), 1) if "# the line" in row
+    )
+    assert f"{HERE}:{line} " in error.value.where
+    assert "data-dependent" in error.value.what
+    assert "torch.where" in error.value.do
+    assert error.value.__cause__ is not None
+
+
+def test_a_branch_with_graphs_of_its_own_is_refused(x: Tensor) -> None:
+    class Cond(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
+
+    with pytest.raises(TraceError, match="the model calls cond") as error:
+        trace(Cond().eval(), (x,))
+    assert HERE in error.value.where
+
+
+def test_state_that_changes_is_refused(x: Tensor) -> None:
+    class Counter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("count", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.count += 1
+            return x * self.count
+
+    with pytest.raises(TraceError, match="the model changes count when it runs"):
+        trace(Counter().eval(), (x,))
+
+
+def test_inputs_that_do_not_fit_are_refused(x: Tensor) -> None:
+    with pytest.raises(InputError, match="the example inputs do not fit the model"):
+        trace(Net().eval(), (x, x))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("exported", [False, True])
+def test_weights_that_are_no_numbers_are_refused(x: Tensor, value: float, exported: bool) -> None:
+    model = Net().eval()
+    with torch.no_grad():
+        model.linear.weight[0, :3] = value
+    program = torch.export.export(model, (x,)) if exported else model
+    with pytest.raises(WeightError, match="linear.weight holds 3 of 16 values that are NaN"):
+        trace(program, () if exported else (x,))
+
+
+def test_a_mask_of_minus_infinity_in_a_buffer_is_fine(x: Tensor) -> None:
+    model = Net().eval()
+    model.register_buffer("scale", torch.tensor([0.0, 1.0, 2.0, -float("inf")]))
+    torch.testing.assert_close(trace(model, (x,)).run(x), model(x), equal_nan=True)
