@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import inspect
+import logging
 import re
 import sysconfig
 import traceback
@@ -137,8 +137,8 @@ def _advice(message: str) -> str:
     """What to do: PyTorch's own suggestion for dynamic sizes, where it has one."""
     _, found, suggested = message.partition("Suggested fixes:")
     if found:
-        lines = [line.strip() for line in suggested.strip().splitlines()]
-        return f"in dynamic_shapes: {'; '.join(line for line in lines[:4] if line)}"
+        lines = [line.strip() for line in suggested.splitlines() if " = " in line]
+        return f"in dynamic_shapes: {'; '.join(lines)}"
     return (
         "make that line independent of the data (torch.cond, torch.where), or export the model "
         "yourself and pass the ExportedProgram"
