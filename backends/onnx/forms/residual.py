@@ -1,7 +1,7 @@
 """``norm(a + b)`` with the addition as ``ort.sum``, which becomes ONNX's Sum.
 
 ONNX Runtime fuses an Add and the LayerNormalization behind it into SkipLayerNormalization, whose
-kernel is 7 to 10 times slower than the two (a tenth of a BERT's time); it does not know a Sum of
+kernel is 7 to 10 times slower than the two (a tenth of the whole); it does not know a Sum of
 two.
 """
 
