@@ -1,6 +1,7 @@
 """Attention in one form: ``scaled_dot_product_attention`` on ``[B, H, S, D]``.
 
     matmul(softmax(s q k^T + m), v)            ->  attention(q, k, v, m, scale=s)
+    where(c, s q k^T, -3.4e38)                 ->  s q k^T + where(c, 0, -3.4e38)
     attention(q, repeated k, repeated v)       ->  attention(q, k, v, enable_gqa=True)
 
 Keys and values that several heads share stay un-repeated: every runtime takes them so, and it is
@@ -20,6 +21,7 @@ from ...ir import Node, TensorType
 from ...ir.graph import Arg
 from ...ir.types import Dim
 from .broadcast import broadcast
+from .indices import LOWEST
 from .rewrite import At, Rules, alone, number, on, sizes
 
 
@@ -44,9 +46,9 @@ def _softmax(arg: Arg) -> Node | None:
     return scores if same and arg.attrs["dim"] in (-1, len(sizes(arg)) - 1) else None
 
 
-def _scores(scores: Node) -> tuple[Node, list[Node], float] | None:
-    """The product of queries and keys, what is added to it, and the scale."""
-    masks: list[Node] = []
+def _scores(scores: Node) -> tuple[Node, list[tuple[Node, float]], float] | None:
+    """The product of queries and keys, what is added to it (with a factor), and the scale."""
+    masks: list[tuple[Node, float]] = []
     scale = 1.0
     node: Arg = scores
     while isinstance(node, Node) and (len(node.users) == 1):
@@ -59,10 +61,9 @@ def _scores(scores: Node) -> tuple[Node, list[Node], float] | None:
         ):
             scale = scale * factor if node.op == "mul" else scale / factor
             node = node.args[0]
-        elif node.op == "add" and scale == 1.0 and isinstance(node.args[1], Node):
-            inner, mask = _sides(node)
-            masks.append(mask)
-            node = inner
+        elif node.op == "add" and isinstance(node.args[1], Node):
+            node, mask = _sides(node)
+            masks.append((mask, scale))
         elif node.op == "to" and node.tensor.dtype.is_floating_point:
             node = node.args[0]
         else:
@@ -96,19 +97,80 @@ def _raised(node: Node, at: At) -> Node | None:
     query, turned = product.args
     keys = (*sizes(turned)[:2], *sizes(turned)[:1:-1])
     same = len(sizes(query)) == 4 and query.dtype == turned.dtype == value.dtype == node.dtype
-    if not same or sizes(query)[:2] != keys[:2] or keys[:3] != sizes(value)[:3]:
+    shared = keys[1] == 1  # one head of keys for all
+    if not same or sizes(query)[: 1 if shared else 2] != keys[: 1 if shared else 2]:
         return None
-    if any(m.dtype != query.dtype or not _broadcasts(m, product) for m in masks):
+    if keys[:3] != sizes(value)[:3]:
         return None
-    mask = masks[0] if masks else None
-    for other in masks[1:]:
-        assert mask is not None
-        shape = broadcast(sizes(mask), sizes(other))
-        mask = at("add", other, mask, type_=TensorType(query.dtype, shape))
+    if any(m.dtype != query.dtype or not _broadcasts(m, product) for m, _ in masks):
+        return None
     inner, dims = _turned(turned) or (turned, ())
     key = at("permute", inner, dims=dims)
-    args = (query, key, value) if mask is None else (query, key, value, mask)
-    return at.instead("scaled_dot_product_attention", *args, scale=scale)
+    attrs = {"scale": scale, **({"enable_gqa": True} if keys[1] != sizes(query)[1] else {})}
+    mask = _sum(at, masks)
+    return at.instead("scaled_dot_product_attention", query, key, value, mask, **attrs)
+
+
+def _sum(at: At, masks: list[tuple[Node, float]]) -> Node | None:
+    """The masks, each with its factor, as one."""
+    total: Node | None = None
+    for mask, factor in masks:
+        scaled = mask if factor == 1 else at("mul", mask, factor, type_=mask.type)
+        if total is None:
+            total = scaled
+        else:
+            type_ = TensorType(mask.dtype, broadcast(sizes(total), sizes(scaled)))
+            total = at("add", scaled, total, type_=type_)
+    return total
+
+
+def _additive(node: Node, at: At) -> Node | None:
+    """Scores that are replaced where they are forbidden: a mask that is added does the same.
+
+    What is 1e30 below the others, or more, has weight 0, and is as far below when it is added to. But
+    where two masks forbid, the sum is lower still, which a query that may see nothing at all can tell:
+    so what was added before must be of moderate size.
+    """
+    condition, scores, low = node.args if node.op == "where" else (node.args[i] for i in (1, 0, 2))
+    value = number(low)
+    if value is None or value > LOWEST or not isinstance(condition, Node):
+        return None
+    if not isinstance(scores, Node) or len(scores.users) != 1 or scores.type != node.type:
+        return None
+    found = _scores(scores) if len(sizes(node)) == 4 and _read_by_softmax(node) else None
+    if found is None or not all(_moderate(mask) for mask, _ in found[1]):
+        return None
+    zero = at("full", size=(), fill_value=0.0, dtype=node.dtype)
+    branches = (zero, value) if node.op == "where" else (value, zero)
+    mask = at("where", condition, *branches, type_=TensorType(node.dtype, sizes(condition)))
+    return at.instead("add", scores, mask)
+
+
+def _moderate(value: Node) -> bool:
+    """Whether a value is made of weights, positions and numbers alone, none of them forbidding."""
+    seen: set[Node] = set()
+    stack = [value]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        numbers = [number(arg) for arg in (node, *node.args)]
+        if any(n is not None and n <= LOWEST for n in numbers):
+            return False
+        if node.op in ("input", "where", "masked_fill", "log"):
+            return False
+        stack.extend(node.inputs)
+    return True
+
+
+def _read_by_softmax(node: Node, depth: int = 3) -> bool:
+    """Whether all that becomes of a value is, behind sums and factors, a softmax."""
+    if len(node.users) != 1 or not depth:
+        return False
+    (user,) = node.users
+    through = user.op in ("add", "mul", "div", "to", "where", "masked_fill")
+    return user.op == "softmax" or (through and _read_by_softmax(user, depth - 1))
 
 
 def _broadcasts(mask: Node, product: Node) -> bool:
@@ -238,6 +300,7 @@ def _split(at: At, arg: Arg, heads: tuple[Dim, ...], node: Node) -> Arg:
 
 RULES: Rules = {
     **on("matmul", _raised),
+    **on("where masked_fill", _additive),
     **on("scaled_dot_product_attention", _scale, _grouped),
     **on("reshape", _split_before),
 }

@@ -209,6 +209,8 @@ def _allowed(mask: Arg, known: dict[Node, Affine]) -> Affine | None:
             if _zero(zero) and _forbidden(fill):
                 return decided(form.times(-1).plus(Affine(-1, ())).aligned(rank), sizes(mask))
             return None
+        case Node("mul", (Node() as inner, int() | float() as factor)) if 1e-4 <= factor <= 1e4:
+            return _allowed(inner, known)  # still far below what scores there are
         case Node("expand", (Node() as inner,)):
             form = _allowed(inner, known)
             return form and form.aligned(len(sizes(mask)))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ...ir import Node
-from .rewrite import At, Rules, number, on, operand, sizes
+from .rewrite import At, Rules, either, number, on, operand, sizes
 
 _DEFAULT_PAD = {"constant": 0.0}
 
@@ -262,6 +262,16 @@ def _unit_weighted(node: Node, at: At) -> Node | None:
     return None
 
 
+def _bounded(node: Node, at: At) -> Node | None:
+    """The larger of a value and a number."""
+    key = "min" if node.op == "maximum" else "max"
+    for value, bound in either(node):
+        limit = number(bound)
+        if limit is not None and isinstance(value, Node) and value.type == node.type:
+            return at.instead("clamp", value, **{key: limit})
+    return None
+
+
 def _clamped(node: Node, at: At) -> Node | None:
     """``hardtanh`` and ``clamp`` between 0 and 6, and from 0 up."""
     low = node.attrs.get("min_val", -1) if node.op == "hardtanh" else node.attrs.get("min")
@@ -304,7 +314,8 @@ RULES: Rules = {
     **on("mul", _product_of_itself, _unit_weighted, _stack_of_numbers),
     **on("add", _weighted, _unit_weighted, _stack_of_numbers),
     **on("sub", _weighted, _stack_of_numbers),
-    **on("div eq ne lt le gt ge maximum minimum", _stack_of_numbers),
+    **on("div eq ne lt le gt ge", _stack_of_numbers),
+    **on("maximum minimum", _bounded),
     **on("rsub", _turned),
     **on("aten.addmm.default aten.baddbmm.default", _added_product),
     **on("aten.pad.default", _pad),
