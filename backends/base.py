@@ -55,6 +55,7 @@ class Target:
         install: What to ``pip install`` for them.
         takes: What it takes and does, in words.
         unsigned_activations: Whether it runs uint8 activations faster than int8.
+        pairs_in_16_bits: Whether it may add two products of codes in 16 bits, which saturate.
         simulates: Whether quantized ops are computed in floating point: latency says nothing.
     """
 
@@ -64,6 +65,7 @@ class Target:
     install: str
     takes: str
     unsigned_activations: bool = True
+    pairs_in_16_bits: bool = False
     simulates: bool = False
 
     @property
@@ -103,6 +105,7 @@ TARGETS: dict[str, Target] = {
             requires=("onnx", "onnxruntime"),
             install="regauge",
             takes="f32; int8 weights and activations, static or per token; symbolic sizes",
+            pairs_in_16_bits=True,  # on x86 without VNNI
         ),
         Target(
             name="torch",

@@ -13,7 +13,7 @@ import torch
 from onnx import ModelProto
 
 from ..ir import Graph, Node, ScalarType, TargetError
-from .onnx import emit, is_large, save
+from .onnx import WIDE_SUMS, emit, is_large, save
 
 MODEL = "model.onnx"
 
@@ -111,13 +111,15 @@ def _session(model: Path | bytes, threads: int | None) -> Any:
     options.log_severity_level = 3  # its warnings are about its own optimizer
     if threads is not None:
         options.intra_op_num_threads = threads
-    # Without VNNI, products of uint8 and int8 are added in 16 bits, and saturate: codes near
-    # their limits then give wrong sums. This takes the exact kernel there, and changes nothing on
-    # other machines.
-    options.add_session_config_entry("session.x64quantprecision", "1")
     source = model if isinstance(model, bytes) else str(model)
+    cpu = ["CPUExecutionProvider"]
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source, options, providers=cpu)
+        if WIDE_SUMS.items() <= session.get_modelmeta().custom_metadata_map.items():
+            # the slower kernels where there is no VNNI; elsewhere it changes nothing
+            options.add_session_config_entry("session.x64quantprecision", "1")
+            session = onnxruntime.InferenceSession(source, options, providers=cpu)
+        return session
     except Exception as error:
         raise TargetError(
             f"ONNX Runtime {onnxruntime.__version__} does not take the model: {_reason(error)}",

@@ -86,20 +86,12 @@ def compare(task: tasks.Task, rounds: int) -> tuple[list[Row], list[str]]:
     return rows, failed
 
 
-def vector_units() -> str:
-    """What the processor has for integers, which decides how much int8 gains."""
-    known = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2")
-    info = Path("/proc/cpuinfo")
-    flags = set(info.read_text().split()) if info.exists() else set()
-    return ", ".join(flag for flag in known if flag in flags) or "unknown"
-
-
 def table(task: tasks.Task, rows: list[Row], rounds: int) -> str:
     today = datetime.date.today().isoformat()
     lines = [
         f"# {task.title}",
         "",
-        f"{today}, {platform.machine()} with {vector_units()}, one thread, {rounds} rounds.",
+        f"{today}, {platform.machine()} with {peers.vector_units()}, one thread, {rounds} rounds.",
         f"Latency is relative to the first row: {task.workload}. {task.protocol}",
         "",
         f"| | latency | middle half | {task.measure} | MB | CPU s to make |",

@@ -121,7 +121,6 @@ def whisper() -> Task:
         "relative L2 error",
         "one window of 30 s",
         "Error of the encoder's output against float32 on one recording; calibrated on another.",
-        ("exact", "w8a8-dynamic", "w8"),
     )
 
 

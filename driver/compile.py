@@ -70,6 +70,7 @@ def compile(
             inputs=flat or (batches[0] if batches else []),
             calibration=batches,
             unsigned_activations=place.unsigned_activations,
+            pairs_in_16_bits=place.pairs_in_16_bits,
             progress=bars.track,
         )
         final, runner, report = _build(graph, chosen, context, place, bars, measure=measure)

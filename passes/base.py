@@ -70,6 +70,8 @@ class Context:
         inputs: The user's example, as flat graph inputs.
         calibration: Flat graph inputs, one list a batch; may be empty.
         unsigned_activations: Whether the target wants uint8 rather than int8 activations.
+        pairs_in_16_bits: Whether the target may add two products in 16 bits, which saturate:
+            neighbouring weight codes must then be small enough together.
         seed: Of everything random.
         progress: Called as ``progress(sequence, description)``; gives the sequence back, shown or
             not.
@@ -78,6 +80,7 @@ class Context:
     inputs: Sequence[Any]
     calibration: Sequence[Sequence[Any]] = ()
     unsigned_activations: bool = True
+    pairs_in_16_bits: bool = False
     seed: int = 0
     progress: Callable[[Iterable[Any], str], Iterator[Any]] = lambda sequence, _: iter(sequence)
 

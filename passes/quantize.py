@@ -22,11 +22,12 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 
 from ..ir import Graph, Node, ops
+from ..ir.codes import fits_pairs, in_kernel_order, out_of_kernel_order
 from ..ir.gauge import Site, inputs_of_contractions, weighted
 from .base import Context, Pass, Promise, Remark, Stage, applied, missed
 from .calibration import as_rows, padding_mask
 from .insertion import insert_dynamic, insert_static, store_codes
-from .rounding import gptq, nearest, rounded, scales
+from .rounding import gptq, rounded
 from .streams import Values, run_streams
 
 Activations: TypeAlias = Literal["static", "dynamic", "dynamic-tensor"]
@@ -71,10 +72,15 @@ class Quantize(Pass):
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         remarks: list[Remark] = []
         # Row by row, to the nearest: a row is read as it is, so no error makes up for another's.
-        tables = {table: rounded(graph.value(table)) for table in self._tables(graph)}
+        pairs = context.pairs_in_16_bits and self.activations is not None
+        tables = {
+            table: rounded(graph.value(table), pairs=pairs and any(map(weighted, table.users)))
+            for table in self._tables(graph)
+        }
+        weights = _Weights(graph, tables, gptq=self.rounding == "gptq", pairs=pairs)
         sites = inputs_of_contractions(graph)
-        found = [site for site in sites if self._takes(graph, site, tables, remarks)]
-        decisions = self._decide(graph, context, found, tables)
+        found = [site for site in sites if self._takes(graph, site, weights, remarks)]
+        decisions = self._decide(graph, context, found, weights)
         for table, (codes, scale) in tables.items():
             text = f"{table.name} in int8, {len(scale)} scales"
             remarks.append(applied(next(iter(table.users)), text))
@@ -100,10 +106,16 @@ class Quantize(Pass):
             and graph.value(param).numel() >= self.least
         ]
 
-    def _takes(self, graph: Graph, site: Site, tables: Codes, remarks: list[Remark]) -> bool:
+    def _takes(self, graph: Graph, site: Site, weights: _Weights, remarks: list[Remark]) -> bool:
         for reader in site.readers:
             weight = reader.args[1]
-            if weight in tables or weight.op == "dequantize":
+            if weight in weights.tables:
+                continue
+            if weight.op == "dequantize":  # quantized before
+                if weights.pairs and not fits_pairs(graph.value(weight.args[0])):
+                    text = f"neighbouring codes of {weight.name} overflow 16 bits"
+                    remarks.append(missed(reader, text))
+                    return False
                 continue
             if graph.value(weight).numel() < self.least:
                 remarks.append(
@@ -123,19 +135,19 @@ class Quantize(Pass):
         return self.activations == "static" or self.rounding == "gptq" or self.correct_bias
 
     def _decide(
-        self, graph: Graph, context: Context, found: list[Site], tables: Codes
+        self, graph: Graph, context: Context, found: list[Site], weights: _Weights
     ) -> dict[Node, _Decision]:
         decisions = {site.value: _Decision() for site in found}
         if not self._learns:
             for site in found:
                 for reader in site.readers:
-                    self.round_weights(graph, reader, None, decisions[site.value], tables)
+                    weights.round(reader, None, decisions[site.value])
             return decisions
         batches = context.need_calibration(self.name)
         sites = {reader: site for site in found for reader in site.readers}
         targets = dict.fromkeys(sites, 0)
-        targets |= {user: 1 for table in tables for user in table.users if user.op == "embedding"}
-        solver = _Solver(self, graph, context, tables, [padding_mask(batch) for batch in batches])
+        targets |= {u: 1 for table in weights.tables for u in table.users if u.op == "embedding"}
+        solver = _Solver(self, context, weights, [padding_mask(batch) for batch in batches])
 
         def visit(node: Node, exact: Values, quantized: Values) -> Values | None:
             if node.op == "embedding":
@@ -144,29 +156,6 @@ class Quantize(Pass):
 
         run_streams(graph, batches, targets, visit, context, f"{self.name}: rounding")
         return decisions
-
-    def round_weights(
-        self,
-        graph: Graph,
-        reader: Node,
-        hessian: torch.Tensor | None,
-        decision: _Decision,
-        tables: Codes,
-    ) -> torch.Tensor:
-        """Codes and scale of a reader's weights, kept; returns the weights that they stand for."""
-        source: Node = reader.args[1]
-        if source in tables:  # tied to an embedding
-            codes, scale = tables[source]
-        elif source.op == "dequantize":  # quantized before
-            codes, scale = (graph.value(param) for param in source.args[:2])
-        else:
-            weight = graph.value(source)
-            scale = scales(weight)
-            codes = nearest(weight, scale)
-            if hessian is not None and self.rounding == "gptq" and reader.op == "linear":
-                codes = gptq(weight, scale, hessian)
-            decision.weights[reader] = (codes, scale)
-        return codes.to(scale.dtype) * scale
 
     def _insert(self, graph: Graph, context: Context, site: Site, decision: _Decision) -> Remark:
         for reader in site.readers:
@@ -187,19 +176,56 @@ class Quantize(Pass):
         return applied(site.value, f"int8 weights and activations scaled {kind} of {names}")
 
 
+class _Weights:
+    """The codes of weights, each decided once, whoever else reads them.
+
+    Args:
+        tables: What was decided for embedding tables.
+        gptq: Whether linear layers are rounded by GPTQ, where there is a Hessian.
+        pairs: Whether neighbouring codes obey the limit of 16 bits.
+    """
+
+    def __init__(self, graph: Graph, tables: Codes, *, gptq: bool, pairs: bool) -> None:
+        self.graph, self.tables = graph, tables
+        self.gptq, self.pairs = gptq, pairs
+
+    def round(
+        self, reader: Node, hessian: torch.Tensor | None, decision: _Decision
+    ) -> torch.Tensor:
+        """Codes and scale of a reader's weights, kept; returns the weights that they stand for."""
+        source: Node = reader.args[1]
+        if source in self.tables:  # tied to an embedding
+            codes, scale = self.tables[source]
+        elif source.op == "dequantize":  # quantized before
+            codes, scale = (self.graph.value(param) for param in source.args[:2])
+        else:
+            codes, scale = self._codes(reader.op, self.graph.value(source), hessian)
+            decision.weights[reader] = (codes, scale)
+        return codes.to(scale.dtype) * scale
+
+    def _codes(
+        self, op: str, weight: torch.Tensor, hessian: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        importance = None if hessian is None else hessian.diagonal().to(weight.dtype)
+        codes, scale = rounded(in_kernel_order(weight), pairs=self.pairs, importance=importance)
+        if hessian is not None and self.gptq and op == "linear":
+            codes = gptq(weight, scale, hessian, pairs=self.pairs)
+        shape = (len(weight), *(1,) * (weight.dim() - 1))
+        return out_of_kernel_order(codes, weight.shape), scale.reshape(shape)
+
+
 class _Solver:
     """Decides for one reader after another, while the two streams run."""
 
     def __init__(
         self,
         options: Quantize,
-        graph: Graph,
         context: Context,
-        tables: Codes,
+        weights: _Weights,
         masks: Sequence[torch.Tensor | None],
     ) -> None:
-        self.options, self.graph, self.context = options, graph, context
-        self.tables, self.masks = tables, masks
+        self.options, self.context = options, context
+        self.weights, self.masks = weights, masks
         self.site: Site | None = None  # the one whose inputs are at hand
         self.codes: Values = []
         self.hessian: torch.Tensor | None = None
@@ -213,7 +239,7 @@ class _Solver:
 
     def look_up(self, node: Node, indices: Values) -> Values:
         """What an embedding gives once its table is quantized."""
-        codes, scale = self.tables[node.args[0]]
+        codes, scale = self.weights.tables[node.args[0]]
         table = codes.to(scale.dtype) * scale
         return [ops.call(node.op, (table, index), node.attrs) for index in indices]
 
@@ -223,12 +249,13 @@ class _Solver:
         if site is not self.site:
             self.site = site
             self._enter(site, decision, exact, quantized)
-        weight = self.options.round_weights(self.graph, node, self.hessian, decision, self.tables)
+        weight = self.weights.round(node, self.hessian, decision)
+        graph = self.weights.graph
         source: Node = node.args[1]
         bias: Node | None = node.operand(2)
-        value = None if bias is None else self.graph.value(bias)
+        value = None if bias is None else graph.value(bias)
         if value is not None and self._corrects and node.op == "linear":
-            old = self.graph.value(source) if source.op == "param" else weight
+            old = graph.value(source) if source.op == "param" else weight
             value = value + self.mean_exact @ old.T - self.mean_quantized @ weight.T
             decision.biases[node] = value
         return [_contract(node, codes, weight, value) for codes in self.codes]

@@ -6,16 +6,20 @@ import inspect
 from pathlib import Path
 
 import onnx
+import torch
 from onnx import ModelProto, ValueInfoProto, helper
 
 from ...ir import Graph, Node, TargetError, TensorType
 from ...ir import ops as table
+from ...ir.codes import fits_pairs
+from ...ir.gauge import weighted
 from ...ir.types import Type, show
 from . import fallback
 from .builder import DTYPES, IR_VERSION, SCALARS, Builder, Declined, Value
 from .forms import fuse
 from .lower import LOWERINGS
 
+WIDE_SUMS = {"regauge.sums": "32 bits"}  # in a model's properties: 16 may saturate
 _EXTERNAL = 1_500_000_000  # bytes; a protobuf file ends at 2 GB
 # What PyTorch's schemas have for gradients and for devices; without effect on values.
 _WITHOUT_EFFECT = {
@@ -41,7 +45,7 @@ def emit(graph: Graph) -> ModelProto:
     names = [arg.name if isinstance(arg, Node) else "" for arg in graph.outputs]
     outputs = _outputs(builder, fused, names)
     _prune(builder, {value.name for value in outputs})
-    return helper.make_model(
+    model = helper.make_model(
         helper.make_graph(
             builder.nodes, "regauge", inputs, outputs, list(builder.initializers.values())
         ),
@@ -49,6 +53,18 @@ def emit(graph: Graph) -> ModelProto:
         ir_version=IR_VERSION,
         producer_name="regauge",
     )
+    if any(_overflows(graph, node) for node in graph.nodes if weighted(node)):
+        helper.set_model_props(model, WIDE_SUMS)
+    return model
+
+
+def _overflows(graph: Graph, node: Node) -> bool:
+    """Whether 16-bit sums of the products of codes may saturate."""
+    data, weight = node.args[0], node.args[1]
+    if data.op != "dequantize" or weight.op != "dequantize":
+        return False
+    codes = graph.value(weight.args[0])
+    return codes.dtype == torch.int8 and not fits_pairs(codes)
 
 
 def is_large(model: ModelProto) -> bool:

@@ -127,9 +127,9 @@ def _sum(at: At, masks: list[tuple[Node, float]]) -> Node | None:
 def _additive(node: Node, at: At) -> Node | None:
     """Scores that are replaced where they are forbidden: a mask that is added does the same.
 
-    What is 1e30 below the others, or more, has weight 0, and is as far below when it is added to. But
-    where two masks forbid, the sum is lower still, which a query that may see nothing at all can tell:
-    so what was added before must be of moderate size.
+    What is 1e30 below the others, or more, has weight 0, and is as far below when it is added to.
+    But where two masks forbid, the sum is lower still, which a query that may see nothing at all
+    can tell: so what was added before must be of moderate size.
     """
     condition, scores, low = node.args if node.op == "where" else (node.args[i] for i in (1, 0, 2))
     value = number(low)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import pytest
 import torch
 
-from regauge.backends.onnx import emit
+from regauge.backends.onnx import WIDE_SUMS, emit
 from regauge.backends.onnx.forms import fuse
 from regauge.ir import Graph
 
@@ -283,6 +283,10 @@ def test_extreme_codes_do_not_saturate(graph_of: Make, check_runs: Check) -> Non
     graph = graph_of(*STATIC)
     graph.store["w"] = torch.full((6, 8), 127, dtype=torch.int8)
     graph.store["scale"] = torch.tensor(1e-3)  # so that many codes are 255
+    check_runs(graph, rtol=1e-6, atol=1e-4)
+    assert dict(WIDE_SUMS) == {prop.key: prop.value for prop in emit(graph).metadata_props}
+    graph.store["w"] = torch.full((6, 8), 64, dtype=torch.int8)  # two are 128: 16 bits hold them
+    assert not emit(graph).metadata_props
     check_runs(graph, rtol=1e-6, atol=1e-4)
 
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from regauge.passes.rounding import gptq, nearest, scales
+from regauge.ir.codes import fits_pairs, in_kernel_order, out_of_kernel_order
+from regauge.passes.rounding import gptq, nearest, rounded, scales
 
 
 def sample(rows: int = 12, columns: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,3 +54,37 @@ def test_gptq_takes_dead_channels() -> None:
     weight, hessian = sample()
     hessian[3], hessian[:, 3] = 0, 0
     assert gptq(weight, scales(weight), hessian).shape == weight.shape
+
+
+def test_pairs_obey_the_limit_of_16_bits() -> None:
+    weight, hessian = sample(columns=41)
+    weight[:, 6:8] = 3 * weight.abs().max()  # two neighbours at the limit
+    plain = nearest(weight, scales(weight))
+    assert not fits_pairs(plain)
+    codes, scale = rounded(weight, pairs=True)
+    assert fits_pairs(codes)
+    assert fits_pairs(gptq(weight, scale, hessian, pairs=True))
+    assert fits_pairs(gptq(weight, scales(weight), hessian, pairs=True))
+    sums = codes[:, :40].long().unflatten(1, (-1, 2)).sum(-1).abs()
+    assert int(sums.max()) * 255 < 2**15
+
+
+def test_codes_that_fit_stay_as_they_are() -> None:
+    codes = torch.tensor([[127, -127, 64, 64, -100, -28, 127, 1, 5]], dtype=torch.int8)
+    assert fits_pairs(codes)
+    assert torch.equal(nearest(codes.float(), torch.ones(1, 1), pairs=True), codes)
+    assert not fits_pairs(torch.tensor([[1, -64, -65, 3], [0, 0, 65, 64]], dtype=torch.int8))
+
+
+def test_scales_are_stretched_only_where_pairs_need_it() -> None:
+    weight = torch.tensor([[127.0, -127.0, 20.0, 10.0], [127.0, 127.0, 20.0, 10.0]])
+    _, scale = rounded(weight, pairs=True)
+    assert scale[0] == 1
+    assert 1.9 < float(scale[1]) <= 2.0
+
+
+def test_kernels_of_convolutions_add_over_channels_first() -> None:
+    weight = torch.arange(2 * 3 * 2 * 2).reshape(2, 3, 2, 2)
+    rows = in_kernel_order(weight)
+    assert rows[0, :4].tolist() == [0, 4, 8, 1]
+    assert torch.equal(out_of_kernel_order(rows, weight.shape), weight)
