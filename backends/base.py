@@ -56,6 +56,7 @@ class Target:
         takes: What it takes and does, in words.
         unsigned_activations: Whether it runs uint8 activations faster than int8.
         pairs_in_16_bits: Whether it may add two products of codes in 16 bits, which saturate.
+        closed_convolutions: Whether a convolution on codes gains only where its result is codes.
         simulates: Whether quantized ops are computed in floating point: latency says nothing.
     """
 
@@ -66,6 +67,7 @@ class Target:
     takes: str
     unsigned_activations: bool = True
     pairs_in_16_bits: bool = False
+    closed_convolutions: bool = False
     simulates: bool = False
 
     @property
@@ -106,6 +108,7 @@ TARGETS: dict[str, Target] = {
             install="regauge",
             takes="f32; int8 weights and activations, static or per token; symbolic sizes",
             pairs_in_16_bits=True,  # on x86 without VNNI
+            closed_convolutions=True,
         ),
         Target(
             name="torch",

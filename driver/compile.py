@@ -71,6 +71,7 @@ def compile(
             calibration=batches,
             unsigned_activations=place.unsigned_activations,
             pairs_in_16_bits=place.pairs_in_16_bits,
+            closed_convolutions=place.closed_convolutions,
             progress=bars.track,
         )
         final, runner, report = _build(graph, chosen, context, place, bars, measure=measure)

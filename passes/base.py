@@ -72,6 +72,7 @@ class Context:
         unsigned_activations: Whether the target wants uint8 rather than int8 activations.
         pairs_in_16_bits: Whether the target may add two products in 16 bits, which saturate:
             neighbouring weight codes must then be small enough together.
+        closed_convolutions: Whether a convolution on codes gains only where its result is codes.
         seed: Of everything random.
         progress: Called as ``progress(sequence, description)``; gives the sequence back, shown or
             not.
@@ -81,6 +82,7 @@ class Context:
     calibration: Sequence[Sequence[Any]] = ()
     unsigned_activations: bool = True
     pairs_in_16_bits: bool = False
+    closed_convolutions: bool = False
     seed: int = 0
     progress: Callable[[Iterable[Any], str], Iterator[Any]] = lambda sequence, _: iter(sequence)
 
@@ -92,6 +94,10 @@ class Context:
                 do="pass calibration=[...], an iterable of inputs such as the model's own",
             )
         return self.calibration
+
+    @property
+    def activation_dtype(self) -> torch.dtype:
+        return torch.uint8 if self.unsigned_activations else torch.int8
 
     def generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)

@@ -8,6 +8,17 @@ from ..ir import Graph, Node, TensorType
 from ..ir.gauge import Site
 
 
+def range_to_scale(
+    low: torch.Tensor, high: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point of a range, which is widened to hold zero (padding must stay exact)."""
+    low, high = torch.clamp(low.float(), max=0), torch.clamp(high.float(), min=0)
+    info = torch.iinfo(dtype)
+    scale = torch.clamp((high - low) / (info.max - info.min), min=1e-12)
+    zero_point = torch.clamp(torch.round(info.min - low / scale), info.min, info.max)
+    return scale, zero_point.to(dtype)
+
+
 def store_codes(graph: Graph, param: Node, codes: torch.Tensor, scale: torch.Tensor) -> Node:
     """Replace a parameter, for all its readers, by codes and the op that dequantizes them.
 
@@ -77,4 +88,4 @@ def insert_dynamic(graph: Graph, site: Site, *, per_token: bool) -> None:
 
 def _read(site: Site, value: Node) -> None:
     for reader in site.readers:
-        reader.set((value, *reader.args[1:]))
+        reader.replace_input(site.value, value)

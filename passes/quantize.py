@@ -26,7 +26,8 @@ from ..ir.codes import fits_pairs, in_kernel_order, out_of_kernel_order
 from ..ir.gauge import Site, inputs_of_contractions, weighted
 from .base import Context, Pass, Promise, Remark, Stage, applied, missed
 from .calibration import as_rows, padding_mask
-from .insertion import insert_dynamic, insert_static, store_codes
+from .insertion import insert_dynamic, insert_static, range_to_scale, store_codes
+from .integer_results import CONVOLUTIONS, IntegerResults
 from .rounding import gptq, rounded
 from .streams import Values, run_streams
 
@@ -58,7 +59,7 @@ class Quantize(Pass):
         rounding: ``gptq`` needs calibration data, ``nearest`` does not.
         correct_bias: Whether biases take up the mean error; needs calibration data too.
         embeddings: Whether embedding tables are quantized.
-        least: Weights of fewer elements stay as they are: they weigh nothing.
+        least: Matrices of fewer elements stay as they are: they weigh nothing.
     """
 
     activations: Activations | None = "static"
@@ -78,8 +79,17 @@ class Quantize(Pass):
             for table in self._tables(graph)
         }
         weights = _Weights(graph, tables, gptq=self.rounding == "gptq", pairs=pairs)
-        sites = inputs_of_contractions(graph)
-        found = [site for site in sites if self._takes(graph, site, weights, remarks)]
+        results = None
+        if self.activations is not None:
+            results = IntegerResults.find(graph, context, self.activations)
+        floats: list[Node] = []
+        found: list[Site] = []
+        for site in inputs_of_contractions(graph):
+            if results is not None:
+                site, others = results.readers_of(site)
+                floats += others
+            if site.readers and self._takes(graph, site, weights, remarks):
+                found.append(site)
         decisions = self._decide(graph, context, found, weights)
         for table, (codes, scale) in tables.items():
             text = f"{table.name} in int8, {len(scale)} scales"
@@ -87,6 +97,10 @@ class Quantize(Pass):
             store_codes(graph, table, codes, scale)
         for site in found:
             remarks.append(self._insert(graph, context, site, decisions[site.value]))
+        for reader in floats:
+            remarks.extend(self._store(graph, reader))
+        if results is not None:
+            remarks.extend(results.insert(graph, context, self.name))
         return remarks
 
     # -- what there is to quantize --------------------------------------------------------------
@@ -117,16 +131,26 @@ class Quantize(Pass):
                     remarks.append(missed(reader, text))
                     return False
                 continue
-            if graph.value(weight).numel() < self.least:
-                remarks.append(
-                    missed(reader, f"{weight.name} has only {graph.value(weight).numel()} elements")
-                )
+            size = graph.value(weight).numel()
+            if size < self.least and reader.op not in CONVOLUTIONS:  # small ones join large ones
+                remarks.append(missed(reader, f"{weight.name} has only {size} elements"))
                 return False
             others = [user.name for user in weight.users if user not in site.readers]
             if others:
                 remarks.append(missed(reader, f"{weight.name} is also read by {', '.join(others)}"))
                 return False
         return True
+
+    def _store(self, graph: Graph, reader: Node) -> list[Remark]:
+        """Codes for the weights of a reader of floats."""
+        weight: Node = reader.args[1]
+        if weight.op != "param" or len(weight.users) > 1:
+            return []
+        value = graph.value(weight)
+        if value.numel() < self.least:
+            return []
+        store_codes(graph, weight, *rounded(value))
+        return [applied(reader, "int8 weights: a result that is not read as codes stays a float")]
 
     # -- what to make of it ---------------------------------------------------------------------
 
@@ -263,7 +287,7 @@ class _Solver:
     def _enter(self, site: Site, decision: _Decision, exact: Values, quantized: Values) -> None:
         """Quantize a site's value, and gather what its readers need to know of it."""
         if self.options.activations == "static":
-            dtype = torch.uint8 if self.context.unsigned_activations else torch.int8
+            dtype = self.context.activation_dtype
             low = min(self._rows(site, quantized, i).min() for i in range(len(quantized)))
             high = max(self._rows(site, quantized, i).max() for i in range(len(quantized)))
             decision.scale, decision.zero_point = range_to_scale(low, high, dtype)
@@ -305,14 +329,3 @@ def _contract(
 ) -> torch.Tensor:
     with torch.no_grad():
         return ops.call(node.op, (data, weight, bias), node.attrs)
-
-
-def range_to_scale(
-    low: torch.Tensor, high: torch.Tensor, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and zero point of a range, which is widened to hold zero (padding must stay exact)."""
-    low, high = torch.clamp(low.float(), max=0), torch.clamp(high.float(), min=0)
-    info = torch.iinfo(dtype)
-    scale = torch.clamp((high - low) / (info.max - info.min), min=1e-12)
-    zero_point = torch.clamp(torch.round(info.min - low / scale), info.min, info.max)
-    return scale, zero_point.to(dtype)

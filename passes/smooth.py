@@ -23,7 +23,7 @@ quantization, ``|Q(x') Q(W')' - x W'|^2`` over a sample of rows.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -33,6 +33,7 @@ from ..ir.gauge import Blocked, Region, Site, apply, inputs_of_contractions, tie
 from ..ir.laws import Kind
 from .base import Context, Pass, Remark, Stage, applied, missed
 from .calibration import Observation, observe
+from .integer_results import CONVOLUTIONS, IntegerResults
 from .quantize import Activations
 from .rounding import scales as weight_scales
 
@@ -63,16 +64,23 @@ class Smooth(Pass):
     stage: ClassVar[Stage] = Stage.GAUGE
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
+        results = IntegerResults.find(graph, context, self.activations or "none")
         # A grouped convolution's channels have weight scales of their own, so nothing is to be
         # gained.
         found = [
-            site for site in inputs_of_contractions(graph) if not any(map(_grouped, site.readers))
+            site
+            for found in inputs_of_contractions(graph)
+            for site in [results.readers_of(found)[0]]
+            if site.readers and not any(map(_grouped, site.readers))
         ]
         axes = {site.value.name: site.axis for site in found}
         seen = observe(graph, context, axes, self.name)
         remarks: list[Remark] = []
         for site in context.progress(found, f"{self.name}: searching"):
-            remarks += _SiteSearch(self, graph, site, seen[site.value.name]).run()
+            # An op between two convolutions on codes would cost more than the codes gain.
+            fused = context.closed_convolutions and site.readers[0].op in CONVOLUTIONS
+            options = replace(self, insert=self.insert and not fused)
+            remarks += _SiteSearch(options, graph, site, seen[site.value.name]).run()
         return remarks
 
 

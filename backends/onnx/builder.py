@@ -63,6 +63,7 @@ class Builder:
         self.initializers: dict[str, TensorProto] = {}
         self.values: dict[Node, Value] = {}
         self.domains = {"": OPSET, "com.microsoft": 1}
+        self.wide_sums = False  # whether 16 bits may be too few for a sum of two products of codes
         self._constants: dict[tuple[torch.dtype, tuple[int, ...], bytes], str] = {}
         self._current = "v"  # the node being lowered, after which its inner values are named
         self.exported: dict[

@@ -6,13 +6,10 @@ import inspect
 from pathlib import Path
 
 import onnx
-import torch
 from onnx import ModelProto, ValueInfoProto, helper
 
 from ...ir import Graph, Node, TargetError, TensorType
 from ...ir import ops as table
-from ...ir.codes import fits_pairs
-from ...ir.gauge import weighted
 from ...ir.types import Type, show
 from . import fallback
 from .builder import DTYPES, IR_VERSION, SCALARS, Builder, Declined, Value
@@ -53,18 +50,9 @@ def emit(graph: Graph) -> ModelProto:
         ir_version=IR_VERSION,
         producer_name="regauge",
     )
-    if any(_overflows(graph, node) for node in graph.nodes if weighted(node)):
+    if builder.wide_sums:
         helper.set_model_props(model, WIDE_SUMS)
     return model
-
-
-def _overflows(graph: Graph, node: Node) -> bool:
-    """Whether 16-bit sums of the products of codes may saturate."""
-    data, weight = node.args[0], node.args[1]
-    if data.op != "dequantize" or weight.op != "dequantize":
-        return False
-    codes = graph.value(weight.args[0])
-    return codes.dtype == torch.int8 and not fits_pairs(codes)
 
 
 def is_large(model: ModelProto) -> bool:

@@ -5,6 +5,10 @@
     embedding(dequantize(W, t, w), ids)                  ->  ort.embedding_codes(W, t, w, ids)
     quantize(relu(conv(dequantize(q, s, z), dequantize(W, t), b)), r, y)
                                                  ->  ort.conv_integer(q, s, z, W, t, b, r, y)
+    quantize(relu(add(dequantize(p, s, z), dequantize(q, t, w))), r, y)
+                                                 ->  ort.add_integer(p, s, z, q, t, w, r, y)
+    quantize(max_pool2d(dequantize(q, s, z)), s, z)
+                                                 ->  max_pool2d(q)
 
 for codes of 8 bits, ``s`` a scalar or one a row, ``t`` a scalar or one an output channel. A
 convolution gains only where its result is quantized as well: ONNX Runtime's one for integers that
@@ -101,15 +105,56 @@ def _embedding(graph: Graph, node: Node) -> _Form | None:
     return "ort.embedding_codes", (*weight, node.args[1]), {}
 
 
-def _conv(graph: Graph, node: Node) -> _Form | None:
-    """A quantize, with the convolution and the relu before it."""
+def _quantize(graph: Graph, node: Node) -> _Form | None:
+    """A quantize, with what makes the value and the relu after that."""
     value, scale, zero = _operands(node)
     if scale.op != "param" or scale.shape not in ((), (1,)) or node.dtype != torch.uint8:
         return None
     if len(value.users) == 1 and _clips(graph, value, scale, zero):
         value = value.args[0]
-    if value.op not in ("conv1d", "conv2d", "conv3d") or len(value.users) > 1:
+    if len(value.users) > 1:
         return None
+    match value.op:
+        case "conv1d" | "conv2d" | "conv3d":
+            return _conv(value, scale, zero)
+        case "add":
+            return _add(value, scale, zero)
+        case "max_pool2d":
+            return _max_pool(graph, value, scale, zero)
+        case _:
+            return None
+
+
+def _add(value: Node, scale: Node, zero: Node | None) -> _Form | None:
+    left, right = _activation(value.args[0]), _activation(value.args[1])
+    if left is None or right is None or value.attrs.get("alpha", 1) != 1:
+        return None
+    if any(part[1].op != "param" or isinstance(part[2], int) for part in (left, right)):
+        return None
+    return "ort.add_integer", (*left, *right, scale, zero), {}
+
+
+def _same(graph: Graph, ours: tuple[Node | None, ...], others: tuple[Node | None, ...]) -> bool:
+    """Whether parameters have the same values."""
+    for one, other in zip(ours, others, strict=True):
+        if one is other:
+            continue
+        if one is None or other is None or one.op != "param" or other.op != "param":
+            return False
+        if not torch.equal(graph.value(one), graph.value(other)):
+            return False
+    return True
+
+
+def _max_pool(graph: Graph, value: Node, scale: Node, zero: Node | None) -> _Form | None:
+    """The greatest code is the code of the greatest."""
+    source = value.args[0]
+    if source.op != "dequantize" or not _same(graph, _operands(source)[1:], (scale, zero)):
+        return None
+    return "max_pool2d", (source.args[0], *value.args[1:]), dict(value.attrs)
+
+
+def _conv(value: Node, scale: Node, zero: Node | None) -> _Form | None:
     weight, activation = _weight(value.args[1]), _activation(value.args[0])
     bias = _optional(value, 2)
     if (
@@ -140,4 +185,4 @@ def _clips(graph: Graph, value: Node, scale: Node, zero: Node | None) -> bool:
     return high is None or float(high) >= 254.5 * graph.value(scale).item()
 
 
-_FORMS = {"linear": _linear, "embedding": _embedding, "quantize": _conv}
+_FORMS = {"linear": _linear, "embedding": _embedding, "quantize": _quantize}

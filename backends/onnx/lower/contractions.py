@@ -68,13 +68,15 @@ def embedding(b: Builder, node: Node, weight: Arg, indices: Arg) -> str:
 def conv_attributes(
     weight: Node, stride: Arg, padding: Arg, dilation: Arg, groups: int
 ) -> dict[str, list[int] | int]:
-    """A convolution's attributes as ONNX has them."""
+    """A convolution's attributes as ONNX has them; padding may be given for both sides."""
     count = rank(weight) - 2
     dilations = pair(dilation, count)
     if isinstance(padding, str):
         spread = [d * (int(k) - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
         spread = [0] * count if padding == "valid" else spread
         pads = [s // 2 for s in spread] + [s - s // 2 for s in spread]
+    elif isinstance(padding, tuple) and len(padding) == 2 * count:
+        pads = list(padding)
     else:
         pads = pair(padding, count) * 2
     return {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from ....ir import Node
+from ....ir.codes import fits_pairs
 from ....ir.graph import Arg
 from ....ir.quantized import LIMITS
 from ..builder import MICROSOFT, Builder, rank
@@ -178,6 +179,7 @@ def linear_integer(
     bias: Node | None,
 ) -> str:
     """``(codes - z) s @ ((W - w) t)^T + bias``; ``s`` may be ``[..., 1]``, ``t`` ``[O, 1]``."""
+    _note_sums(b, codes, weight)
     by_row = any(size != 1 for size in scale.shape)
     zero = (
         b.constant(zero_point, codes.dtype) if isinstance(zero_point, int)
@@ -194,6 +196,11 @@ def linear_integer(
         "" if by_row else b.tensor(bias),  # the kernel adds its bias before it scales by row
     )
     return b.op("Add", product, b.tensor(bias)) if by_row and bias is not None else product
+
+
+def _note_sums(b: Builder, codes: Node, weight: Node) -> None:
+    if codes.dtype == torch.uint8 and weight.dtype == torch.int8:
+        b.wide_sums = b.wide_sums or not fits_pairs(b.graph.value(weight))
 
 
 def linear_codes(
@@ -257,13 +264,16 @@ def conv_integer(
     groups: int = 1,
 ) -> str:
     """``quantize(conv(dequantize(codes), dequantize(W), bias))``, the bias in units of the sums."""
+    _note_sums(b, codes, weight)
     operands = [
         b.tensor(codes),
         _vector(b, scale, torch.float32),
         _vector(b, zero_point, codes.dtype) or b.constant(0, codes.dtype),
         b.tensor(weight),
         _vector(b, weight_scale, torch.float32),
-        b.constant(0, weight.dtype),
+        # one for each weight: where sums are wide, ONNX Runtime rewrites both, and fails where it
+        # finds a zero rewritten
+        b.parameter(weight, "zero", lambda codes: torch.zeros((), dtype=codes.dtype)),
         _vector(b, out_scale, torch.float32),
         _vector(b, out_zero, node.dtype) or b.constant(0, node.dtype),
     ]
@@ -277,7 +287,30 @@ def conv_integer(
     return b.op("QLinearConv", *operands, **attributes)
 
 
+def add_integer(
+    b: Builder,
+    node: Node,
+    left: Node,
+    left_scale: Node,
+    left_zero: Node | None,
+    right: Node,
+    right_scale: Node,
+    right_zero: Node | None,
+    out_scale: Node,
+    out_zero: Node | None,
+) -> str:
+    """``quantize(dequantize(left) + dequantize(right))``."""
+    operands: list[str] = []
+    for codes, scale, zero in ((left, left_scale, left_zero), (right, right_scale, right_zero)):
+        factor = _vector(b, scale, torch.float32)
+        operands += [b.tensor(codes), factor, _zero(b, zero, scale, factor, codes.dtype)]
+    factor = _vector(b, out_scale, torch.float32)
+    zero = _zero(b, out_zero, out_scale, factor, node.dtype)
+    return b.op(f"{MICROSOFT}QLinearAdd", *operands, factor, zero)
+
+
 LOWERINGS = {
+    "ort.add_integer": add_integer,
     "ort.conv_integer": conv_integer,
     "quantize": quantize,
     "dequantize": dequantize,
