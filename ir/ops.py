@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from . import quantized as quantized  # registers our own op namespace
+from . import own as own  # registers our own op namespace
 from .errors import GraphError
 from .laws import (
     OPAQUE,
@@ -26,6 +26,7 @@ from .laws import (
     Conv,
     Elementwise,
     Embedding,
+    GroupedContract,
     Kind,
     Law,
     Movement,
@@ -97,6 +98,7 @@ _ROWS: tuple[Op, ...] = (
     _op("linear", "input weight bias", Contract("... i, o i, o -> ... o")),
     _op("matmul", "self other", Contract("... m k, ... k n -> ... m n")),
     _op("bmm", "self mat2", Contract("b m k, b k n -> b m n")),
+    _ours("grouped_mm", "input weight offsets", GroupedContract("t i, e i o -> t o")),
     _op("scaled_dot_product_attention", "query key value attn_mask", ScaledDotProduct()),
     _op("conv1d", "input weight bias", Conv()),
     _op("conv2d", "input weight bias", Conv()),

@@ -97,6 +97,7 @@ class Quantize(Pass):
             store_codes(graph, table, codes, scale)
         for site in found:
             remarks.append(self._insert(graph, context, site, decisions[site.value]))
+        floats += [node for node in graph.nodes if node.op == "grouped_mm"]
         for reader in floats:
             remarks.extend(self._store(graph, reader))
         if results is not None:
@@ -149,8 +150,12 @@ class Quantize(Pass):
         value = graph.value(weight)
         if value.numel() < self.least:
             return []
-        store_codes(graph, weight, *rounded(value))
-        return [applied(reader, "int8 weights: a result that is not read as codes stays a float")]
+        if reader.op == "grouped_mm":  # [E, I, O]: a scale for each output of each expert
+            codes, scale = (part.transpose(1, 2) for part in rounded(value.transpose(1, 2), axes=2))
+        else:
+            codes, scale = rounded(value)
+        store_codes(graph, weight, codes.contiguous(), scale.contiguous())
+        return [applied(reader, "int8 weights; what it reads stays in floating point")]
 
     # -- what to make of it ---------------------------------------------------------------------
 

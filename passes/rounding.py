@@ -25,10 +25,10 @@ LIMIT = 127
 STRETCHES = torch.linspace(1.0, 2.0, 21)  # of a scale, for pairs; at twice the least none is left
 
 
-def scales(weight: torch.Tensor) -> torch.Tensor:
+def scales(weight: torch.Tensor, axes: int = 1) -> torch.Tensor:
     """The scale of each output channel, ``[O, 1, ...]``, from the greatest magnitude; where all is
-    zero, 1."""
-    peak = weight.abs().amax(dim=tuple(range(1, weight.dim())), keepdim=True)
+    zero, 1. Of channels over several ``axes``, ``[E, O, 1, ...]``."""
+    peak = weight.abs().amax(dim=tuple(range(axes, weight.dim())), keepdim=True)
     return torch.where(peak > 0, peak / LIMIT, torch.ones_like(peak))
 
 
@@ -45,11 +45,15 @@ def nearest(weight: torch.Tensor, scale: torch.Tensor, *, pairs: bool = False) -
 
 
 def rounded(
-    weight: torch.Tensor, *, pairs: bool = False, importance: torch.Tensor | None = None
+    weight: torch.Tensor,
+    *,
+    axes: int = 1,
+    pairs: bool = False,
+    importance: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes by rounding to the nearest, and the scales; ``importance`` weighs the columns' errors
     where scales are searched."""
-    scale = scales(weight)
+    scale = scales(weight, axes)
     if pairs:
         scale = _stretched(weight, scale, importance)
     return nearest(weight, scale, pairs=pairs), scale

@@ -41,13 +41,12 @@ def _models() -> ModuleType:
 
 
 models = _models()
-FAMILIES = [name for name in models.NAMES if name != "mixtral"]  # its experts do not run in float64
 # How many LayerNorms become RMSNorms. The others read a stream that a norm writes (post-LN), that a
 # patch merging takes apart, or the result of a depthwise convolution.
 CENTRED = {"bert": 1, "bloom": 5, "vit": 5, "swin": 6, "convnext": 1, "whisper_encoder": 5}
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=models.NAMES)
 def family(request: pytest.FixtureRequest) -> tuple[str, Graph, list[Any]]:
     made = models.zoo_model(request.param)
     graph = trace(made.model, made.args, made.kwargs)

@@ -5,6 +5,7 @@
     matmul(W, x)                           ->  linear(x^T, W)^T
     einsum("bsd,dhk->bshk", x, W)          ->  linear and reshape;  of two values: matmul
     reshape(linear(reshape(x)))            ->  linear(x)
+    any spelling of a grouped product      ->  grouped_mm, which knows every dtype
 
 A weight that others read as it is stays as it is (a tie is not broken); ``linear`` then reads
 ``permute(W)``.
@@ -180,7 +181,19 @@ def _shape(letters: list[str], size: dict[str, Dim]) -> tuple[int, ...] | None:
     return shape if shape.count(-1) <= 1 else None
 
 
+def _grouped_product(node: Node, at: At) -> Node | None:
+    data, weight, *rest = node.args
+    bias = operand(node, 3)
+    dtype = node.attrs.get("out_dtype")
+    if not rest or rest[0] is None or bias is not None or dtype not in (None, node.dtype):
+        return None
+    if len(sizes(data)) != 2 or len(sizes(weight)) != 3:
+        return None
+    return at.instead("grouped_mm", data, weight, rest[0])
+
+
 RULES: Rules = {
+    **on("aten._grouped_mm.default transformers.grouped_mm_fallback.default", _grouped_product),
     **on("matmul", _matmul),
     **on("permute", _moved_weight),
     **on("add", _bias),

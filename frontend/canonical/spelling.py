@@ -76,9 +76,9 @@ def _full(node: Node, at: At) -> Node | None:
     base = node.op.removeprefix("aten.").split(".")[0]
     size: tuple[Any, ...] = node.attrs.get("size", ()) if "_like" not in base else sizes(node)
     if any(isinstance(s, str) for s in size):
-        return None
+        return at.instead("zeros_like", node.args[0]) if base == "empty_like" else None
     fill: Any
-    if "zeros" in base:
+    if "zeros" in base or "empty" in base:  # what memory happens to hold nobody may rely on
         fill = 0
     elif "ones" in base:
         fill = 1
@@ -298,7 +298,8 @@ RULES: Rules = {
     **on("permute", _positive_order),
     **on(
         "zeros ones full zeros_like ones_like full_like scalar_tensor aten.new_ones.default"
-        " aten.new_zeros.default aten.new_full.default",
+        " aten.new_zeros.default aten.new_full.default aten.new_empty.default"
+        " aten.empty.memory_format aten.empty_like.default",
         _full,
     ),
     **on("arange", _arange),

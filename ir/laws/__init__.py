@@ -4,6 +4,7 @@ from .attention import ScaledDotProduct as ScaledDotProduct
 from .contraction import Contract as Contract
 from .contraction import Conv as Conv
 from .contraction import Embedding as Embedding
+from .contraction import GroupedContract as GroupedContract
 from .core import DIAGONAL as DIAGONAL
 from .core import OPAQUE as OPAQUE
 from .core import OUT as OUT
@@ -38,6 +39,7 @@ __all__ = [
     "Elementwise",
     "Embedding",
     "Flow",
+    "GroupedContract",
     "Kind",
     "Law",
     "Movement",

@@ -122,6 +122,17 @@ class Contract(Law):
 
 
 @dataclass(frozen=True)
+class GroupedContract(Contract):
+    """A product by rows whose groups lie side by side: a row is bound to its place."""
+
+    def flow(self, call: Call) -> Sequence[Flow]:
+        for port, action in call.known.items():
+            if call.kind not in DIAGONAL and port in ((0,), OUT) and -2 in action.axes:
+                raise Stop("rows cannot move from one group to another")
+        return super().flow(call)
+
+
+@dataclass(frozen=True)
 class Conv(Law):
     """A convolution ``x[b, i, *], w[o, i/groups, *] -> y[b, o, *]``; channels are indices."""
 

@@ -13,6 +13,7 @@ import torch
 
 from regauge.frontend.canonical import canonicalize, check
 from regauge.ir import Graph, GraphError, parse
+from regauge.ir.interpret import execute
 
 FOLDER = Path(__file__).with_name("canonical")
 TRIANGLE = torch.ones(1, 1, 16, 16, dtype=torch.bool).tril()
@@ -75,6 +76,36 @@ def test_a_folded_constant_is_exact_in_float64() -> None:
     lazy = graph.store.tensors["cos"]
     assert torch.equal(graph.store["cos"], torch.linspace(0, 1, 4).cos())
     assert torch.equal(lazy.exact(), torch.linspace(0, 1, 4).double().cos())  # type: ignore[union-attr]
+
+
+def test_memory_as_it_happens_to_be_is_zeros() -> None:
+    graph = parse("""
+        def graph(x: f32[2, 4], i: i64[1], v: f32[1, 4]):
+            a = aten.empty_like.default(x)
+            b = aten.empty.memory_format(size=(2, 4), dtype=f32)
+            c = index_put(a, (i,), v)
+            d = index_put(b, (i,), v)
+            return c, d
+    """)
+    canonicalize(graph)
+    inputs = [torch.ones(2, 4), torch.tensor([1]), torch.ones(1, 4)]
+    for found in execute(graph, inputs):
+        assert found.tolist() == [[0.0] * 4, [1.0] * 4]
+
+
+def test_a_grouped_product_is_ours_whatever_it_was_written_as() -> None:
+    graph = parse("""
+        def graph(x: bf16[16, 8], e: i32[2], *, w: bf16[2, 8, 8]):
+            y = aten._grouped_mm.default(x, w, e)
+            return y
+    """)
+    graph.store["w"] = torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    x = torch.randn(16, 8, generator=torch.Generator().manual_seed(1)).bfloat16()
+    inputs = [x, torch.tensor([5, 16], dtype=torch.int32)]
+    wanted = execute(graph, inputs)
+    canonicalize(graph)
+    assert [node.op for node in graph.nodes] == ["grouped_mm"]
+    torch.testing.assert_close(execute(graph, inputs), wanted)
 
 
 def test_no_constant_is_made_too_large() -> None:

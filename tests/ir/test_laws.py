@@ -44,6 +44,9 @@ GRAPHS: dict[str, list[str]] = {
     "bmm": [
         one("x: f64[2, 3, 6], z: f64[2, 6, 4]", "f64[2, 3, 4]", "bmm(x, z)"),
     ],
+    "grouped_mm": [
+        one("x: f64[3, 6], o: i64[2], *, w: f64[2, 6, 4]", "f64[3, 4]", "grouped_mm(x, w, o)"),
+    ],
     "scaled_dot_product_attention": [
         one(
             "q: f64[2, 4, 5, 6], k: f64[2, 4, 7, 6], v: f64[2, 4, 7, 3]",

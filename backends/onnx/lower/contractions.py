@@ -132,7 +132,27 @@ def conv_transpose2d(
     return batched(b, node, input, 2, lambda x: b.op("ConvTranspose", x, *operands, **attributes))
 
 
+def grouped_mm(b: Builder, node: Node, input: Node, weight: Node, offsets: Node) -> str:
+    """One product for each group, of the rows that lie between two offsets."""
+    x, matrices = b.tensor(input), b.tensor(weight)
+    count, width = int(weight.shape[0]), int(weight.shape[2])
+    ends = b.tensor(offsets, torch.int64)
+    start = b.ints(0)
+    parts: list[str] = []
+    for i in range(count):
+        end = b.op("Slice", ends, b.ints(i), b.ints(i + 1))
+        rows = b.op("Slice", x, start, end, b.ints(0))
+        matrix = b.op("Gather", matrices, b.constant(i, torch.int64), axis=0)
+        parts.append(b.op("MatMul", rows, matrix))
+        start = end
+    left = b.op("Sub", b.size(x, 0), start)  # rows of no group
+    shape = b.op("Concat", left, b.ints(width), axis=0)
+    parts.append(b.op("Expand", b.constant(0, node.dtype), shape))
+    return b.op("Concat", *parts, axis=0)
+
+
 LOWERINGS = {
+    "grouped_mm": grouped_mm,
     "linear": linear,
     "matmul": matmul,
     "aten.mm.default": bmm,

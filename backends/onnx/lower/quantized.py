@@ -12,7 +12,7 @@ import torch
 from ....ir import Node
 from ....ir.codes import fits_pairs
 from ....ir.graph import Arg
-from ....ir.quantized import LIMITS
+from ....ir.own import LIMITS
 from ..builder import MICROSOFT, Builder, rank
 from .contractions import conv_attributes, transposed
 

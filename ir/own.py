@@ -112,3 +112,25 @@ def _(
     input: torch.Tensor, weight: torch.Tensor | None = None, *, eps: float = 1e-6
 ) -> torch.Tensor:
     return torch.empty_like(input)
+
+
+@torch.library.custom_op("regauge::grouped_mm", mutates_args=())
+def grouped_mm(input: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """Each row times the matrix of its group, as a mixture of experts has it.
+
+    Args:
+        input: ``[T, I]``, the rows of each group side by side.
+        weight: ``[E, I, O]``.
+        offsets: ``[E]``, integers: where each group ends. Rows after the last give zeros.
+    """
+    result = input.new_zeros(input.shape[0], weight.shape[2])
+    start = 0
+    for matrix, end in zip(weight, offsets.tolist(), strict=True):
+        result[start:end] = input[start:end] @ matrix
+        start = end
+    return result
+
+
+@grouped_mm.register_fake
+def _(input: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    return input.new_empty(input.shape[0], weight.shape[2])
