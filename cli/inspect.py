@@ -11,7 +11,7 @@ from rich.table import Table
 from ..driver.compile import capture
 from ..driver.figures import count, shorten, size
 from ..ir import Graph
-from ..ir.gauge import Region, Site, classes, sites
+from ..ir.gauge import Region, Site, classes, pairs, sites
 from ..ir.text import line
 from .source import Source
 
@@ -23,6 +23,7 @@ def show(source: Source) -> None:
     console.print(summary(graph))
     for title, found in (
         ("Inputs of contractions", sites(graph)),
+        ("Attention pairs", pairs(graph)),
         ("Channel classes", classes(graph)),
     ):
         if found:

@@ -4,16 +4,19 @@ from .apply import Untied as Untied
 from .apply import apply as apply
 from .apply import refusal as refusal
 from .apply import ties_broken as ties_broken
-from .apply import transformed as transformed
+from .elements import random_element as random_element
 from .region import Blocked as Blocked
 from .region import Edit as Edit
 from .region import Region as Region
 from .region import Restore as Restore
 from .sites import Site as Site
+from .sites import attention_pairs as attention_pairs
 from .sites import classes as classes
 from .sites import inputs_of_contractions as inputs_of_contractions
+from .sites import pairs as pairs
 from .sites import sites as sites
 from .sites import weighted as weighted
+from .tensors import transformed as transformed
 from .transport import transport as transport
 
 __all__ = [
@@ -24,8 +27,11 @@ __all__ = [
     "Site",
     "Untied",
     "apply",
+    "attention_pairs",
     "classes",
     "inputs_of_contractions",
+    "pairs",
+    "random_element",
     "refusal",
     "sites",
     "ties_broken",

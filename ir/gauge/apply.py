@@ -6,7 +6,7 @@ graph, so that rounding is no part of the question whether an equality holds.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,9 @@ import torch
 from ..errors import GraphError
 from ..graph import Graph, Node
 from ..laws import Action, Kind
+from .inserted import center, insert, restore
 from .region import Edit, Region, operand
+from .tensors import spread, transformed
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,10 @@ def apply(graph: Graph, region: Region, element: torch.Tensor) -> list[Untied]:
         raise GraphError(reason, where=region.value.at)
     untied = _apply_edits(graph, region, element)
     if region.inserted:
-        _insert(graph, region, element)
+        insert(graph, region, element)
     for value in region.centered:
-        _center(graph, region, value)
-    for restore in region.restores:
-        _restore(graph, region, restore.value, restore.user, element)
+        center(graph, region, value)
+    restore(graph, region, element)
     graph.prune()
     graph.sort()
     return untied
@@ -55,15 +56,14 @@ def ties_broken(graph: Graph, region: Region) -> list[Untied]:
     """The parameters that applying the region would untie."""
     broken: list[Untied] = []
     for param in region.parameters:
-        actions = {
-            (edit.node, edit.port): edit.action
+        places = {
+            (edit.node, edit.port)
             for edit in region.edits.values()
             if edit.through is None and operand(edit.node, edit.port) is param
         }
         reads = sum(n is param for user in param.users for n in user.inputs)
-        first = next(iter(actions.values()), None)
-        agree = first is not None and all(action.same(first) for action in actions.values())
-        if first is not None and (len(actions) != reads or not agree):
+        actions = [region.actions_of(*place) for place in places]
+        if actions and (len(actions) != reads or not all(_same(a, actions[0]) for a in actions)):
             broken.append(Untied(param.name, graph.store.bytes([param.name])))
     return broken
 
@@ -82,17 +82,16 @@ def refusal(region: Region, element: torch.Tensor) -> str:
     elif region.kind is Kind.PERMUTATION:
         if not torch.equal(groups[element], groups) or element.unique().numel() != region.size:
             return "the element is no permutation within the region's cells"
-    elif region.kind is Kind.ORTHOGONAL:
+    elif region.kind in (Kind.ORTHOGONAL, Kind.LINEAR):
+        if bool(element[groups[:, None] != groups].any()):
+            return "the matrix mixes channels of different cells"
         gram = element @ element.T
-        if not torch.allclose(gram, torch.eye(region.size, dtype=gram.dtype), atol=1e-10):
+        one = torch.eye(region.size, dtype=gram.dtype)
+        if region.kind is Kind.ORTHOGONAL and not torch.allclose(gram, one, atol=1e-10):
             return "the matrix is not orthogonal"
+        if region.kind is Kind.LINEAR and not bool(torch.linalg.cond(element) < 1e8):
+            return "the matrix cannot be inverted"
     return ""
-
-
-def spread(action: Action, element: torch.Tensor, neutral: float) -> torch.Tensor:
-    """The element at each position of the labels; ``neutral`` where they say -1."""
-    padded = torch.cat([element, element.new_full((1,), neutral)])
-    return padded[action.labels.long()]
 
 
 def _apply_edits(graph: Graph, region: Region, element: torch.Tensor) -> list[Untied]:
@@ -118,21 +117,26 @@ def _apply_edits(graph: Graph, region: Region, element: torch.Tensor) -> list[Un
     return untied
 
 
+def _same(some: tuple[Action, ...], others: tuple[Action, ...]) -> bool:
+    return len(some) == len(others) and all(a.same(b) for a, b in zip(some, others, strict=True))
+
+
 def _change(
     graph: Graph, region: Region, param: Node, edits: list[Edit], element: torch.Tensor
 ) -> list[Untied]:
     """Give a parameter its new values: one tensor for readers that agree, a copy for others."""
     untied: list[Untied] = []
-    left = list(edits)
+    left = list(dict.fromkeys((edit.node, edit.port) for edit in edits))
     while left:
-        same = [edit for edit in left if edit.action.same(left[0].action)]
-        left = [edit for edit in left if edit not in same]
-        value = transformed(region.kind, graph.value(param), same[0].action, element)
-        readers = {edit.node for edit in same}
-        ports = {edit.node: [e.port for e in same if e.node is edit.node] for edit in same}
-        whole = all(
-            len(ports.get(user, [])) == sum(n is param for n in user.inputs) for user in param.users
-        )
+        actions = region.actions_of(*left[0])
+        same = [place for place in left if _same(region.actions_of(*place), actions)]
+        left = [place for place in left if place not in same]
+        value = graph.value(param)
+        for action in actions:
+            value = transformed(region.kind, value, action, element)
+        readers = {node for node, _ in same}
+        reads = Counter(node for node, _ in same)
+        whole = all(reads[user] == sum(n is param for n in user.inputs) for user in param.users)
         name = graph.store.origin.get(param.name, (param.name,))
         new = graph.param(param.name, value.to(param.dtype), origin=name)
         for reader in readers:
@@ -142,48 +146,6 @@ def _change(
         if not param.users:
             graph.supersede(param, new)
     return untied
-
-
-def transformed(
-    kind: Kind, tensor: torch.Tensor, action: Action, element: torch.Tensor
-) -> torch.Tensor:
-    """A tensor acted on by a group element."""
-    match kind:
-        case Kind.SCALE | Kind.SIGN:
-            return tensor * spread(action, element, 1.0).to(tensor.dtype) ** action.power
-        case Kind.SHIFT:
-            return tensor + spread(action, element, 0.0).to(tensor.dtype) * action.power
-        case Kind.PERMUTATION:
-            return _permuted(tensor, action, element)
-        case Kind.CENTRE:
-            return tensor - tensor.mean(dim=action.axes, keepdim=True)
-        case Kind.ORTHOGONAL | Kind.LINEAR:
-            (axis,) = action.axes
-            matrix = element if action.power < 0 else torch.linalg.inv(element).T
-            return (tensor.movedim(axis, -1) @ matrix).movedim(-1, axis)
-
-
-def _permuted(tensor: torch.Tensor, action: Action, element: torch.Tensor) -> torch.Tensor:
-    """Each place of coordinate c comes to hold what that of p[c] held, the first the first."""
-    axes = [axis % tensor.dim() for axis in action.axes]
-    labels = action.labels.flatten().long()
-    source = torch.arange(labels.numel())
-    order = torch.argsort(labels, stable=True)
-    order = order[labels[order] >= 0]  # places by coordinate, and in their own order within one
-    counts = torch.bincount(labels[order], minlength=element.numel())
-    if not torch.equal(counts[element], counts):
-        raise GraphError(
-            "the permutation exchanges channels that stand in different numbers of places"
-        )
-    start = counts.cumsum(0) - counts
-    held = labels[order]
-    rank = torch.arange(order.numel()) - start[held]
-    source[order] = order[start[element[held]] + rank]
-    others = [axis for axis in range(tensor.dim()) if axis not in axes]
-    moved = tensor.permute(*axes, *others)
-    flat = moved.reshape(labels.numel(), -1)[source].reshape(moved.shape)
-    back = [*axes, *others]
-    return flat.permute(*[back.index(axis) for axis in range(tensor.dim())]).contiguous()
 
 
 def _through(graph: Graph, edit: Edit, element: torch.Tensor) -> torch.Tensor:
@@ -212,60 +174,3 @@ def _set_bias(graph: Graph, node: Node, change: torch.Tensor) -> None:
     value = change if old is None else graph.value(_param(node, 2)) + change
     dtype = node.dtype if old is None else old.dtype
     graph.give(node, 2, value.to(dtype), name=f"{node.name}_bias")
-
-
-def _constant(graph: Graph, region: Region, value: Node, element: torch.Tensor, name: str) -> Node:
-    action = region.actions[value]
-    neutral = 0.0 if region.kind is Kind.SHIFT else 1.0
-    tensor = spread(action, element, neutral).to(value.dtype)
-    while tensor.dim() > 1 and tensor.shape[0] == 1:
-        tensor = tensor[0]
-    return graph.param(f"{value.name}_{name}", tensor, origin=())
-
-
-def _insert(graph: Graph, region: Region, element: torch.Tensor) -> None:
-    """Compute the changed value: ``x / s`` as a product with 1 / s, or ``x - z``."""
-    value = region.value
-    readers = [user for user in value.users if user not in {r.user for r in region.restores}]
-    region.restores = [r for r in region.restores if r.value is not value]
-    if region.kind is Kind.SHIFT:
-        constant = _constant(graph, region, value, -element, "shift")
-        new = graph.add("add", value, constant, name=f"{value.name}_shifted", type=value.type)
-    else:
-        constant = _constant(graph, region, value, 1 / element, "scale")
-        new = graph.add("mul", value, constant, name=f"{value.name}_scaled", type=value.type)
-    new.where = value.where
-    for user in readers:
-        user.replace_input(value, new)
-
-
-def _center(graph: Graph, region: Region, value: Node) -> None:
-    """Compute ``x - mean(x)``, and let all readers read that."""
-    (axis,) = region.actions[value].axes
-    readers = list(value.users)
-    following = min((user for user in readers), key=graph.nodes.index)
-    mean = graph.add(
-        "mean", value, dim=(axis,), keepdim=True, name=f"{value.name}_mean", before=following
-    )
-    name = f"{value.name}_centered"
-    centered = graph.add("sub", value, mean, name=name, type=value.type, before=following)
-    centered.where = mean.where = value.where
-    for user in readers:
-        user.replace_input(value, centered)
-
-
-def _restore(graph: Graph, region: Region, value: Node, user: Node, element: torch.Tensor) -> None:
-    """Give a reader the original value: ``x' * s`` or ``x' + z``; several readers share it."""
-    power = region.actions[value].power
-    if region.kind is Kind.SHIFT:
-        op, tensor, name = "add", -power * element, "shift"
-    else:
-        op, tensor, name = "mul", element ** float(-power), "scale"
-    label = f"{value.name}_original"
-    for node in value.users:
-        if node.op == op and node.name.startswith(label):
-            user.replace_input(value, node)
-            return
-    constant = _constant(graph, region, value, tensor, name)
-    new = graph.add(op, value, constant, name=label, type=value.type, where=value.where)
-    user.replace_input(value, new)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -52,6 +52,11 @@ class Edit:
     through: Port | None = None
 
 
+# A parameter may be acted on along several axes, each for itself. The axes are those of the action,
+# ``None`` for what a bias makes up for.
+EditKey: TypeAlias = tuple[Node, Port, "tuple[int, ...] | None"]
+
+
 @dataclass(frozen=True, eq=False)
 class Restore:
     """A reader of the changed value that must see the original."""
@@ -84,9 +89,7 @@ class Region:
     value: Node
     size: int
     actions: dict[Node, Action] = field(default_factory=dict[Node, Action])
-    edits: dict[tuple[Node, Port, bool], Edit] = field(
-        default_factory=dict[tuple[Node, Port, bool], Edit]
-    )
+    edits: dict[EditKey, Edit] = field(default_factory=dict[EditKey, Edit])
     restores: list[Restore] = field(default_factory=list[Restore])
     inserted: bool = False
     insertion_cause: Blocked | None = None
@@ -129,6 +132,11 @@ class Region:
         first = torch.full((int(component.max()) + 1,), identity, dtype=torch.int64)
         first.scatter_reduce_(0, component[:identity], torch.arange(identity), "amin")
         return first[component[:identity]], component[:identity] == component[identity]
+
+    def actions_of(self, node: Node, port: Port) -> tuple[Action, ...]:
+        """What a parameter at an operand of an op takes up, axis by axis."""
+        keys = [k for k in self.edits if k[0] is node and k[1] == port and k[2] is not None]
+        return tuple(self.edits[key].action for key in sorted(keys, key=lambda k: k[2] or ()))
 
     @property
     def parameters(self) -> list[Node]:

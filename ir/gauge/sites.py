@@ -2,11 +2,13 @@
 
 A **class** is all values whose channels must be permuted together (a residual stream, the hidden
 layer of an FFN). A **site** is a value that contractions with weights read: what quantization wants
-to shift and scale.
+to shift and scale. An **attention pair** is what queries and keys, or values and the result, hold
+in their heads: the one takes what undoes the other.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -33,6 +35,7 @@ class Site:
         value: The value.
         axis: The axis of its channels.
         readers: The contractions that read it.
+        by_head: Whether the channels of each head are coordinates of their own.
         found: For each kind that was tried: the region, or what blocks it.
     """
 
@@ -40,12 +43,17 @@ class Site:
     axis: int
     readers: tuple[Node, ...]
     found: dict[Kind, Region | Blocked] = field(default_factory=dict[Kind, "Region | Blocked"])
+    by_head: bool = False
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """All axes over which coordinates vary."""
+        return (-3, self.axis) if self.by_head else (self.axis,)
 
     @property
     def size(self) -> int:
-        size = self.value.shape[self.axis]
-        assert isinstance(size, int)
-        return size
+        sizes = [self.value.shape[axis] for axis in self.axes]
+        return math.prod(size for size in sizes if isinstance(size, int))
 
     @property
     def groups(self) -> tuple[Kind, ...]:
@@ -94,8 +102,26 @@ def sites(graph: Graph, kinds: tuple[Kind, ...] = (Kind.SCALE, Kind.SHIFT)) -> l
     return found
 
 
+def attention_pairs(graph: Graph) -> Iterator[Site]:
+    """For each attention the keys, and with them the queries; the values, and with them the
+    result."""
+    for node in graph.nodes:
+        if node.op == "scaled_dot_product_attention":
+            for value in dict.fromkeys(node.args[1:3]):
+                yield Site(value, -1, (node,), by_head=True)
+
+
+def pairs(graph: Graph) -> list[Site]:
+    """The attention pairs, with the groups that mix the channels of a head tried."""
+    found = list(attention_pairs(graph))
+    for site in found:
+        for kind in (Kind.SCALE, Kind.PERMUTATION, Kind.ORTHOGONAL, Kind.LINEAR):
+            site.found[kind] = transport(graph, site.value, kind, axes=site.axes)
+    return found
+
+
 def classes(graph: Graph) -> list[Site]:
-    """The channel classes that weights write, each once, with permutation and centring tried."""
+    """The channel classes that weights write, each once, with what mixes channels tried."""
     found: list[Site] = []
     covered: set[Node] = set()
     for node in graph.nodes:
@@ -103,7 +129,7 @@ def classes(graph: Graph) -> list[Site]:
             continue
         axis = WRITERS[node.op]
         site = Site(node, axis, ())
-        for kind in (Kind.PERMUTATION, Kind.CENTRE):
+        for kind in (Kind.PERMUTATION, Kind.CENTRE, Kind.ORTHOGONAL):
             site.found[kind] = transport(graph, node, kind, axes=(axis,))
         region = site.found[Kind.PERMUTATION]
         if isinstance(region, Region):

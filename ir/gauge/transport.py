@@ -13,18 +13,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from .. import ops
 from ..graph import Graph, Node, substitute
 from ..infer import sample
-from ..laws import DIAGONAL, OUT, Action, Call, Flow, Kind, Port, Stop
+from ..laws import DIAGONAL, MIXING, OUT, Action, Call, Flow, Kind, Port, Stop
 from ..types import TensorType, evaluate
 from .region import Blocked, Edit, Refused, Region, Restore, operand, operands
-
-_MATRICES = frozenset({Kind.CENTRE, Kind.ORTHOGONAL, Kind.LINEAR})  # coordinates mix
 
 
 def transport(
@@ -34,7 +32,7 @@ def transport(
     *,
     axes: tuple[int, ...] = (-1,),
     restore: bool = False,
-    insert: bool = False,
+    insert: bool | Literal["always"] = False,
     free: bool = False,
 ) -> Region | Blocked:
     """Find all that must change when ``value`` is acted on along ``axes``.
@@ -42,7 +40,7 @@ def transport(
     Args:
         restore: Readers that stop the action may get the original back.
         insert: The changed value may be computed from the original if what makes it stops the
-            action.
+            action; with "always" it is, whatever makes it.
         free: Graph inputs and outputs may change too (to test laws); else they stop the action.
     """
     return _Search(graph, kind, free).run(value, axes, restore, insert)
@@ -57,7 +55,7 @@ class _Search:
         self.point = {name: max(low, 2) for name, (low, _) in graph.symbols.items()}
 
     def run(
-        self, value: Node, axes: tuple[int, ...], restore: bool, insert: bool
+        self, value: Node, axes: tuple[int, ...], restore: bool, insert: bool | Literal["always"]
     ) -> Region | Blocked:
         shape = self.shape(value)
         size = 1
@@ -77,13 +75,20 @@ class _Search:
             return refused.blocked
         return region
 
-    def start(self, region: Region, value: Node, restore: bool, insert: bool) -> None:
+    def start(
+        self, region: Region, value: Node, restore: bool, insert: bool | Literal["always"]
+    ) -> None:
         self.skipped: set[tuple[Node, Node]] = set()
-        self.insert = insert
+        self.insert = bool(insert)
         users = list(value.users)
         if value.op == "param":
             raise Refused(Blocked(value, "it is a parameter itself"))
-        self.attempt_back(region, value, insert)
+        if insert == "always":
+            self.need_side_by_side(region, value)
+            region.inserted = True
+            self.skipped.add((value, value))
+        else:
+            self.attempt_back(region, value, bool(insert))
         if not restore:
             self.close(region, users)
             return
@@ -101,6 +106,7 @@ class _Search:
         except Refused as refused:
             if not insert or self.kind is Kind.CENTRE:  # ``close`` has centred what could be
                 raise
+            self.need_side_by_side(region, value)
             region.inserted, region.insertion_cause = True, refused.blocked
             self.skipped.add((value, value))
         else:
@@ -125,6 +131,7 @@ class _Search:
                 moves = type(ops.get(user.op).law).__name__ == "Movement" and user.op != "cat"
                 if moves and self.advance(region, user):
                     continue
+                self.need_side_by_side(region, value)
                 self.skipped.add((user, value))
                 region.restores.append(Restore(user, value))
                 region.restore_causes.append(refused.blocked)
@@ -218,21 +225,22 @@ class _Search:
         for port, value in operands(node).items():
             if isinstance(value.type, TensorType):
                 shapes[port] = self.shape(value)
-            edit = region.edits.get((node, port, False))
+            actions = region.actions_of(node, port) if value.op == "param" else ()
             if (
                 value.op != "param"
                 and value in region.actions
                 and (node, value) not in self.skipped
             ):
                 known[port] = region.actions[value]
-            elif edit is not None:
-                known[port] = edit.action
+            elif actions:
+                known[port] = actions[0]
         if node in region.actions and (node, node) not in self.skipped:
             known[OUT] = region.actions[node]
         if not isinstance(node.type, TensorType):
             raise Refused(Blocked(node, f"no law is known for {node.op}"))
         shapes[OUT] = self.shape(node)
         data = {p: a for p, a in known.items() if p == OUT or self.is_data(node, p)}
+        taken = [port for port in known if port not in data] if data else []
         attrs = {key: self.numbers(value) for key, value in node.attrs.items()}
         args = tuple(substitute(arg, lambda _: None) for arg in node.args)
         call = Call(node, self.kind, data or known, shapes, attrs, args, region.size)
@@ -242,6 +250,9 @@ class _Search:
             raise Refused(Blocked(node, str(stop))) from None
         if not flows:
             raise Refused(Blocked(node, f"no operand can take the {self.kind.value}"))
+        flows = [flow for flow in flows if all(port in flow.ports for port in taken)]
+        if not flows:
+            raise Refused(Blocked(node, "a parameter that took it up would have to give it back"))
         return flows
 
     def assign(self, region: Region, node: Node, flow: Flow, hold: Node | None) -> list[Node]:
@@ -257,8 +268,10 @@ class _Search:
             elif self.record(region, node, value, action):
                 changed += [value] if value is not node else []
                 changed += [u for u in value.users if u is not node] if value is not hold else []
+        for port, action in flow.also.items():
+            self.edit(region, Edit(node, port, action))
         for port, action in flow.through.items():
-            key = (node, (2,), True)
+            key = (node, (2,), None)
             region.edits[key] = Edit(node, (2,), action, through=port)
         return changed
 
@@ -275,7 +288,7 @@ class _Search:
         return False
 
     def edit(self, region: Region, edit: Edit) -> None:
-        key = (edit.node, edit.port, False)
+        key = (edit.node, edit.port, edit.action.axes)
         self.need_whole(region, edit.node, edit.action)
         old = region.edits.get(key)
         if old is not None:
@@ -284,13 +297,22 @@ class _Search:
             region.edits[key] = edit
 
     def need_whole(self, region: Region, node: Node, action: Action) -> None:
-        """A matrix acts on one axis that holds all coordinates in order."""
-        if self.kind in _MATRICES:
+        """The mean is over one axis that holds all coordinates in order."""
+        if self.kind is Kind.CENTRE:
             labels = action.labels.flatten()
             if len(action.axes) != 1 or not torch.equal(
                 labels, torch.arange(region.size, dtype=labels.dtype)
             ):
                 raise Refused(Blocked(node, "the channels are taken apart here"))
+
+    def need_side_by_side(self, region: Region, value: Node) -> None:
+        """An op can mix channels where one axis holds all of them, in order."""
+        if self.kind in MIXING:
+            action = region.actions[value]
+            whole = torch.arange(region.size, dtype=action.labels.dtype)
+            if len(action.axes) != 1 or not torch.equal(action.labels.flatten(), whole):
+                text = "no op can mix the channels here: they do not lie side by side"
+                raise Refused(Blocked(value, text))
 
     def reconcile(self, region: Region, node: Node, old: Action, new: Action) -> None:
         if old.same(new):

@@ -6,6 +6,7 @@ from .contraction import Conv as Conv
 from .contraction import Embedding as Embedding
 from .contraction import GroupedContract as GroupedContract
 from .core import DIAGONAL as DIAGONAL
+from .core import MIXING as MIXING
 from .core import OPAQUE as OPAQUE
 from .core import OUT as OUT
 from .core import Action as Action
@@ -28,6 +29,7 @@ from .pointwise import Where as Where
 
 __all__ = [
     "DIAGONAL",
+    "MIXING",
     "OPAQUE",
     "OUT",
     "Action",

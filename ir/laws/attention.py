@@ -31,13 +31,19 @@ class ScaledDotProduct(Law):
                 raise Stop("whole heads are acted on")
         if call.kind is Kind.CENTRE:
             raise Stop("attention reads the value without a norm that would take out the mean")
+        whole = Flow()
         if OUT in call.known or (2,) in call.known:
-            return [self._value(call)]
-        if call.kind is Kind.SHIFT:
-            if (0,) in call.known:
-                raise Stop("a shift of the queries moves each key's logit by another amount")
-            return [Flow({(1,): call.known[(1,)]})]
-        return [self._pair(call)]
+            flow = self._value(call)
+            whole = Flow(flow.ports, cells=flow.cells)
+        if (0,) in call.known or (1,) in call.known:
+            flow = self._shifted(call) if call.kind is Kind.SHIFT else self._pair(call)
+            whole = Flow({**whole.ports, **flow.ports}, cells=[*whole.cells, *flow.cells])
+        return [whole]
+
+    def _shifted(self, call: Call) -> Flow:
+        if (0,) in call.known:
+            raise Stop("a shift of the queries moves each key's logit by another amount")
+        return Flow({(1,): call.known[(1,)]})
 
     def _value(self, call: Call) -> Flow:
         if OUT in call.known:

@@ -8,7 +8,21 @@ from dataclasses import dataclass
 
 import torch
 
-from .core import DIAGONAL, OUT, Action, Call, Flow, Kind, Law, Port, Stop, compact, rows_of
+from .core import (
+    DIAGONAL,
+    MIXING,
+    OUT,
+    Action,
+    Call,
+    Flow,
+    Kind,
+    Law,
+    Port,
+    Stop,
+    compact,
+    is_param,
+    rows_of,
+)
 
 
 @dataclass(frozen=True)
@@ -41,13 +55,38 @@ class Contract(Law):
         letters = self.letters(call)
         factors = [port for port in letters if port in ((0,), (1,))]
         bias: Port | None = (2,) if (2,) in letters else None
-        if OUT in call.known:
+        read = [port for port in call.known if port != OUT]
+        if not read:
             return self._back(call, letters, factors, bias)
-        port, action = next(iter(call.known.items()))
+        port = read[0]
+        action = call.known[port]
         mine = [letters[port][axis] for axis in action.axes]
         other = next(p for p in factors if p != port)
         if set(mine) <= set(letters[OUT]):
+            if len(read) > 1 and call.kind is not Kind.PERMUTATION:
+                raise Stop("both factors are acted on along axes that the product has")
             return [self._along(call, letters, port, other, bias)]
+        flow = self._contracted(call, letters, port, other, mine)
+        return [flow if OUT not in call.known else self._both(call, letters, flow, other, bias)]
+
+    def _both(
+        self, call: Call, letters: dict[Port, list[str]], flow: Flow, other: Port, bias: Port | None
+    ) -> Flow:
+        """The input and the result are acted on at once: the weights take both, axis by axis."""
+        if set(call.known) != {*flow.ports, OUT} - {other} or not is_param(call, other):
+            raise Stop("a factor that is no parameter would have to take two actions at once")
+        for back in self._back(call, letters, [other], bias):
+            also = {p: a for p, a in back.ports.items() if p == other}
+            ports = {**back.ports, **flow.ports}
+            cells = [*flow.cells, *back.cells]
+            return Flow(ports, through=flow.through, also=also, cells=cells)
+        raise Stop("no single factor has the labelled axes")
+
+    def _contracted(
+        self, call: Call, letters: dict[Port, list[str]], port: Port, other: Port, mine: list[str]
+    ) -> Flow:
+        """An index that is summed over: the other factor takes the inverse."""
+        action = call.known[port]
         if not set(mine) <= set(letters[other]):
             raise Stop("the channels are summed together with an axis that the other factor lacks")
         if call.kind is Kind.CENTRE:
@@ -55,7 +94,7 @@ class Contract(Law):
         if call.kind is Kind.SHIFT:
             if call.node.op != "linear" or port != (0,):
                 raise Stop(f"{call.node.op} has no bias to take up a shift")
-            return [Flow({port: action}, {port: action})]
+            return Flow({port: action}, {port: action})
         contracted = [name for name in mine if name not in letters[OUT]]
         cells: list[torch.Tensor] = []
         if call.kind not in DIAGONAL and len(contracted) == len(mine):
@@ -66,7 +105,7 @@ class Contract(Law):
         if len(contracted) < len(mine):
             kept = [axis for axis, name in enumerate(letters[port]) if name not in contracted]
             cells.append(rows_of(action.labels, kept))
-        return [Flow({port: action, other: partner}, cells=cells)]
+        return Flow({port: action, other: partner}, cells=cells)
 
     def _along(
         self, call: Call, letters: dict[Port, list[str]], port: Port, other: Port, bias: Port | None
@@ -89,7 +128,7 @@ class Contract(Law):
                 )
             elif call.kind is not Kind.PERMUTATION:
                 raise Stop("a bias is added after it")
-        return Flow(ports)
+        return Flow(ports, cells=_by_index(call, action, letters[port], letters[other]))
 
     def _back(
         self, call: Call, letters: dict[Port, list[str]], factors: list[Port], bias: Port | None
@@ -115,7 +154,9 @@ class Contract(Law):
                     ports[bias] = Action(carried, out.power)
                 elif bias is not None and call.kind is not Kind.PERMUTATION:
                     continue
-                answers.append(Flow(ports))
+                other = next(p for p in factors if p != port)
+                cells = _by_index(call, out, letters[OUT], letters[other])
+                answers.append(Flow(ports, cells=cells))
         if not answers:
             raise Stop("no single factor has the labelled axes")
         return answers
@@ -218,6 +259,14 @@ class Embedding(Law):
         if out is None or out.axes != (-1,):
             raise Stop("the labels vary over more than the embedding's last axis")
         return [Flow({OUT: out, (0,): Action(out.labels.flatten()[None], out.power)})]
+
+
+def _by_index(call: Call, action: Action, mine: list[str], other: list[str]) -> list[torch.Tensor]:
+    """What mixes channels may not do so across an index that the other factor has too."""
+    if call.kind not in MIXING - {Kind.PERMUTATION}:
+        return []
+    shared = [a for a, name in enumerate(mine) if name in other and action.labels.shape[a] > 1]
+    return [rows_of(action.labels, shared)] if shared else []
 
 
 def _carry(labels: torch.Tensor, source: list[str], target: list[str]) -> torch.Tensor:

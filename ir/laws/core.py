@@ -10,8 +10,13 @@ position,
     SHIFT        x + power * z[label]
     PERMUTATION  the value that coordinate p[label] held
     CENTRE       x - mean(x) over the labelled axis (a projection: it only flows back to what writes
-    x) ORTHOGONAL   x @ Q ** power over the labelled axis
-    LINEAR       x @ M ** power, any invertible M; the other side of a contraction takes the inverse
+                 x)
+    ORTHOGONAL   x @ Q, the vector of what the coordinates hold: Q Q' = 1
+    LINEAR       x @ M for power -1 and x @ inv(M)' for power 1, any invertible M
+
+A coordinate may stand in several places (a head that several queries share); a matrix then acts on
+the first of each, on the second of each, and so on. Where only some of the coordinates stand in a
+value, it must not mix them with the others: laws name such **cells**.
 
 ``labels`` has the rank of its value and size 1 along each axis on which it does not vary. Labels
 move with positions: a reshape, a head split, or the repetition of grouped-query attention is
@@ -48,6 +53,7 @@ class Kind(Enum):
 
 
 DIAGONAL = frozenset({Kind.SCALE, Kind.SIGN, Kind.SHIFT})  # coordinates do not mix
+MIXING = frozenset({Kind.PERMUTATION, Kind.ORTHOGONAL, Kind.LINEAR})  # they do, within their cells
 
 # (i,) is the i-th operand, (i, j) the j-th of a tuple of operands, () the result.
 Port: TypeAlias = tuple[int, ...]
@@ -84,14 +90,16 @@ class Flow:
 
     Attributes:
         ports: Actions that values and parameters at these ports must have.
+        also: Second actions of parameters, along other axes.
         through: Shifts that the op's bias takes up: the action at an operand, carried through the
             weights.
-        cells: Rows of coordinates, ``[rows, n]``; a permutation must keep each row's coordinates in
-            the row.
+        cells: Rows of coordinates, ``[rows, n]``; an element that mixes coordinates must keep each
+            row's in the row.
     """
 
     ports: dict[Port, Action] = field(default_factory=dict[Port, Action])
     through: dict[Port, Action] = field(default_factory=dict[Port, Action])
+    also: dict[Port, Action] = field(default_factory=dict[Port, Action])
     cells: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
 
 
@@ -114,14 +122,13 @@ class Call:
     def held(self, action: Action, where: str) -> list[torch.Tensor]:
         """The cells of an action on an axis that is summed over: all its coordinates, as one row.
 
-        An axis that holds only some of the coordinates will do for a permutation that keeps to
-        these; raises ``Stop`` where one will not do, or a coordinate stands there more often than
-        another.
+        An axis that holds only some of the coordinates will do for an element that keeps to these;
+        raises ``Stop`` where it will not do, or a coordinate stands there more often than another.
         """
         flat = action.labels.flatten()
         counts = torch.bincount(flat[flat >= 0], minlength=self.size)
         row = torch.nonzero(counts).flatten().to(flat.dtype)
-        partial = row.numel() < self.size and self.kind is not Kind.PERMUTATION
+        partial = row.numel() < self.size and self.kind not in MIXING
         if partial or bool((flat < 0).any()) or counts[row.long()].unique().numel() != 1:
             raise Stop(f"{where} only a part of the channels")
         return [row[None]] if row.numel() < self.size else []

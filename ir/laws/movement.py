@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 import torch
 
-from .core import DIAGONAL, OUT, Action, Call, Flow, Kind, Law, Port, Stop, compact
+from .core import MIXING, OUT, Action, Call, Flow, Kind, Law, Port, Stop, compact
 
 
 @dataclass(frozen=True)
 class Movement(Law):
     """Positions change and values do not, so the labels move as the values do, whatever the group.
 
-    ``whole`` says that some axis passes unchanged, so that a matrix on it does.
+    ``whole`` says that some axis passes unchanged, so that the mean over it does.
     """
 
     whole: bool = True
 
     def passes(self, kind: Kind) -> bool:
-        return self.whole or kind in DIAGONAL or kind is Kind.PERMUTATION
+        return self.whole or kind is not Kind.CENTRE
 
     def flow(self, call: Call) -> Sequence[Flow]:
         if OUT in call.known:
@@ -74,8 +74,8 @@ class Movement(Law):
 
 
 def _part(call: Call, labels: torch.Tensor) -> list[torch.Tensor]:
-    """Where only some of the coordinates go one way, a permutation must keep them together."""
-    if call.kind is not Kind.PERMUTATION:
+    """Where only some of the coordinates go one way, what mixes them must keep them together."""
+    if call.kind not in MIXING:
         return []
     held = labels.unique()
     held = held[held >= 0]

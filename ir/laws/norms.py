@@ -68,6 +68,10 @@ class Normalize(Law):
                 return Flow({**ports, **self._affine(call, action)}, cells=cells)
             case Kind.ORTHOGONAL if not self.centres and not self._affine(call, action):
                 return Flow({(0,): action, OUT: action})
+            case Kind.ORTHOGONAL if not self.centres:
+                raise Stop(
+                    "its weight does not commute with it, and must go into its readers first"
+                )
             case _:
                 raise Stop(
                     f"a {call.kind.value} of the channels changes the statistics of {call.node.op}"
@@ -86,6 +90,8 @@ class BatchNorm(Law):
             raise Stop(f"batch_norm takes no {call.kind.value}")
         if call.attrs.get("training"):
             raise Stop("batch norm in training mode")
+        if len(call.known) > 1 and call.kind is not Kind.PERMUTATION:
+            raise Stop("the input's and the result's channels are acted on at once")
         port, action = next(iter(call.known.items()))
         if action.axes != (1 - len(call.shapes[OUT]),):
             raise Stop("the labels vary over more than the channels")

@@ -66,7 +66,7 @@ class Add(Law):
         return [Flow(ports)]
 
     def _shift(self, call: Call, out: Action) -> Sequence[Flow]:
-        if len(call.known) > 1 and OUT not in call.known:
+        if len([port for port in call.known if port != OUT]) > 1:
             raise Stop("both operands are shifted")
         sign: dict[Port, int] = {(0,): 1, (1,): 1 if call.node.op == "add" else -1}
         if call.node.op == "rsub":

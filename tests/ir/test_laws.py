@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from regauge.ir import Graph, parse
-from regauge.ir.gauge import Region, apply, transformed, transport
+from regauge.ir.gauge import Region, apply, random_element, transformed, transport
 from regauge.ir.interpret import execute
 from regauge.ir.laws import OPAQUE, Kind
 from regauge.ir.ops import OPS
@@ -235,29 +235,6 @@ LAWS = [
 ]
 
 
-def element(region: Region, generator: torch.Generator) -> torch.Tensor:
-    """A random element of the region's group."""
-    n = region.size
-    noise = torch.randn(n, generator=generator, dtype=torch.float64)
-    match region.kind:
-        case Kind.SCALE:
-            return torch.where(region.fixed, 1.0, noise[region.groups].exp())
-        case Kind.SIGN:
-            return torch.where(region.fixed, 1.0, 2.0 * (region.groups % 2) - 1.0)
-        case Kind.SHIFT:
-            return torch.where(region.fixed, 0.0, noise[region.groups])
-        case Kind.PERMUTATION:
-            permutation = torch.arange(n)
-            for cell in region.groups.unique():
-                (members,) = torch.where(region.groups == cell)
-                permutation[members] = members.roll(1)
-            return permutation
-        case Kind.ORTHOGONAL:
-            return torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0]
-        case _:
-            return torch.randn(n, n, generator=generator, dtype=torch.float64) + 3 * torch.eye(n)
-
-
 POSITIVE = {"log", "sqrt", "rsqrt"}  # what is not a number elsewhere
 
 
@@ -285,7 +262,7 @@ def check(source: str, seed: str, axes: tuple[int, ...], kind: Kind) -> bool:
     region = transport(graph, graph[seed], kind, axes=axes, free=True)
     if not isinstance(region, Region):
         return False
-    g = element(region, generator)
+    g = random_element(region, generator)
     moved = {
         node.name: transformed(kind, value, region.actions[node], g)
         if node in region.actions

@@ -70,8 +70,8 @@ def test_refuses_a_stream_that_a_norm_writes(check_pass: Callable[..., list[Rema
     first, second = check_pass(CenterResidual(), before=text)
     assert first.text == "its input cannot be centred: x (input): it is an input of the graph"
     assert second.text == (
-        "its input cannot be centred: n (layer_norm): "
-        "layer_norm gives a result that takes no centre"
+        "its input cannot be centred: f (linear): "
+        "it reads the value without a norm that would take out the mean"
     )
 
 
