@@ -29,6 +29,7 @@ tested on random numbers by ``tests/ir/test_laws.py``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -67,7 +68,7 @@ class Action:
     labels: torch.Tensor
     power: int = 1
 
-    @property
+    @functools.cached_property
     def axes(self) -> tuple[int, ...]:
         """The axes along which coordinates vary, counted from the end: -1 is the last."""
         rank = self.labels.dim()

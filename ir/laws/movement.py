@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -38,39 +41,62 @@ class Movement(Law):
         return torch.full((1,), -1, dtype=torch.int32).expand(call.shapes[port])
 
     def _run(self, call: Call, parts: list[torch.Tensor]) -> torch.Tensor:
-        from ..ops import call as run
-
-        operand = tuple(parts) if isinstance(call.args[0], tuple) else parts[0]
-        attrs = {key: value for key, value in call.attrs.items() if key != "memory_format"}
-        return run(call.node.op, (operand, *call.args[1:]), attrs)
+        return _moved(_Move.of(call), tuple(parts))
 
     def _back(self, call: Call, out: Action) -> Flow:
         """Where each position came from, found by moving the positions' numbers."""
         ports = {OUT: out}
-        start = 0
-        numbers: list[torch.Tensor] = []
-        for port in call.operands:
-            shape = call.shapes[port]
-            count = 1
-            for size in shape:
-                count *= size
-            numbers.append(torch.arange(start, start + count, dtype=torch.int32).reshape(shape))
-            start += count
-        source = self._run(call, numbers)
-        labels = torch.full((start,), -1, dtype=torch.int32)
-        spread = out.labels.expand(source.shape)
-        labels[source.flatten().long()] = spread.flatten()
-        if not torch.equal(labels[source.flatten().long()], spread.flatten()):
+        shapes = [call.shapes[port] for port in call.operands]
+        source, shape = _sources(_Move.of(call), tuple(shapes))
+        labels = torch.full((sum(map(math.prod, shapes)),), -1, dtype=torch.int32)
+        spread = out.labels.expand(shape).flatten()
+        labels[source] = spread
+        if not torch.equal(labels[source], spread):
             raise Stop("one value is repeated into several channels")
         begin = 0
         cells: list[torch.Tensor] = []
-        for port, number in zip(call.operands, numbers, strict=True):
-            part = labels[begin : begin + number.numel()].reshape(number.shape)
-            begin += number.numel()
+        for port, size in zip(call.operands, shapes, strict=True):
+            part = labels[begin : begin + math.prod(size)].reshape(size)
+            begin += math.prod(size)
             if bool((part >= 0).any()):
                 ports[port] = Action(compact(part), out.power)
                 cells += _part(call, part)
         return Flow(ports, cells=cells)
+
+
+@dataclass(frozen=True)
+class _Move:
+    """A movement of positions, whatever they hold; the layers of a model repeat a few of them."""
+
+    op: str
+    tuple_: bool  # whether the operands are one tuple
+    args: tuple[Any, ...]
+    attrs: tuple[tuple[str, Any], ...]
+
+    @classmethod
+    def of(cls, call: Call) -> _Move:
+        attrs = tuple((k, v) for k, v in sorted(call.attrs.items()) if k != "memory_format")
+        return cls(call.node.op, isinstance(call.args[0], tuple), call.args[1:], attrs)
+
+
+def _moved(move: _Move, parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    from ..ops import call as run
+
+    operand = parts if move.tuple_ else parts[0]
+    return run(move.op, (operand, *move.args), dict(move.attrs))
+
+
+@functools.lru_cache(maxsize=128)
+def _sources(
+    move: _Move, shapes: tuple[tuple[int, ...], ...]
+) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """For each position of the result, the number of the operands' position that it held; and the
+    result's shape."""
+    numbers = torch.arange(sum(map(math.prod, shapes)), dtype=torch.int32)
+    parts = numbers.split([math.prod(shape) for shape in shapes])
+    shaped = tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
+    source = _moved(move, shaped)
+    return source.flatten().long(), tuple(source.shape)
 
 
 def _part(call: Call, labels: torch.Tensor) -> list[torch.Tensor]:
