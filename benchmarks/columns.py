@@ -1,0 +1,245 @@
+"""What one model is put through: a verdict and a reason for each column of the coverage table."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from regauge.backends.base import target
+from regauge.frontend import trace
+from regauge.ir import Graph, Node, RegaugeError, TensorType, astype
+from regauge.ir.gauge import Blocked, Region, sites, transport, weighted
+from regauge.ir.gauge.sites import WRITERS
+from regauge.ir.interpret import execute, flatten
+from regauge.ir.laws import Kind
+from regauge.passes import (
+    CenterResidual,
+    Context,
+    FoldBatchNorm,
+    FoldNormAffine,
+    PassReport,
+    Quantize,
+    Smooth,
+    apply,
+)
+from regauge.passes.manager import EXACT_TOLERANCE, difference
+
+COLUMNS = ("traced", "canonical", "sites", "exact passes", "W8A8", "ONNX")
+FLOAT32_TOLERANCE = 1e-4  # relative L2; a dozen layers of rounding by 6e-8
+LEAST = 64  # elements of a matrix that is quantized: these models have no large ones
+
+# What ran and held, in words; raises what did not.
+Column: TypeAlias = Callable[[Graph, list[Any]], str]
+
+
+class Failure(Exception):
+    """A column does not hold; the message is the reason, for the table."""
+
+
+def check(model: torch.nn.Module, kwargs: Mapping[str, Any]) -> Iterator[tuple[str, bool, str]]:
+    """The columns in order, each with whether it holds and why not, or what was found."""
+    try:
+        graph = trace(model, (), kwargs)
+        flat = flatten(graph, (), kwargs)
+    except Exception as error:
+        yield "traced", False, reason(error)
+        return
+    yield "traced", True, f"{len(graph.nodes)} ops"
+    columns: tuple[tuple[str, Column], ...] = (
+        ("canonical", lambda graph, flat: canonical(graph, flat, model, kwargs)),
+        ("sites", found_sites),
+        ("exact passes", exact_passes),
+        ("W8A8", eight_bits),
+        ("ONNX", runs_on_onnxruntime),
+    )
+    for name, column in columns:
+        try:
+            yield name, True, column(graph, flat)
+        except Exception as error:
+            yield name, False, reason(error)
+
+
+def reason(error: BaseException) -> str:
+    """What stopped a column, in one line: the message, the op, and the user's line."""
+    if isinstance(error, Failure):
+        return str(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    if not isinstance(error, RegaugeError):
+        text = f"{type(error).__name__}: {text}"
+    for note in getattr(error, "__notes__", ()):
+        text += f" ({note.splitlines()[0].strip()})"
+    user = re.search(r"([\w-]+\.py):(\d+)", str(getattr(error, "where", "") or ""))
+    text += f" [{user[1]}:{user[2]}]" if user else ""
+    return re.sub(r"0x[0-9a-f]+", "0x", text)[:400]
+
+
+# -- canonical ----------------------------------------------------------------------------------
+
+
+class _InDouble(TorchDispatchMode):
+    """Casts to a floating-point dtype, and whatever else names one, mean float64."""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        def double(value: Any) -> Any:
+            halves = (torch.float32, torch.float16, torch.bfloat16)
+            return torch.float64 if isinstance(value, torch.dtype) and value in halves else value
+
+        return func(*map(double, args), **{k: double(v) for k, v in (kwargs or {}).items()})
+
+
+def _double(value: Any) -> Any:
+    return (
+        value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+    )
+
+
+def eager_in_double(model: torch.nn.Module, kwargs: Mapping[str, Any]) -> list[Any]:
+    """The tensors that the model itself gives in float64."""
+    model = copy.deepcopy(model).double()
+    choose: Any = getattr(model, "set_experts_implementation", None)
+    if choose is not None:
+        choose("eager")  # the grouped product knows no float64
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad(), _InDouble():
+            found = model(**{key: _double(value) for key, value in kwargs.items()})
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, torch.Tensor)]
+
+
+def canonical(
+    graph: Graph, flat: list[Any], model: torch.nn.Module, kwargs: Mapping[str, Any]
+) -> str:
+    """The graph in float64 gives what the model gives in float64."""
+    wanted = eager_in_double(model, kwargs)
+    values = execute(astype(graph, torch.float64), [_double(value) for value in flat])
+    found = [value for value in values if isinstance(value, torch.Tensor)]
+    shapes = [[tuple(value.shape) for value in many] for many in (found, wanted)]
+    if shapes[0] != shapes[1]:
+        raise Failure(f"outputs of the shapes {shapes[0]}, the model's are {shapes[1]}")
+    gap = difference(found, wanted)
+    if not gap <= EXACT_TOLERANCE:
+        raise Failure(f"differs from the model by {gap:.1e} in float64")
+    return f"{gap:.0e}"
+
+
+# -- sites --------------------------------------------------------------------------------------
+
+_ACTIVATIONS = ("relu", "gelu", "silu", "sigmoid", "tanh", "elu", "leaky_relu", "hardswish", "mish")
+
+
+def found_sites(graph: Graph, flat: list[Any]) -> str:
+    """The residual stream, the pairs of attention and the FFNs, as many as the graph has.
+
+    A model without one of them need not have it found. Outputs may change: these are bodies, whose
+    heads would take the change up.
+    """
+    regions = list(_classes(graph))
+    free = [region for region in regions if isinstance(region, Region)]
+    blocked = [region for region in regions if isinstance(region, Blocked)]
+    counts = Counter[str]()
+    missing: list[str] = []
+    streams = [r for r in free if any(_joins(node) for node in r.seen)]
+    if any(_joins(node) for node in graph.nodes):
+        counts["residual"] = len(streams)
+        if not streams:
+            missing.append(f"no residual stream: {_most_frequent(blocked)}")
+    hidden = [r for r in free if r not in streams and any(n.op in _ACTIVATIONS for n in r.seen)]
+    if any(_is_hidden(node) for node in graph.nodes):
+        counts["FFN"] = len(hidden)
+        if not hidden and not streams:
+            missing.append(f"no FFN: {_most_frequent(blocked)}")
+    attentions = [node for node in graph.nodes if node.op == "scaled_dot_product_attention"]
+    for what, operand in (("q-k", 1), ("v-o", 2)):
+        found = [transport(graph, n.args[operand], Kind.PERMUTATION) for n in attentions]
+        stopped = [region for region in found if isinstance(region, Blocked)]
+        counts[what] = len(found) - len(stopped)
+        if what == "v-o" and stopped:
+            missing.append(f"{len(stopped)} of {len(found)} v-o pairs: {_most_frequent(stopped)}")
+    if missing:
+        raise Failure("; ".join(missing))
+    scales = sum(Kind.SCALE in site.groups for site in sites(graph, (Kind.SCALE,)))
+    return ", ".join(f"{count} {what}" for what, count in counts.items()) + f", {scales} scales"
+
+
+def _classes(graph: Graph) -> Iterator[Region | Blocked]:
+    """The channel classes that weights write, each once."""
+    covered: set[Node] = set()
+    for node in graph.nodes:
+        if node.op in WRITERS and node not in covered and isinstance(node.type, TensorType):
+            axes = (WRITERS[node.op],)
+            region = transport(graph, node, Kind.PERMUTATION, axes=axes, free=True)
+            if isinstance(region, Region):
+                covered |= region.actions.keys()
+            yield region
+
+
+def _joins(node: Node) -> bool:
+    """Whether a node adds two values of the same shape that both follow from data."""
+    if node.op != "add" or len(node.args) < 2:
+        return False
+    parts = [part for part in node.args if isinstance(part, Node) and part.op != "param"]
+    return len(parts) == 2 and all(
+        isinstance(p.type, TensorType) and p.type == node.type and p.dtype.is_floating_point
+        for p in parts
+    ) and node.tensor.rank >= 3  # fmt: skip
+
+
+def _is_hidden(node: Node) -> bool:
+    """Whether a node is an activation of what a contraction with weights gives."""
+    return node.op in _ACTIVATIONS and any(map(weighted, node.inputs))
+
+
+def _most_frequent(blocked: list[Blocked]) -> str:
+    reasons = Counter(f"{blocked.node.op}: {blocked.reason}" for blocked in blocked)
+    return reasons.most_common(1)[0][0] if reasons else "no contraction writes one"
+
+
+# -- passes -------------------------------------------------------------------------------------
+
+
+def exact_passes(graph: Graph, flat: list[Any]) -> str:
+    """Each pass keeps the function to 1e-9 in float64."""
+    passes = [FoldBatchNorm(), CenterResidual(), FoldNormAffine(), Smooth(grid=(0.5,))]
+    _, reports = apply(graph, passes, Context(inputs=flat, calibration=[flat]))
+    return ", ".join(_applied(report) for report in reports if report.promise == "exact")
+
+
+def _applied(report: PassReport) -> str:
+    return f"{report.name} {len(report.applied)}"
+
+
+def eight_bits(graph: Graph, flat: list[Any]) -> str:
+    """Contractions are quantized, and the result is a number."""
+    passes = [Smooth(activations="dynamic", grid=(0.5,)), Quantize("dynamic", least=LEAST)]
+    _, reports = apply(graph, passes, Context(inputs=flat, calibration=[flat]))
+    last = reports[-1]
+    if not last.applied:
+        raise Failure(str(last.missed[0]) if last.missed else "no contraction with weights")
+    if not last.damage < 1:
+        raise Failure(f"the outputs change by {last.damage:.1e}")
+    return f"{len(last.applied)} sites, {last.damage:.0e}"
+
+
+def runs_on_onnxruntime(graph: Graph, flat: list[Any]) -> str:
+    """ONNX Runtime gives what the interpreter gives in float32."""
+    found = target("onnxruntime").lower(graph)(flat)
+    gap = difference(found, execute(graph, flat))
+    if not gap <= FLOAT32_TOLERANCE:
+        raise Failure(f"differs from the interpreter by {gap:.1e} in float32")
+    return f"{gap:.0e}"

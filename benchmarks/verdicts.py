@@ -1,0 +1,123 @@
+"""The coverage table: a row a family, shares, causes, and its text in Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+YES, NO, OPEN = "✓", "✗", "·"
+TITLE = "# Coverage\n"
+
+
+@dataclass
+class Row:
+    """What is known of a family: whether it could be built, and each column's verdict."""
+
+    name: str
+    built: str = "the process died"  # why not; empty if it was
+    verdicts: dict[str, tuple[bool, str]] = field(default_factory=dict[str, tuple[bool, str]])
+    seconds: float = 0.0
+
+    def add(self, column: str, holds: bool, text: str) -> None:
+        """Take in one verdict."""
+        if column == "built":
+            self.built = "" if holds else text
+        else:
+            self.verdicts[column] = (holds, text)
+
+    def end(self, death: str, columns: Sequence[str]) -> None:
+        """No more verdicts come; the column that was under way is what the process died of."""
+        if death and not self.built:
+            following = [column for column in columns if column not in self.verdicts]
+            if following:
+                self.verdicts[following[0]] = (False, death)
+        elif death:
+            self.built = death
+
+    def mark(self, column: str) -> str:
+        holds, _ = self.verdicts.get(column, (None, ""))
+        return OPEN if holds is None else YES if holds else NO
+
+    def passes(self, columns: Sequence[str]) -> bool:
+        return all(self.mark(column) == YES for column in columns)
+
+    def reason(self, columns: Sequence[str]) -> str:
+        """Why it was not built, or the reason of each column that does not hold."""
+        if self.built:
+            return self.built
+        found = [(c, *self.verdicts[c]) for c in columns if c in self.verdicts]
+        return "; ".join(f"{column}: {text}" for column, holds, text in found if not holds)
+
+
+def shares(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
+    """How many families hold in each column, of those that trace."""
+    built = [row for row in rows if not row.built]
+    traced = [row for row in built if row.mark(columns[0]) == YES]
+    yield f"{len(built)} of {len(rows)} families were built"
+    for column in columns:
+        base = built if column == columns[0] else traced
+        count = sum(row.mark(column) == YES for row in base)
+        yield f"{column}: {count} of {len(base)} ({100 * count / max(len(base), 1):.1f} %)"
+    count = sum(row.passes(columns) for row in traced)
+    yield f"all: {count} of {len(traced)} ({100 * count / max(len(traced), 1):.1f} %)"
+
+
+def causes(rows: Sequence[Row], columns: Sequence[str]) -> list[tuple[str, str, list[str]]]:
+    """Reasons without their numbers and places, the most frequent first, with the families."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for column in columns:
+            holds, text = row.verdicts.get(column, (True, ""))
+            if not holds:
+                found.setdefault((column, _kind(text)), []).append(row.name)
+    ordered = sorted(found.items(), key=lambda item: (columns.index(item[0][0]), -len(item[1])))
+    return [(column, kind, names) for (column, kind), names in ordered]
+
+
+def _kind(text: str) -> str:
+    text = re.sub(r" \[[^]]*\]$", "", text)
+    text = re.sub(r"\b\w+?_\d+\b", "_", text)
+    return re.sub(r"\d+(\.\d+)?(e[-+]\d+)?", "N", text)[:160]
+
+
+def markdown(rows: Sequence[Row], columns: Sequence[str], head: str) -> str:
+    """The whole table as a file."""
+    built = [row for row in rows if not row.built]
+    lines = [
+        TITLE,
+        f"{head} Written by `make coverage`. Each family is a small random configuration; how it",
+        "is made, and what each column asks, is in `benchmarks/families.py` and `columns.py`.",
+        "",
+        *(f"- {share}" for share in shares(rows, columns)),
+        "",
+        "## Families",
+        "",
+        f"| family | {' | '.join(columns)} | reason |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
+    for row in built:
+        marks = " | ".join(row.mark(column) for column in columns)
+        lines.append(f"| {_cell(row.name)} | {marks} | {_cell(row.reason(columns))} |")
+    lines += ["", "## Causes", "", "| column | reason | families |", "|---|---|---|"]
+    for column, kind, names in causes(built, columns):
+        shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+        lines.append(f"| {column} | {_cell(kind)} | {len(names)}: {shown} |")
+    lines += ["", "## Not built", ""]
+    lines += [f"- {_cell(row.name)}: {_cell(row.built)}" for row in rows if row.built]
+    return "\n".join(lines) + "\n"
+
+
+def passing(text: str) -> list[str]:
+    """The families that hold in all columns, read from the file."""
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return [
+        row[0].removeprefix("| ").replace("\\_", "_")
+        for row in rows
+        if len(row) > 3 and set(row[1:-1]) == {YES} and row[-1].strip(" |") == ""
+    ]
+
+
+def _cell(text: str) -> str:
+    """Text that Markdown takes for nothing else."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("_", "\\_").replace("*", "\\*")

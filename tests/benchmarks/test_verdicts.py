@@ -1,0 +1,48 @@
+"""The coverage table's arithmetic and its file, which tests read back."""
+
+from __future__ import annotations
+
+import pytest
+from verdicts import Row, causes, markdown, passing, shares
+
+COLUMNS = ("traced", "ONNX")
+
+
+@pytest.fixture
+def rows() -> list[Row]:
+    good, bad, dead, missing = Row("good"), Row("ba_d"), Row("dead"), Row("missing")
+    for row in (good, bad, dead):
+        row.add("built", True, "")
+        row.add("traced", True, "7 ops")
+    good.add("ONNX", True, "1e-07")
+    bad.add("ONNX", False, "fft_12 | has no ONNX form [model.py:12]")
+    dead.end("the process died: SIGSEGV", COLUMNS)
+    missing.add("built", False, "ImportError: it needs a package")
+    return [good, bad, dead, missing]
+
+
+def test_shares_are_of_what_traces(rows: list[Row]) -> None:
+    assert list(shares(rows, COLUMNS)) == [
+        "3 of 4 families were built",
+        "traced: 3 of 3 (100.0 %)",
+        "ONNX: 1 of 3 (33.3 %)",
+        "all: 1 of 3 (33.3 %)",
+    ]
+
+
+def test_a_death_is_the_fault_of_the_next_column(rows: list[Row]) -> None:
+    assert rows[2].reason(COLUMNS) == "ONNX: the process died: SIGSEGV"
+
+
+def test_causes_leave_out_numbers_and_places(rows: list[Row]) -> None:
+    assert causes(rows, COLUMNS) == [
+        ("ONNX", "_ | has no ONNX form", ["ba_d"]),
+        ("ONNX", "the process died: SIGSEGV", ["dead"]),
+    ]
+
+
+def test_the_file_says_which_families_pass(rows: list[Row]) -> None:
+    text = markdown(rows, COLUMNS, "Today.")
+    assert passing(text) == ["good"]
+    assert "| ba\\_d | ✓ | ✗ | ONNX: fft\\_12 \\| has no ONNX form [model.py:12] |" in text
+    assert "- missing: ImportError: it needs a package" in text
