@@ -123,12 +123,20 @@ class _Converter:
         for arg, spec in zip(node.args[0], specs, strict=True):  # type: ignore[arg-type]
             if spec.kind == OutputKind.USER_OUTPUT:
                 kept.append(self.value(arg))
+            elif self.stays(arg, spec):
+                continue
             elif spec.kind != OutputKind.TOKEN:
                 raise TraceError(
                     f"the model changes {spec.target} when it runs",
                     do="call model.eval(), or make the state an input and an output",
                 )
         self.graph.returns(*kept)
+
+    def stays(self, arg: Any, spec: Any) -> bool:
+        """Whether a buffer is only set to the value that it has."""
+        signature = self.program.graph_signature
+        changes = spec.kind == OutputKind.BUFFER_MUTATION and isinstance(arg, fx.Node)
+        return changes and signature.inputs_to_buffers.get(arg.name) == spec.target
 
     def ranges(self) -> None:
         typed = (*self.graph.inputs, *self.graph.nodes)

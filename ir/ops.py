@@ -49,6 +49,7 @@ class Op:
         operands: The names of ``Node.args``, in order; all else is in ``Node.attrs``.
         law: How a group's action on one value becomes actions on the others.
         impure: Why a graph may not hold the op ("draws random numbers"), or nothing.
+        required: How many operands the function wants to be told of, be it that there are none.
     """
 
     name: str
@@ -57,10 +58,12 @@ class Op:
     law: Law = OPAQUE
     impure: str = ""
     positional: bool = False
+    required: int = 0
 
     def bind(self, args: tuple[Any, ...]) -> dict[str, Any]:
         """The operands by name; those left out at the end keep the function's defaults."""
-        return dict(zip(self.operands, args, strict=False))
+        missing = (None,) * (self.required - len(args))
+        return dict(zip(self.operands, (*args, *missing), strict=False))
 
     def run(self, args: tuple[Any, ...], attrs: Mapping[str, Any]) -> Any:
         if self.positional:
@@ -75,9 +78,16 @@ class Op:
         return graph.call_function(self.target, (), kwargs)
 
 
-def _op(name: str, operands: str, law: Law = OPAQUE, target: str = "", impure: str = "") -> Op:
+def _op(
+    name: str,
+    operands: str,
+    law: Law = OPAQUE,
+    target: str = "",
+    impure: str = "",
+    required: int = 0,
+) -> Op:
     packet = getattr(torch.ops.aten, target or name)
-    return Op(name, packet, tuple(operands.split()), law, impure)
+    return Op(name, packet, tuple(operands.split()), law, impure, required=required)
 
 
 def _number(name: str, function: Callable[..., Any], operands: str = "a b") -> Op:
@@ -109,7 +119,7 @@ _ROWS: tuple[Op, ...] = (
     _op("layer_norm", "input weight bias", Normalize(centres=True)),
     _op("rms_norm", "input weight", Normalize(centres=False)),
     _op("group_norm", "input weight bias", Normalize(centres=True, grouped=True)),
-    _op("batch_norm", "input weight bias running_mean running_var", BatchNorm()),
+    _op("batch_norm", "input weight bias running_mean running_var", BatchNorm(), required=5),
     _op("softmax", "self", Softmax()),
     _op("log_softmax", "self", Softmax()),
     # -- arithmetic of two values
@@ -261,13 +271,15 @@ def get(name: str) -> Op:
             f"there is no op called {name}",
             do="add a row to ir/ops.py, or import what registers it",
         ) from None
-    operands = tuple(a.name for a in target._schema.arguments if "Tensor" in str(a.type))
+    tensors = [a for a in target._schema.arguments if "Tensor" in str(a.type)]
+    operands = tuple(a.name for a in tensors)
     impure = ""
     if target._schema.is_mutable:
         impure = "changes its input"
     elif torch.Tag.nondeterministic_seeded in target.tags:
         impure = "draws random numbers"
-    return Op(name, target, operands, impure=impure)
+    required = sum(not a.has_default_value() for a in tensors)
+    return Op(name, target, operands, impure=impure, required=required)
 
 
 def call(name: str, args: tuple[Any, ...], attrs: Mapping[str, Any]) -> Any:

@@ -4,11 +4,13 @@
     (x - mean(x)) * rsqrt(mean((x - mean(x))^2) + eps)  =  rms_norm(x - mean(x))  ->  layer_norm(x)
     rms_norm(x) * w, layer_norm(x) * w + b           ->  rms_norm(x, w), layer_norm(x, w, b)
     rms_norm(x, 1 + w)                               ->  rms_norm(x, w')     w' = 1 + w, a parameter
-    of its own to(rms_norm(to(x, f32)), f16)                    ->  rms_norm(x)
+                                                             of its own
+    to(rms_norm(to(x, f32)), f16)                    ->  rms_norm(x)
+    batch_norm(x, training=True) of a batch of one   ->  layer_norm(x) over all but its channels
 
-All over the last axis. A division by the square root, a power of -1/2, and ``var`` without
-correction are read as well. The last rule is exact over the reals; PyTorch's ``rms_norm`` of
-half-precision numbers works in float32 inside as well.
+The last stands in standardised weights; the others are over the last axis. A division by the square
+root, a power of -1/2, and ``var`` without correction are read as well. The rule for casts is exact
+over the reals; PyTorch's ``rms_norm`` of half-precision numbers works in float32 inside as well.
 """
 
 from __future__ import annotations
@@ -187,7 +189,18 @@ def _in_float(node: Node, at: At) -> Node | None:
     return at.instead("rms_norm", x, **norm.attrs) if wide and x.type == node.type else None
 
 
+def _one_sample(node: Node, at: At) -> Node | None:
+    """A batch norm by the statistics of a batch of one."""
+    shape = sizes(node)
+    plain = all(arg is None for arg in node.args[1:]) and node.attrs.get("training")
+    if not plain or shape[0] != 1 or any(isinstance(size, str) for size in shape):
+        return None
+    eps = node.attrs["eps"]
+    return at.instead("layer_norm", node.args[0], normalized_shape=shape[2:], eps=eps)
+
+
 RULES: Rules = {
+    **on("batch_norm", _one_sample),
     **on("mul", _core, _weight),
     **on("div", _core),
     **on("add", _bias),

@@ -165,6 +165,21 @@ def test_state_that_changes_is_refused(x: Tensor) -> None:
         trace(Counter().eval(), (x,))
 
 
+def test_state_that_is_set_to_what_it_is_does_not_change(x: Tensor) -> None:
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.ones(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.table = self.table.to(x.device)
+            return torch.relu_(x + self.table)
+
+    model = Placed().eval()
+    x = torch.randn(2, 4)
+    assert torch.equal(trace(model, (x,)).run(x), model(x))
+
+
 def test_inputs_that_do_not_fit_are_refused(x: Tensor) -> None:
     with pytest.raises(InputError, match="the example inputs do not fit the model"):
         trace(Net().eval(), (x, x))
