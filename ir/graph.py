@@ -176,6 +176,7 @@ class Graph:
     def add(
         self,
         op: str,
+        /,  # attributes may be called like these
         *args: Arg,
         name: str = "",
         type: Type | None = None,

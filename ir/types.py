@@ -103,7 +103,7 @@ def of(value: object) -> Type:
         return TensorType(value.dtype, tuple(dim(size) for size in value.shape))
     if isinstance(value, (tuple, list)):
         return tuple(of(part) for part in value)
-    if isinstance(value, bool):
+    if isinstance(value, (bool, torch.SymBool)):
         return ScalarType("bool")
     if isinstance(value, (int, torch.SymInt)):
         return ScalarType("int")

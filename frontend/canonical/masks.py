@@ -8,6 +8,7 @@
     attention(q, k, v, where([k <= q], 0, -3.4e38))      ->  attention(q, k, v, is_causal=True)
     to(cumsum(full(1.0)) - 1, i64)                       ->  arange
     index(x, (arange along 0, arange along 1))           ->  x, with axes of size 1 between
+    index(x, (None, [2, 3, 4]))                          ->  x[:, 2:5]
 
 The mask of numbers is exact: a score lowered by 1e30 or more has weight 0, and each query may see
 at least itself.
@@ -53,7 +54,11 @@ def _simpler(graph: Graph, node: Node, known: dict[Node, Affine]) -> Node | None
         case "scaled_dot_product_attention":
             return _attention(node, known)
         case "index":
-            return _rows(graph, node, known) or _constant(graph, node, known)
+            return (
+                _rows(graph, node, known)
+                or _run(graph, node, known)
+                or _constant(graph, node, known)
+            )
         case "to":
             return _positions(graph, node, known) or _constant(graph, node, known)
         case _:
@@ -138,6 +143,23 @@ def _rows(graph: Graph, node: Node, known: dict[Node, Affine]) -> Node | None:
     for dim in rest:
         value = graph.add("unsqueeze", value, before=node, where=node.where, dim=dim)
     return value
+
+
+def _run(graph: Graph, node: Node, known: dict[Node, Affine]) -> Node | None:
+    """Positions along one axis that follow each other, as a slice."""
+    source, indices = node.args
+    given = [(dim, index) for dim, index in enumerate(indices) if index is not None]
+    if len(given) != 1 or len(sizes(given[0][1])) != 1:
+        return None
+    dim, index = given[0]
+    form, count, size = known.get(index), sizes(index)[0], sizes(source)[dim]
+    if form is None or not isinstance(count, int) or not isinstance(size, int):
+        return None
+    start = form.constant + size if form.constant < 0 else form.constant
+    if index.dtype == torch.bool or (form.strides[0] != 1 and count != 1) or start + count > size:
+        return None
+    return graph.add("slice", source, before=node, where=node.where, type=node.type, dim=dim,
+                     start=start, end=start + count)  # fmt: skip
 
 
 def _positions(graph: Graph, node: Node, known: dict[Node, Affine]) -> Node | None:

@@ -17,7 +17,11 @@ from regauge.ir.interpret import execute
 
 FOLDER = Path(__file__).with_name("canonical")
 TRIANGLE = torch.ones(1, 1, 16, 16, dtype=torch.bool).tril()
-VALUES = {"a stored triangle": {"causal": TRIANGLE}, "batch norm": {"v": torch.tensor([0.5, 1, 2])}}
+VALUES = {
+    "a stored triangle": {"causal": TRIANGLE},
+    "batch norm": {"v": torch.tensor([0.5, 1, 2])},
+    "positions in another order": {"buffer": torch.tensor([3, 1])},
+}
 # Float32 cannot tell 0.79788456 from the root of 2 / pi; float64 can.
 TOLERANCE = {"GELU by tanh with rounded constants": 1e-8}
 

@@ -180,6 +180,18 @@ def test_state_that_is_set_to_what_it_is_does_not_change(x: Tensor) -> None:
     assert torch.equal(trace(model, (x,)).run(x), model(x))
 
 
+def test_an_assertion_about_data_is_left_out() -> None:
+    class Checked(nn.Module):
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            torch._check(lengths.max().item() <= x.shape[1])
+            return x * lengths[:, None]
+
+    x, lengths = torch.randn(2, 4), torch.tensor([3, 4])
+    graph = trace(Checked().eval(), (x, lengths))
+    assert [node.op for node in graph.nodes] == ["unsqueeze", "mul"]
+    assert torch.equal(graph.run(x, lengths), x * lengths[:, None])
+
+
 def test_inputs_that_do_not_fit_are_refused(x: Tensor) -> None:
     with pytest.raises(InputError, match="the example inputs do not fit the model"):
         trace(Net().eval(), (x, x))
