@@ -13,6 +13,7 @@ from .manager import PassReport as PassReport
 from .manager import apply as apply
 from .presets import PRESETS as PRESETS
 from .quantize import Quantize as Quantize
+from .rotate import Rotate as Rotate
 from .smooth import Smooth as Smooth
 from .smooth import os_plus as os_plus
 from .smooth import smooth_quant as smooth_quant
@@ -29,6 +30,7 @@ __all__ = [
     "Promise",
     "Quantize",
     "Remark",
+    "Rotate",
     "Smooth",
     "Stage",
     "apply",

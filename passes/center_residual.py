@@ -55,16 +55,26 @@ class CenterResidual(Pass):
 
     def _region(self, graph: Graph, node: Node) -> Region | Remark:
         region = transport(graph, node.args[0], Kind.CENTRE, insert=True)
+        if isinstance(region, Region) and not self.untie and (broken := ties_broken(graph, region)):
+            # A table that shares its weights stays; what it gives is centred by an op.
+            keep = [graph.params[tie.param] for tie in broken]
+            region = transport(graph, node.args[0], Kind.CENTRE, insert=True, keep=keep)
+            if isinstance(region, Blocked) or not _gains(region):
+                cost = sum(tie.bytes for tie in broken)
+                names = ", ".join(tie.param for tie in broken)
+                text = f"it would break the tie of {names}, at a cost of {cost:,} bytes"
+                return missed(node, text)
         if isinstance(region, Blocked):
             return missed(node, f"its input cannot be centred: {region}", blocker=region.node.name)
-        if len(norms_of(region)) <= len(region.centered):
+        if not _gains(region):
             cause = next(iter(region.centered.values()))
             return missed(node, f"its input cannot be centred: {cause}", blocker=cause.node.name)
-        if not self.untie and (broken := ties_broken(graph, region)):
-            cost = sum(tie.bytes for tie in broken)
-            names = ", ".join(tie.param for tie in broken)
-            return missed(node, f"it would break the tie of {names}, at a cost of {cost:,} bytes")
         return region
+
+
+def _gains(region: Region) -> bool:
+    """Whether more norms lose their mean than values are centred by an op."""
+    return len(norms_of(region)) > len(region.centered)
 
 
 def norms_of(region: Region) -> list[Node]:

@@ -25,6 +25,7 @@ from regauge.passes import (
     FoldBatchNorm,
     FoldNormAffine,
     Quantize,
+    Rotate,
     Smooth,
     apply,
 )
@@ -45,7 +46,10 @@ def _models() -> ModuleType:
 models = _models()
 # How many LayerNorms become RMSNorms. The others read a stream that a norm writes (post-LN), that a
 # patch merging takes apart, or the result of a depthwise convolution.
-CENTRED = {"bert": 1, "bloom": 5, "vit": 5, "swin": 6, "convnext": 1, "whisper_encoder": 5}
+CENTRED = {
+    "bert": 1, "gpt2": 5, "opt": 5, "bloom": 5, "vit": 5, "swin": 6, "convnext": 1,
+    "whisper_encoder": 5,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=models.NAMES)
@@ -64,6 +68,26 @@ def test_exact_passes_keep_the_function(family: tuple[str, Graph, list[Any]]) ->
     assert len(smoothed.applied) > 0.7 * len(smoothed.remarks), [str(r) for r in smoothed.missed]
     norms = sum(remark.data.get("norms", 0) for remark in reports[1].applied)
     assert norms == CENTRED.get(name, 0)
+
+
+# What has a residual stream that norms read: all but post-LN models, convolution nets with batch
+# norms, and nets whose norms write to the stream too.
+TURNED = {
+    "gpt2", "opt", "llama", "qwen3", "gemma", "mixtral", "bloom", "mamba", "t5_encoder", "vit",
+    "swin", "whisper_encoder",
+}  # fmt: skip
+
+
+def test_rotations_keep_the_function(family: tuple[str, Graph, list[Any]]) -> None:
+    name, graph, inputs = family
+    passes = [FoldBatchNorm(), CenterResidual(), Rotate(inputs=True)]
+    new, reports = apply(graph, passes, Context(inputs=inputs))
+    assert reports[2].damage < EXACT_TOLERANCE
+    assert any("ops" in remark.data for remark in reports[2].applied) == (name in TURNED)
+    heads = sum("heads" in remark.text for remark in reports[2].applied)
+    assert heads == sum(node.op == "scaled_dot_product_attention" for node in graph.nodes)
+    found = target("onnxruntime").lower(new)(inputs)
+    assert difference(found, execute(new, inputs)) < 1e-4
 
 
 def test_eight_bits_run_on_the_runtime(family: tuple[str, Graph, list[Any]]) -> None:

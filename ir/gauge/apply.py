@@ -7,6 +7,7 @@ graph, so that rounding is no part of the question whether an equality holds.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,10 +28,17 @@ class Untied:
     bytes: int
 
 
-def apply(graph: Graph, region: Region, element: torch.Tensor) -> list[Untied]:
+def apply(
+    graph: Graph,
+    region: Region,
+    element: torch.Tensor,
+    compute: Callable[[Node], Node] | None = None,
+) -> list[Untied]:
     """Fold a group element into the graph, in place.
 
     Args:
+        compute: Makes the changed value from the original where the region has it computed;
+            one op does where none is given.
         region: Found on this very graph.
         element: ``[size]``: positive scales s (``x / s``), signs, shifts z (``x - z``), or a
             permutation p (coordinate c comes to hold what p[c] held); for ORTHOGONAL and LINEAR
@@ -43,7 +51,7 @@ def apply(graph: Graph, region: Region, element: torch.Tensor) -> list[Untied]:
         raise GraphError(reason, where=region.value.at)
     untied = _apply_edits(graph, region, element)
     if region.inserted:
-        insert(graph, region, element)
+        insert(graph, region, element, compute)
     for value in region.centered:
         center(graph, region, value)
     restore(graph, region, element)

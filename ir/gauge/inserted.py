@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ..graph import Graph, Node
@@ -11,12 +13,19 @@ from .region import Region
 from .tensors import spread
 
 
-def insert(graph: Graph, region: Region, element: torch.Tensor) -> None:
+def insert(
+    graph: Graph,
+    region: Region,
+    element: torch.Tensor,
+    compute: Callable[[Node], Node] | None,
+) -> None:
     """Compute the changed value: ``x / s`` as a product with 1 / s, or ``x - z``."""
     value = region.value
     readers = [user for user in value.users if user not in {r.user for r in region.restores}]
     region.restores = [r for r in region.restores if r.value is not value]
-    if region.kind in MIXING:
+    if compute is not None:
+        new = compute(value)
+    elif region.kind in MIXING:
         new = _mixed_by_op(graph, region, value, element, f"{value.name}_turned")
     elif region.kind is Kind.SHIFT:
         constant = _constant(graph, region, value, -element, "shift")

@@ -77,6 +77,8 @@ class Region:
         restores: Readers that get the original back by an inserted op.
         inserted: Whether the changed value itself is computed by an inserted op.
         insertion_cause: What stopped the action on its way back, if so.
+        skipped: Pairs of a reader and a value that it reads as it was; of an inserted value, twice
+            the value.
         centered: Values that are centred by an inserted op, since what makes them takes no
             centring.
         groups: For each coordinate, the first of those that must have the same element (diagonal
@@ -100,6 +102,7 @@ class Region:
     cells: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
     seen: dict[Node, None] = field(default_factory=dict[Node, None])  # every op that was passed
     centered: dict[Node, Blocked] = field(default_factory=dict[Node, Blocked])
+    skipped: set[tuple[Node, Node]] = field(default_factory=set[tuple[Node, Node]])
 
     @property
     def groups(self) -> torch.Tensor:

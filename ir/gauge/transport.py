@@ -12,7 +12,8 @@ a region is found once and applied with any element of its group.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -31,31 +32,39 @@ def transport(
     kind: Kind,
     *,
     axes: tuple[int, ...] = (-1,),
-    restore: bool = False,
+    restore: bool | Literal["anywhere"] = False,
     insert: bool | Literal["always"] = False,
     free: bool = False,
+    keep: Collection[Node] = (),
 ) -> Region | Blocked:
     """Find all that must change when ``value`` is acted on along ``axes``.
 
     Args:
-        restore: Readers that stop the action may get the original back.
+        restore: Readers of the value that stop the action may get the original back; with
+            "anywhere", readers of all that changes with it too.
         insert: The changed value may be computed from the original if what makes it stops the
             action; with "always" it is, whatever makes it.
         free: Graph inputs and outputs may change too (to test laws); else they stop the action.
+        keep: Parameters that must stay as they are.
     """
-    return _Search(graph, kind, free).run(value, axes, restore, insert)
+    return _Search(graph, kind, free, keep).run(value, axes, restore, insert)
 
 
 class _Search:
     """The state of one transport."""
 
-    def __init__(self, graph: Graph, kind: Kind, free: bool) -> None:
+    def __init__(self, graph: Graph, kind: Kind, free: bool, keep: Collection[Node]) -> None:
         self.graph, self.kind, self.free, self.insert = graph, kind, free, False
+        self.keep = keep
         # Symbolic sizes stand for small numbers: no law depends on them.
         self.point = {name: max(low, 2) for name, (low, _) in graph.symbols.items()}
 
     def run(
-        self, value: Node, axes: tuple[int, ...], restore: bool, insert: bool | Literal["always"]
+        self,
+        value: Node,
+        axes: tuple[int, ...],
+        restore: bool | Literal["anywhere"],
+        insert: bool | Literal["always"],
     ) -> Region | Blocked:
         shape = self.shape(value)
         size = 1
@@ -76,9 +85,13 @@ class _Search:
         return region
 
     def start(
-        self, region: Region, value: Node, restore: bool, insert: bool | Literal["always"]
+        self,
+        region: Region,
+        value: Node,
+        restore: bool | Literal["anywhere"],
+        insert: bool | Literal["always"],
     ) -> None:
-        self.skipped: set[tuple[Node, Node]] = set()
+        self.anywhere = restore == "anywhere"
         self.insert = bool(insert)
         users = list(value.users)
         if value.op == "param":
@@ -86,10 +99,10 @@ class _Search:
         if insert == "always":
             self.need_side_by_side(region, value)
             region.inserted = True
-            self.skipped.add((value, value))
+            region.skipped.add((value, value))
         else:
             self.attempt_back(region, value, bool(insert))
-        if not restore:
+        if not restore or self.anywhere:
             self.close(region, users)
             return
         self.forward(region, value, users)
@@ -108,7 +121,7 @@ class _Search:
                 raise
             self.need_side_by_side(region, value)
             region.inserted, region.insertion_cause = True, refused.blocked
-            self.skipped.add((value, value))
+            region.skipped.add((value, value))
         else:
             self.adopt(region, trial)
 
@@ -132,7 +145,7 @@ class _Search:
                 if moves and self.advance(region, user):
                     continue
                 self.need_side_by_side(region, value)
-                self.skipped.add((user, value))
+                region.skipped.add((user, value))
                 region.restores.append(Restore(user, value))
                 region.restore_causes.append(refused.blocked)
             else:
@@ -171,7 +184,8 @@ class _Search:
             if node.op == "output":
                 if self.free:
                     continue
-                raise Refused(Blocked(node, "the value is an output of the graph"))
+                self.give_back(region, node, Blocked(node, "the value is an output of the graph"))
+                continue
             if node.op in ("input", "param"):
                 if self.free:
                     continue
@@ -182,9 +196,10 @@ class _Search:
             try:
                 flows = self.answers(region, node)
             except Refused as refused:
-                if not self.may_center(region, node):
-                    raise
-                region.centered[node] = refused.blocked
+                if self.may_center(region, node):
+                    region.centered[node] = refused.blocked
+                else:
+                    self.give_back(region, node, refused.blocked)
                 continue
             changed = self.choose(region, node, flows, [*queue, *late], hold)
             if changed is None:  # a choice ran the rest of the queue to its end
@@ -193,6 +208,17 @@ class _Search:
                 if other not in waiting:
                     waiting.add(other)
                     queue.append(other)
+
+    def give_back(self, region: Region, node: Node, cause: Blocked) -> None:
+        """Let a reader have the originals, where that is allowed; it changes nothing itself."""
+        read = [n for n in operands(node).values() if n in region.actions and n.op != "param"]
+        if not self.anywhere or node in region.actions or not read:
+            raise Refused(cause)
+        for value in dict.fromkeys(read):
+            self.need_side_by_side(region, value)
+            region.skipped.add((node, value))
+            region.restores.append(Restore(node, value))
+            region.restore_causes.append(cause)
 
     def may_center(self, region: Region, node: Node) -> bool:
         """Whether a value that nothing upstream can centre may be centred by an op of its own."""
@@ -229,12 +255,12 @@ class _Search:
             if (
                 value.op != "param"
                 and value in region.actions
-                and (node, value) not in self.skipped
+                and (node, value) not in region.skipped
             ):
                 known[port] = region.actions[value]
             elif actions:
                 known[port] = actions[0]
-        if node in region.actions and (node, node) not in self.skipped:
+        if node in region.actions and (node, node) not in region.skipped:
             known[OUT] = region.actions[node]
         if not isinstance(node.type, TensorType):
             raise Refused(Blocked(node, f"no law is known for {node.op}"))
@@ -253,7 +279,16 @@ class _Search:
         flows = [flow for flow in flows if all(port in flow.ports for port in taken)]
         if not flows:
             raise Refused(Blocked(node, "a parameter that took it up would have to give it back"))
+        if self.keep:
+            flows = [flow for flow in flows if not self.changes(node, flow)]
+            if not flows:
+                raise Refused(Blocked(node, "a parameter that must stay as it is would take it up"))
         return flows
+
+    def changes(self, node: Node, flow: Flow) -> bool:
+        """Whether a flow would change a parameter that must stay as it is."""
+        ports = [port for port in {**flow.ports, **flow.also} if port != OUT]
+        return any(operand(node, port) in self.keep for port in ports)
 
     def assign(self, region: Region, node: Node, flow: Flow, hold: Node | None) -> list[Node]:
         """Record what the law asks for; returns the ops to look at next."""
@@ -277,7 +312,7 @@ class _Search:
 
     def record(self, region: Region, node: Node, value: Node, action: Action) -> bool:
         """Give a value its action; True if it is new. A second one ties coordinates, or stops."""
-        if (node, value) in self.skipped:
+        if (node, value) in region.skipped:
             raise Refused(Blocked(node, "it reads the original value too"))
         old = region.actions.get(value)
         if old is None:
@@ -327,27 +362,24 @@ class _Search:
     # -- small things ---------------------------------------------------------------------------
 
     def fork(self, region: Region) -> Region:
-        return Region(
-            region.graph,
-            region.kind,
-            region.value,
-            region.size,
-            dict(region.actions),
-            dict(region.edits),
-            list(region.restores),
-            region.inserted,
-            region.insertion_cause,
-            list(region.restore_causes),
-            list(region.ties),
-            list(region.cells),
-            dict(region.seen),
-            dict(region.centered),
+        return replace(
+            region,
+            actions=dict(region.actions),
+            edits=dict(region.edits),
+            restores=list(region.restores),
+            restore_causes=list(region.restore_causes),
+            ties=list(region.ties),
+            cells=list(region.cells),
+            seen=dict(region.seen),
+            centered=dict(region.centered),
+            skipped=set(region.skipped),
         )
 
     def adopt(self, region: Region, trial: Region) -> None:
         region.actions, region.edits = trial.actions, trial.edits
         region.ties, region.cells, region.seen = trial.ties, trial.cells, trial.seen
-        region.centered = trial.centered
+        region.centered, region.skipped = trial.centered, trial.skipped
+        region.restores, region.restore_causes = trial.restores, trial.restore_causes
 
     def shape(self, node: Node) -> tuple[int, ...]:
         return tuple(evaluate(size, self.point) for size in node.shape)

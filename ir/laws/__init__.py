@@ -17,6 +17,12 @@ from .core import Law as Law
 from .core import Port as Port
 from .core import Stop as Stop
 from .core import compact as compact
+from .indexing import Along as Along
+from .indexing import Fill as Fill
+from .indexing import Gather as Gather
+from .indexing import Lookup as Lookup
+from .indexing import Pad as Pad
+from .indexing import Update as Update
 from .movement import Movement as Movement
 from .norms import BatchNorm as BatchNorm
 from .norms import Normalize as Normalize
@@ -34,24 +40,30 @@ __all__ = [
     "OUT",
     "Action",
     "Add",
+    "Along",
     "BatchNorm",
     "Call",
     "Contract",
     "Conv",
     "Elementwise",
     "Embedding",
+    "Fill",
     "Flow",
+    "Gather",
     "GroupedContract",
     "Kind",
     "Law",
+    "Lookup",
     "Movement",
     "Mul",
     "Normalize",
+    "Pad",
     "Port",
     "Reduce",
     "ScaledDotProduct",
     "Softmax",
     "Stop",
+    "Update",
     "Where",
     "compact",
 ]

@@ -147,6 +147,38 @@ GRAPHS: dict[str, list[str]] = {
     "masked_fill": [
         one("x: f64[2, 3, 6], c: bool[2, 3, 1]", SAME, "masked_fill(x, c, 0.0)"),
     ],
+    "index": [
+        one("x: f64[2, 3, 6], i: i64[5]", "f64[5, 3, 6]", "index(x, (i,))"),
+        one("x: f64[2, 3, 6], i: i64[5], j: i64[5]", "f64[5, 6]", "index(x, (i, j))"),
+        one("x: f64[2, 3, 6], i: i64[2, 1], j: i64[4]", "f64[2, 4, 3]", "index(x, (i, None, j))"),
+        one("x: f64[2, 3, 6], i: i64[4]", "f64[2, 4, 6]", "index(x, (None, i))"),
+    ],
+    "index_select": [
+        one("x: f64[2, 3, 6], i: i64[5]", "f64[2, 5, 6]", "index_select(x, i, dim=1)"),
+    ],
+    "gather": [
+        one("x: f64[2, 3, 6], i: i64[2, 2, 6]", "f64[2, 2, 6]", "gather(x, i, dim=1)"),
+    ],
+    "scatter": [
+        one("x: f64[2, 3, 6], i: i64[2, 2, 6], z: f64[2, 2, 6]", SAME, "scatter(x, i, z, dim=1)"),
+    ],
+    "index_add": [
+        one("x: f64[2, 3, 6], i: i64[5], z: f64[2, 5, 6]", SAME, "index_add(x, i, z, dim=1)"),
+    ],
+    "index_put": [
+        one("x: f64[2, 3, 6], i: i64[1], z: f64[1, 3, 6]", SAME, "index_put(x, (i,), z)"),
+        one("x: f64[2, 3, 6], i: i64[1], z: f64[6]", SAME, "index_put(x, (i,), z)"),
+        one(
+            "x: f64[2, 3, 6], i: i64[4], z: f64[4, 3, 6]",
+            SAME,
+            "index_put(x, (i,), z, accumulate=True)",
+        ),
+        one("x: f64[2, 3, 6], i: i64[1], j: i64[1], z: f64[1, 6]", SAME, "index_put(x, (i, j), z)"),
+    ],
+    "cumsum": [one(X, SAME, "cumsum(x, dim=1)")],
+    "constant_pad_nd": [
+        one(X, "f64[2, 6, 6]", "constant_pad_nd(x, pad=(0, 0, 1, 2))"),
+    ],
     "reshape": [
         one(X, "f64[2, 3, 2, 3]", "reshape(x, shape=(2, 3, 2, 3))"),
         one(X, "f64[6, 6]", "reshape(x, shape=(6, 6))"),
@@ -228,11 +260,8 @@ def graphs(op: str) -> list[str]:
     return GRAPHS.get(op) or [one(X, SAME, f"{op}(x{ATTRS.get(op, '')})")]
 
 
-LAWS = [
-    name
-    for name, op in OPS.items()
-    if op.law is not OPAQUE and name not in ("logical_not", "bitwise_not")
-]
+NOT_ALONE = ("logical_not", "bitwise_not", "full", "zeros", "full_like", "zeros_like")
+LAWS = [name for name, op in OPS.items() if op.law is not OPAQUE and name not in NOT_ALONE]
 
 
 POSITIVE = {"log", "sqrt", "rsqrt"}  # what is not a number elsewhere
@@ -308,3 +337,31 @@ def test_the_law_holds(op: str, kind: Kind) -> None:
     assert any(passed) == OPS[op].law.passes(kind), (
         "the law does not pass what it claims to, or passes more"
     )
+
+
+@pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.value)
+@pytest.mark.parametrize("number", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "made", ["full(size=(2, 3, 6), fill_value={}, dtype=f64)", "full_like(x, fill_value={})"]
+)
+def test_one_number_everywhere(made: str, number: float, kind: Kind) -> None:
+    """It is added to a value, whose action it must bear."""
+    source = f"""
+        def graph(x: f64[2, 3, 6]):
+            c: f64[2, 3, 6] = {made.format(number)}
+            y: f64[2, 3, 6] = add(x, c)
+            return y
+    """
+    graph = parse(source)
+    x = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (before,) = execute(graph, [x])
+    region = transport(graph, graph["x"], kind, free=True)
+    passes = kind in (Kind.SHIFT, Kind.PERMUTATION) or number == 0
+    assert isinstance(region, Region) == passes
+    if isinstance(region, Region):
+        element = random_element(region, torch.Generator().manual_seed(1))
+        moved = transformed(kind, x, region.actions[graph["x"]], element)
+        (after,) = execute(graph, [moved])
+        torch.testing.assert_close(
+            after, transformed(kind, before, region.actions[graph["y"]], element)
+        )

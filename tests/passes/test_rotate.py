@@ -1,0 +1,100 @@
+"""Streams, heads and inputs are turned where it is free, or worth an op."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from regauge.ir import Graph, parse
+from regauge.ir.interpret import execute
+from regauge.passes import Context, Remark, Rotate
+from regauge.passes.manager import difference
+
+STREAM = """
+def graph(t: i64[2, 5], *, e: f64[30, 12], g: f64[12], a: f64[16, 12], b: f64[12, 16], h: {head}):
+    x: f64[2, 5, 12] = embedding(e, t)
+    n: f64[2, 5, 12] = rms_norm(x, g, normalized_shape=(12,), eps=1e-06)
+    u: f64[2, 5, 16] = linear(n, a)
+    r: f64[2, 5, 16] = relu(u)
+    d: f64[2, 5, 12] = linear(r, b)
+    s: f64[2, 5, 12] = add(x, d)
+    m: f64[2, 5, 12] = rms_norm(s, g2, normalized_shape=(12,), eps=1e-06)
+    y: f64[2, 5, 30] = linear(m, {table})
+    return y
+"""
+
+IDS = torch.randint(0, 30, (2, 5), generator=torch.Generator().manual_seed(3))
+
+
+def turned(text: str, **options: object) -> tuple[Graph, Graph, list[Remark]]:
+    """A graph with random weights, what became of it, and the remarks; equal in float64."""
+    graph = parse(text)
+    generator = torch.Generator().manual_seed(0)
+    for name, node in graph.params.items():
+        shape = [int(size) for size in node.shape]
+        graph.store[name] = torch.randn(shape, generator=generator, dtype=torch.float64)
+    ids = IDS
+    context = Context(inputs=[ids], calibration=[[ids]])
+    new, remarks = Rotate(**options)(graph, context)  # type: ignore[arg-type]
+    assert difference(execute(new, [ids]), execute(graph, [ids])) < 1e-12
+    return graph, new, remarks
+
+
+def stream(tied: bool) -> str:
+    text = STREAM.format(head="f64[30, 12]", table="e" if tied else "h")
+    return text.replace("h: f64[30, 12]", "h: f64[30, 12], g2: f64[12]").replace(
+        "h: f64[30, 12], g2", "g2" if tied else "h: f64[30, 12], g2"
+    )
+
+
+@pytest.mark.parametrize("matrix", ["hadamard", "random", "pca"])
+def test_a_stream_is_turned_by_its_weights(matrix: str) -> None:
+    graph, new, remarks = turned(stream(tied=False), residual=matrix)
+    assert [node.op for node in new.nodes] == [node.op for node in graph.nodes]
+    ids = IDS
+    values: dict[str, torch.Tensor] = {}
+    execute(graph, [ids], tap=lambda n, v: values.__setitem__(f"old {n.name}", v))
+    execute(new, [ids], tap=lambda n, v: values.__setitem__(f"new {n.name}", v))
+    before, after = values["old x"], values["new x"]
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(before.norm(dim=-1), after.norm(dim=-1))
+    assert "0 ops; 2 norms" in remarks[-1].text
+
+
+def test_principal_axes_come_in_the_order_of_their_variance() -> None:
+    _, new, _ = turned(stream(tied=False), residual="pca")
+    seen: list[torch.Tensor] = []
+    execute(new, [IDS], tap=lambda n, v: seen.append(v) if n.name in ("n", "m") else None)
+    power = torch.stack([v.reshape(-1, 12).square().sum(0) for v in seen]).sum(0)
+    assert bool((power.diff() < 0).all()) and power[0] > 5 * power[-1]
+
+
+def test_a_shared_table_stays_shared_at_the_cost_of_two_ops() -> None:
+    graph, new, remarks = turned(stream(tied=True))
+    assert "2 ops" in remarks[-1].text or "not worth" in remarks[-1].text
+    (embedding,) = (node for node in new.nodes if node.op == "embedding")
+    assert embedding.args[0].name == "e" and len(embedding.args[0].users) == 2
+    _, untied, _ = turned(stream(tied=True), untie=True)
+    assert untied.store.bytes() > graph.store.bytes()
+
+
+def test_what_contractions_read_may_be_turned_by_an_op() -> None:
+    _, new, remarks = turned(stream(tied=False), inputs=True)
+    assert [r.text for r in remarks if "order" in r.text and "op of" in r.text] == [
+        "turned by an op of order 16"
+    ]
+    (reader,) = (node for node in new.nodes if node.name == "d")
+    assert reader.args[0].op == "reshape"
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    one, other = (turned(stream(tied=False))[1] for _ in range(2))
+    for name in one.params:
+        assert torch.equal(one.store[name], other.store[name])
+
+
+def test_a_norm_that_centres_is_left_and_named() -> None:
+    text = stream(tied=False).replace("rms_norm", "layer_norm").replace(", eps=1e-06", "")
+    _, _, remarks = turned(text)
+    assert not [r for r in remarks if "turned by" in r.text]
+    assert {r.site for r in remarks} <= {"n", "m"}
