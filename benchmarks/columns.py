@@ -19,6 +19,7 @@ from regauge.ir.gauge import Blocked, Region, sites, transport, weighted
 from regauge.ir.gauge.sites import WRITERS
 from regauge.ir.interpret import execute, flatten
 from regauge.ir.laws import Kind
+from regauge.ir.ops import OPS
 from regauge.passes import (
     CenterResidual,
     Context,
@@ -51,7 +52,8 @@ def check(model: torch.nn.Module, kwargs: Mapping[str, Any]) -> Iterator[tuple[s
     except Exception as error:
         yield "traced", False, reason(error)
         return
-    yield "traced", True, f"{len(graph.nodes)} ops"
+    unknown = sorted({node.op for node in graph.nodes if node.op not in OPS})
+    yield "traced", True, f"{len(graph.nodes)} ops" + "".join(f", {op}" for op in unknown)
     columns: tuple[tuple[str, Column], ...] = (
         ("canonical", lambda graph, flat: canonical(graph, flat, model, kwargs)),
         ("sites", found_sites),

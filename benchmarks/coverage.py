@@ -1,10 +1,11 @@
 """Every model family of ``transformers`` through the whole line; writes results/coverage.md.
 
-    python benchmarks/coverage.py [FAMILY ...] [--resume] [--workers 1]
+    python benchmarks/coverage.py [FAMILY ...] [--resume] [--failed] [--workers 1]
 
 Each family is built small, with random weights, in a process of its own that has a limit of time
 and of memory, so that none stops the others. What is done is kept in a file of the temporary
-folder; with ``--resume`` a stopped run goes on where it was.
+folder; with ``--resume`` a stopped run goes on where it was, and with ``--failed`` families that did
+not pass are run once more.
 """
 
 from __future__ import annotations
@@ -137,22 +138,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("families", nargs="*", metavar="FAMILY", help="by default all")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    parser.add_argument("--failed", action="store_true", help="run what did not pass once more")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.disable(logging.ERROR)
     asked = options.families or [*families.names(), *blocks.names()]
-    rows = read_kept(KEPT) if options.resume else {}
-    rows = {name: row for name, row in rows.items() if name in asked}
+    rows = read_kept(KEPT) if options.resume or options.failed else {}
+    if options.failed:
+        rows = {name: row for name, row in rows.items() if row.passes(columns.COLUMNS)}
     warm_up()
     todo = [name for name in asked if name not in rows]
-    with KEPT.open("a" if options.resume else "w") as kept:
+    KEPT.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows.values()))
+    with KEPT.open("a") as kept:
         for row in track(run(todo, options.workers), "families", len(todo), transient=True):
             rows[row.name] = row
             kept.write(json.dumps(asdict(row)) + "\n")
             kept.flush()
-    done = [rows[name] for name in asked]
+    done = [rows[name] for name in sorted(asked)]
     console = Console()
     console.print(table(done))
     console.print(*shares(done, columns.COLUMNS), sep="\n")

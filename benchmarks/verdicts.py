@@ -86,8 +86,10 @@ def markdown(rows: Sequence[Row], columns: Sequence[str], head: str) -> str:
     built = [row for row in rows if not row.built]
     lines = [
         TITLE,
-        f"{head} Written by `make coverage`. Each family is a small random configuration; how it",
-        "is made, and what each column asks, is in `benchmarks/families.py` and `columns.py`.",
+        head,
+        "",
+        "Written by `make coverage`. Each family is a small random configuration; how it is made, and",
+        "what each column asks, is in `benchmarks/families.py` and `benchmarks/columns.py`.",
         "",
         *(f"- {share}" for share in shares(rows, columns)),
         "",

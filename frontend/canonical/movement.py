@@ -7,6 +7,9 @@
     getitem(unbind(x, dim), 1)         ->  select(x, dim, 1)
     slice(slice(x, d, 4, 8), d, 1, 2)  ->  slice(x, d, 5, 6)
     slice(x, -1, 4, 2**63 - 1)         ->  slice(x, dim=3, start=4, end=8)
+    slice(cat((x, y, z)), what x is)   ->  x                           so where y and z are wanted
+    slice_scatter(x, y, d, 2, 4)       ->  cat((x[:2], y, x[4:]))      so select_scatter
+    expand_as(x, y)                    ->  expand(x)
 
 Axes are counted from the front. A ``reshape`` states each size that is a number, and -1 for one
 that is not (the last one where there are several); an ``expand`` states the sizes that it changes,
@@ -182,13 +185,61 @@ def _part(node: Node, at: At) -> Node | None:
     return at.instead("slice", whole, dim=dim, start=ends[index], end=ends[index + 1])
 
 
+def _slice_of_parts(node: Node, at: At) -> Node | None:
+    """Whole parts of a concatenation."""
+    inner, a = node.args[0], node.attrs
+    if not (isinstance(inner, Node) and inner.op == "cat" and inner.attrs["dim"] == a["dim"]):
+        return None
+    kept: list[Node] = []
+    place = 0
+    for part in inner.args[0]:
+        size = sizes(part)[a["dim"]] if len(sizes(part)) == len(sizes(node)) else None
+        if not isinstance(size, int):
+            return None
+        if a["start"] <= place and place + size <= a.get("end", _END):
+            kept.append(part)
+        place += size
+    whole = sum(int(sizes(part)[a["dim"]]) for part in kept) == sizes(node)[a["dim"]]
+    if not kept or not whole or "step" in a or any(p.dtype != node.dtype for p in kept):
+        return None
+    return kept[0] if len(kept) == 1 else at.instead("cat", tuple(kept), dim=a["dim"])
+
+
+def _scattered(node: Node, at: At) -> Node | None:
+    """A value with a run of positions along an axis replaced."""
+    whole, part = node.args
+    dim = axis(node, whole)
+    size = sizes(whole)[dim]
+    if not isinstance(size, int) or node.attrs.get("step", 1) != 1 or part.dtype != node.dtype:
+        return None
+    if node.op.startswith("aten.select"):
+        start = int(node.attrs["index"]) % size
+        part, end = at("unsqueeze", part, dim=dim), start + 1
+    else:
+        start = _bound(node.attrs.get("start") or 0, size)
+        end = _bound(_END if node.attrs.get("end") is None else node.attrs["end"], size)
+    if not isinstance(start, int) or not isinstance(end, int):
+        return None
+    before = [at("slice", whole, dim=dim, start=0, end=start)] if start else []
+    after = [at("slice", whole, dim=dim, start=end, end=size)] if end < size else []
+    return at.instead("cat", (*before, part, *after), dim=dim)
+
+
+def _expanded_like(node: Node, at: At) -> Node | None:
+    shape = sizes(node)
+    known = all(isinstance(size, int) for size in shape)
+    return at.instead("expand", node.args[0], size=shape) if known else None
+
+
 RULES: Rules = {
     **on("reshape", _told, _merged),
     **on("permute", _composed),
     **on("squeeze", _undone),
     **on("unsqueeze", _unsqueeze, _undone),
     **on("expand", _expand, _expanded_twice),
-    **on("slice", _slice, _sliced_twice),
+    **on("slice", _slice, _sliced_twice, _slice_of_parts),
+    **on("aten.slice_scatter.default aten.select_scatter.default", _scattered),
+    **on("aten.expand_as.default", _expanded_like),
     **on("select", _select),
     **on("cat stack", _axis_last),
     **on("getitem", _part),

@@ -183,7 +183,7 @@ def test_state_that_is_set_to_what_it_is_does_not_change(x: Tensor) -> None:
 def test_an_assertion_about_data_is_left_out() -> None:
     class Checked(nn.Module):
         def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-            torch._check(lengths.max().item() <= x.shape[1])
+            torch._check(lengths.max().item() <= x.shape[1])  # pyright: ignore[reportPrivateUsage]
             return x * lengths[:, None]
 
     x, lengths = torch.randn(2, 4), torch.tensor([3, 4])
