@@ -15,7 +15,10 @@ from .presets import PRESETS as PRESETS
 from .quantize import Quantize as Quantize
 from .rotate import Rotate as Rotate
 from .smooth import Smooth as Smooth
+from .smooth import awq as awq
 from .smooth import os_plus as os_plus
+from .smooth import pre_shift as pre_shift
+from .smooth import repquant as repquant
 from .smooth import smooth_quant as smooth_quant
 
 __all__ = [
@@ -34,6 +37,9 @@ __all__ = [
     "Smooth",
     "Stage",
     "apply",
+    "awq",
     "os_plus",
+    "pre_shift",
+    "repquant",
     "smooth_quant",
 ]

@@ -1,5 +1,5 @@
-"""Shift and scale the inputs of contractions so that they quantize well: OS+ (A48, F1.1) and
-SmoothQuant (F1.3).
+"""Shift and scale the inputs of contractions so that they quantize well: OS+ (A48, F1.1),
+SmoothQuant (F1.3), AWQ (A02, F1.4), RepQuant (F3), pre-shifted exponents (F4.3).
 
     x' = (x - z) / s,   W' = W diag(s),   c' = c + W z           so  W' x' + c' = W x + c
 
@@ -15,9 +15,12 @@ reads it:
     z[j] = (max x[j] + min x[j]) / 2
     threshold:  s[j] = max(1, |x[j] - z[j]| / t)                 one t for the site (OS+)
     power:      s[j] = max |x[j] - z[j]|^a / max |W[:, j]|^(1-a)    one a for the site (SmoothQuant)
+    mean:       s[j] = mean |x[j]|^a                                one a for the site (AWQ)
+    range:      s[j], z[j] so that all channels have one range       (RepQuant)
+    exponent:   s[j] = 2^k, the whole power next to a range of its own, k >= 0
 
 and the objective, by which t or a is searched at each site, is the error of what reads it under
-quantization, ``|Q(x') Q(W')' - x W'|^2`` over a sample of rows.
+quantization, ``|Q(x') Q(W')' - x W'|^2`` over a sample of rows; weights stay as they are otherwise.
 """
 
 from __future__ import annotations
@@ -50,15 +53,19 @@ class Smooth(Pass):
         rule: How scales follow from ranges; with ``None`` there is a shift alone.
         grid: The values of t (as a part of the greatest magnitude) or of a to try; one value is no
             search.
-        activations: How activations will be quantized, for the objective.
+        activations: How activations will be quantized, for the objective; ``None``: not at all.
+        bits: Of the weights, for the objective.
+        group: How many neighbouring weights will share a scale; all of a row where not given.
         insert: Whether ops may be inserted, each counted as a missed fold.
         untie: Whether a tied parameter may be stored twice.
     """
 
     shift: bool = False
-    rule: Literal["threshold", "power"] | None = "power"
+    rule: Literal["threshold", "power", "mean", "range", "exponent"] | None = "power"
     grid: tuple[float, ...] = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
-    activations: Activations = "static"
+    activations: Activations | None = "static"
+    bits: int = 8
+    group: int | None = None
     insert: bool = True
     untie: bool = False
     stage: ClassVar[Stage] = Stage.GAUGE
@@ -87,12 +94,28 @@ class Smooth(Pass):
 def os_plus(activations: Activations = "static", *, insert: bool = True) -> Smooth:
     """Outlier Suppression+ (A48): shift, and scale by one threshold a site."""
     grid = tuple(i / 20 for i in range(1, 21))
-    return Smooth(True, "threshold", grid, activations, insert)
+    return Smooth(True, "threshold", grid, activations, insert=insert)
 
 
 def smooth_quant(alpha: float = 0.5, activations: Activations = "static") -> Smooth:
     """SmoothQuant (F1.3): one exponent for every site, no search, nothing inserted."""
     return Smooth(False, "power", (alpha,), activations, insert=False)
+
+
+def awq(bits: int = 4, group: int | None = 128) -> Smooth:
+    """AWQ's scales (A02, F1.4), for weights of a few bits; weights stay in floating point here."""
+    grid = tuple(i / 20 for i in range(1, 20))
+    return Smooth(False, "mean", grid, None, bits, group)
+
+
+def repquant() -> Smooth:
+    """RepQuant's reparameterisation (F3): one range for all channels, where that is free."""
+    return Smooth(True, "range", (1.0,), insert=False)
+
+
+def pre_shift() -> Smooth:
+    """Exponents of channels moved into the weights (F4.3): exact in floating point too."""
+    return Smooth(False, "exponent", (1.0,), insert=False)
 
 
 def _grouped(reader: Node) -> bool:
@@ -121,11 +144,10 @@ class _SiteSearch:
         zero, one = torch.zeros(n), torch.ones(n)
         base = best = self.error(zero, one)
         choice: tuple[torch.Tensor, torch.Tensor, str] | None = None
-        for z in [zero, *([self.middle(shift)] if shift is not None else [])]:
-            for name, s in [("", one), *(self.scales(scale, z) if scale is not None else [])]:
-                error = self.error(z, s)
-                if error < best:
-                    best, choice = error, (z, s, name)
+        for z, s, name in self.candidates(shift, scale):
+            error = self.error(z, s)
+            if error < best:
+                best, choice = error, (z, s, name)
         if choice is None:
             text = "left as it is: nothing lowers the error of its readers"
             return [*self.remarks, missed(self.site.value, text)]
@@ -165,8 +187,37 @@ class _SiteSearch:
         low, high = tied(self.seen.low, region, "amin"), tied(self.seen.high, region, "amax")
         return torch.where(region.fixed, 0.0, (low + high) / 2)
 
+    def candidates(
+        self, shift: Region | None, scale: Region | None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, str]]:
+        """Shifts and scales to try, equal where the graph ties channels."""
+        zero, one = torch.zeros(self.site.size), torch.ones(self.site.size)
+        if self.options.rule == "range":
+            if scale is not None:
+                yield self.one_range(shift, scale)
+            return
+        for z in [zero, *([self.middle(shift)] if shift is not None else [])]:
+            yield z, one, ""
+            if scale is not None:
+                yield from ((z, s, name) for name, s in self.scales(scale, z))
+
+    def one_range(
+        self, shift: Region | None, scale: Region
+    ) -> tuple[torch.Tensor, torch.Tensor, str]:
+        """What gives every channel the range of the mean one, about a middle of its own or 0."""
+        low, high = self.seen.low, self.seen.high
+        if shift is None:
+            low, high = -self.seen.absmax, self.seen.absmax
+        low, high = tied(low, scale, "amin"), tied(high, scale, "amax")
+        step = (high - low).clamp(min=1e-5)
+        s = torch.where(scale.fixed, 1.0, step / step.mean())
+        if shift is None:
+            return torch.zeros_like(s), s, "one range"
+        z = low - s * (low / s).mean()
+        return torch.where(shift.fixed, 0.0, tied(z, shift, "amax")), s, "one range"
+
     def scales(self, region: Region, z: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-        """The scales of each choice on the grid, equal where the graph ties channels."""
+        """The scales of each choice on the grid."""
         peak = torch.maximum((self.seen.low - z).abs(), (self.seen.high - z).abs())
         peak = tied(peak, region, "amax")
         # A channel that hardly moved on this data may move on other data, and its scale decides
@@ -175,11 +226,18 @@ class _SiteSearch:
         columns = torch.stack([weight.abs().amax(0) for weight in self.weights]).amax(0)
         columns = tied(columns, region, "amax").clamp(min=1e-5)
         for choice in self.options.grid:
-            if self.options.rule == "threshold":
-                s = torch.clamp(peak / (choice * peak.max()), min=1.0)
-            else:
-                s = peak**choice / columns ** (1 - choice)
-                s = s / torch.exp(torch.log(s).mean())  # the mean is no business of a channel's
+            match self.options.rule:
+                case "threshold":
+                    s = torch.clamp(peak / (choice * peak.max()), min=1.0)
+                case "exponent":
+                    s = torch.exp2(torch.round(torch.log2(peak / peak.min())))
+                case "mean":
+                    mean = tied((self.seen.rows - z).abs().mean(0), region, "amax").clamp(min=1e-4)
+                    s = mean**choice
+                    s = s / (s.max() * s.min()).sqrt()
+                case _:
+                    s = peak**choice / columns ** (1 - choice)
+                    s = s / torch.exp(torch.log(s).mean())  # the mean is no business of a channel's
             yield f"{self.options.rule} {choice:.3g}", torch.where(region.fixed, 1.0, s)
 
     def error(self, z: torch.Tensor, s: torch.Tensor) -> float:
@@ -191,9 +249,8 @@ class _SiteSearch:
         rows = fake_quantize((self.seen.rows - z) / s, limits, self.options.activations)
         wrong, power = 0.0, 0.0
         for weight, wanted in zip(self.weights, self.wanted, strict=True):
-            smoothed = weight * s
-            step = weight_scales(smoothed)
-            gap = rows @ (torch.round(smoothed / step) * step).T - wanted
+            weights = fake_quantize_weights(weight * s, self.options.bits, self.options.group)
+            gap = rows @ weights.T - wanted
             wrong += float((gap - gap.mean(0)).square().mean())
             power += float(wanted.square().mean())
         return wrong / max(power, 1e-30)
@@ -219,10 +276,28 @@ def matrix(graph: Graph, reader: Node, site: Site) -> torch.Tensor:
     return weight if site.axis == -1 else weight.movedim(1, -1).reshape(-1, weight.shape[1])
 
 
+def fake_quantize_weights(weight: torch.Tensor, bits: int, group: int | None) -> torch.Tensor:
+    """Weights ``[O, n]`` as codes of a few bits give them back; simulated too."""
+    if bits == 8 and group is None:
+        step = weight_scales(weight)
+        return torch.round(weight / step) * step
+    n = weight.shape[1]
+    size = n if group is None or n % group else group
+    parts = weight.unflatten(1, (-1, size))
+    low, high = parts.amin(-1, keepdim=True), parts.amax(-1, keepdim=True)
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    step = ((high - low) / (2**bits - 1)).clamp(min=1e-12)
+    zero = torch.round(-low / step)
+    codes = torch.clamp(torch.round(parts / step) + zero, 0, 2**bits - 1)
+    return ((codes - zero) * step).flatten(1)
+
+
 def fake_quantize(
-    rows: torch.Tensor, limits: tuple[torch.Tensor, torch.Tensor], mode: str
+    rows: torch.Tensor, limits: tuple[torch.Tensor, torch.Tensor], mode: str | None
 ) -> torch.Tensor:
     """Rows as eight bits give them back: simulated, for the search alone."""
+    if mode is None:
+        return rows
     if mode == "dynamic":
         step = (rows.abs().amax(1, keepdim=True) / 127).clamp(min=1e-12)
         return torch.round(rows / step) * step

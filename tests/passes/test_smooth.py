@@ -4,7 +4,17 @@ import torch
 
 from regauge.ir import Graph, parse
 from regauge.ir.interpret import execute
-from regauge.passes import Context, Pass, Quantize, Smooth, os_plus, smooth_quant
+from regauge.passes import (
+    Context,
+    Pass,
+    Quantize,
+    Smooth,
+    awq,
+    os_plus,
+    pre_shift,
+    repquant,
+    smooth_quant,
+)
 from regauge.passes.manager import difference
 
 TEXT = """
@@ -50,7 +60,17 @@ def damage(*passes: Pass) -> float:
 
 
 def test_smoothing_alone_changes_nothing() -> None:
-    for step in (Smooth(shift=True), os_plus(), smooth_quant(0.5), Smooth(activations="dynamic")):
+    for step in (
+        Smooth(shift=True),
+        os_plus(),
+        smooth_quant(0.5),
+        Smooth(activations="dynamic"),
+        awq(group=16),
+        repquant(),
+        pre_shift(),
+        Smooth(True, "range"),
+        Smooth(False, "exponent"),
+    ):
         assert damage(step) < 1e-12
 
 
@@ -78,3 +98,44 @@ def test_without_insertion_only_free_sites_are_touched() -> None:
     assert [remark.applied for remark in remarks] == [False, False]
     assert "gelu does not commute with a scale" in remarks[1].text
     assert str(new) == str(graph)
+
+
+def test_one_range_for_all_channels() -> None:
+    graph, context = with_outliers()
+    new, remarks = Smooth(True, "range")(graph, context)
+    assert remarks[0].applied and "one range" in remarks[0].text
+    values: dict[str, torch.Tensor] = {}
+    execute(new, context.inputs, tap=lambda node, value: values.__setitem__(node.name, value))
+    (reader,) = (node for node in new.nodes if node.name == "a")
+    rows = values[reader.args[0].name].reshape(-1, 32)
+    low, high = rows.amin(0), rows.amax(0)
+    torch.testing.assert_close(low, low[:1].expand(32), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(high, high[:1].expand(32), rtol=1e-4, atol=1e-4)
+
+
+def test_exponents_are_whole() -> None:
+    graph, context = with_outliers()
+    new, remarks = Smooth(False, "exponent")(graph, context)
+    assert remarks[0].applied
+    ratio = graph.store["g"] / new.store[next(n for n in new.params if n.startswith("g"))]
+    assert torch.equal(torch.log2(ratio), torch.log2(ratio).round()) and float(ratio.max()) >= 8
+
+
+def test_scales_for_weights_of_four_bits_lower_their_error() -> None:
+    """By the simulated error of the site: what it is searched by, and held-out rows agree."""
+    graph, context = with_outliers()
+    other = torch.randn(8, 16, 32, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    new, remarks = awq(group=16)(graph, context)
+    assert any(remark.applied for remark in remarks)
+
+    def error(which: Graph) -> float:
+        from regauge.passes.smooth import fake_quantize_weights
+
+        (reader,) = (node for node in which.nodes if node.name == "a")
+        values: dict[str, torch.Tensor] = {}
+        execute(which, [other], tap=lambda node, value: values.__setitem__(node.name, value))
+        weight, rows = which.value(reader.args[1]), values[reader.args[0].name]
+        gap = rows @ (fake_quantize_weights(weight, 4, 16) - weight).T
+        return float((gap - gap.mean((0, 1))).norm())
+
+    assert error(new) < 0.9 * error(graph)
