@@ -7,6 +7,7 @@ from .base import Remark as Remark
 from .base import Stage as Stage
 from .center_residual import CenterResidual as CenterResidual
 from .compress_residual import CompressResidual as CompressResidual
+from .fold_attention_bias import FoldAttentionBias as FoldAttentionBias
 from .fold_batch_norm import FoldBatchNorm as FoldBatchNorm
 from .fold_norm_affine import FoldNormAffine as FoldNormAffine
 from .manager import PassReport as PassReport
@@ -26,6 +27,7 @@ __all__ = [
     "CenterResidual",
     "CompressResidual",
     "Context",
+    "FoldAttentionBias",
     "FoldBatchNorm",
     "FoldNormAffine",
     "Pass",

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from .base import Pass
 from .center_residual import CenterResidual
+from .fold_attention_bias import FoldAttentionBias
 from .fold_batch_norm import FoldBatchNorm
 from .quantize import Quantize
 from .smooth import Smooth
@@ -21,7 +22,7 @@ class Profile(Protocol):
 
 def exact(profile: Profile) -> tuple[Pass, ...]:
     """Every exact pass that a target profits from, and no approximate one; needs no data."""
-    return (FoldBatchNorm(), CenterResidual())
+    return (FoldBatchNorm(), CenterResidual(), FoldAttentionBias())
 
 
 def w8a8(profile: Profile) -> tuple[Pass, ...]:
