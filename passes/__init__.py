@@ -12,6 +12,8 @@ from .fold_batch_norm import FoldBatchNorm as FoldBatchNorm
 from .fold_norm_affine import FoldNormAffine as FoldNormAffine
 from .manager import PassReport as PassReport
 from .manager import apply as apply
+from .permute import Align as Align
+from .permute import SortChannels as SortChannels
 from .presets import PRESETS as PRESETS
 from .quantize import Quantize as Quantize
 from .rotate import Rotate as Rotate
@@ -24,6 +26,7 @@ from .smooth import smooth_quant as smooth_quant
 
 __all__ = [
     "PRESETS",
+    "Align",
     "CenterResidual",
     "CompressResidual",
     "Context",
@@ -37,6 +40,7 @@ __all__ = [
     "Remark",
     "Rotate",
     "Smooth",
+    "SortChannels",
     "Stage",
     "apply",
     "awq",

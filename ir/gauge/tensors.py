@@ -68,6 +68,21 @@ def _mixed(tensor: torch.Tensor, action: Action, matrix: torch.Tensor) -> torch.
     return _over_places(tensor, action, mix)
 
 
+def places_of(tensor: torch.Tensor, action: Action, size: int) -> torch.Tensor:
+    """A tensor as a matrix with a row for each coordinate: all that stands in its places.
+
+    Rows of coordinates that stand in fewer places than others are filled up with zeros.
+    """
+    labels = action.labels.flatten().long()
+    order, held, rank, _ = _places(labels, size)
+    axes = [axis % tensor.dim() for axis in action.axes]
+    others = [axis for axis in range(tensor.dim()) if axis not in axes]
+    flat = tensor.permute(*axes, *others).reshape(labels.numel(), -1)
+    rows = flat.new_zeros(size, int(rank.max()) + 1, flat.shape[1])
+    rows[held, rank] = flat[order]
+    return rows.flatten(1)
+
+
 def _places(
     labels: torch.Tensor, size: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

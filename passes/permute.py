@@ -1,0 +1,137 @@
+"""Put channels in another order: by size, so that neighbours can share an exponent, or in that of
+another model, so that the two can be averaged.
+
+A class of channels, what has to be permuted together, is found from the graph; heads, groups and
+the halves of rotary pairs keep to themselves. Exact.
+
+**By size** (BFP, F8.6): the channels that contractions read are sorted by their greatest magnitude
+on calibration data.
+
+**By another model** (Git Re-Basin, F13.1): with everything else as it is, the best order of one
+class maximises the product of the two models' weights, ``sum <A, B P'>`` over all that the class
+touches, which is a linear assignment; classes take turns until none gains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from ..ir import Graph, InputError, Node
+from ..ir.gauge import (
+    Region,
+    apply,
+    classes,
+    inputs_of_contractions,
+    ties_broken,
+    transport,
+)
+from ..ir.gauge.tensors import places_of
+from ..ir.laws import Kind
+from .base import Context, Pass, Remark, applied, missed
+from .calibration import observe
+
+
+@dataclass(frozen=True)
+class SortChannels(Pass):
+    """Sort what contractions read by its magnitude, the least first."""
+
+    def run(self, graph: Graph, context: Context) -> list[Remark]:
+        sites = [site for site in inputs_of_contractions(graph) if site.axis == -1]
+        seen = observe(graph, context, {s.value.name: s.axis for s in sites}, self.name, sample=0)
+        remarks: list[Remark] = []
+        done: set[Node] = set()
+        for site in sites:
+            if site.value in done:
+                continue
+            region = transport(graph, site.value, Kind.PERMUTATION, axes=site.axes)
+            if not isinstance(region, Region):
+                remarks.append(missed(site.value, str(region), blocker=region.node.name))
+                continue
+            done.update(region.actions)
+            together = [s for s in sites if s.value in region.actions]
+            size = torch.zeros(region.size)
+            for other in together:
+                labels = region.actions[other.value].labels.flatten().long()
+                size.scatter_reduce_(0, labels, seen[other.value.name].absmax, "amax")
+            if ties_broken(graph, region):
+                remarks.append(missed(site.value, "it would break a tie"))
+                continue
+            apply(graph, region, _within_cells(region.groups, size))
+            names = ", ".join(other.value.name for other in together)
+            remarks.append(applied(site.value, f"{region.size} channels sorted: {names}"))
+        return remarks
+
+
+@dataclass(frozen=True)
+class Align(Pass):
+    """Put channels in the order of another model of the same architecture.
+
+    Args:
+        reference: The other model, traced as this one was.
+        rounds: How often each class takes its turn at most.
+    """
+
+    reference: Graph
+    rounds: int = 20
+
+    def run(self, graph: Graph, context: Context) -> list[Remark]:
+        names = set(graph.params) ^ set(self.reference.params)
+        if names:
+            raise InputError(
+                f"the models differ: {', '.join(sorted(names)[:3])} is in one alone",
+                do="align models of one architecture, traced on inputs of the same shapes",
+            )
+        found = [
+            site.value.name
+            for site in classes(graph)
+            if isinstance(site.found[Kind.PERMUTATION], Region)
+        ]
+        axes = {site.value.name: site.axes for site in classes(graph)}
+        moved = dict.fromkeys(found, 0)
+        for _ in range(self.rounds):
+            changed = False
+            for name in found:
+                region = transport(graph, graph[name], Kind.PERMUTATION, axes=axes[name])
+                if not isinstance(region, Region) or ties_broken(graph, region):
+                    continue
+                order = self._best(graph, region)
+                if order is not None:
+                    moved[name] += int((order != torch.arange(region.size)).sum())
+                    apply(graph, region, order)
+                    changed = True
+            if not changed:
+                break
+        return [
+            applied(graph[name], f"{count} channels moved") if count
+            else missed(graph[name], "its channels are in the best order already")
+            for name, count in moved.items()
+        ]  # fmt: skip
+
+    def _best(self, graph: Graph, region: Region) -> torch.Tensor | None:
+        """The order that brings the weights closest to the reference's, if that is a gain."""
+        gain = torch.zeros(region.size, region.size, dtype=torch.float64)
+        for edit in region.edits.values():
+            param = edit.node.args[edit.port[0]]
+            if isinstance(param, Node):
+                ours = places_of(graph.value(param), edit.action, region.size)
+                theirs = places_of(self.reference.store[param.name], edit.action, region.size)
+                gain += theirs.double() @ ours.double().T
+        order = torch.arange(region.size)
+        for cell in region.groups.unique():
+            members = torch.nonzero(region.groups == cell).flatten()
+            best = linear_sum_assignment(gain[members][:, members].numpy(), maximize=True)[1]
+            order[members] = members[torch.from_numpy(best)]
+        before, after = gain.diagonal().sum(), gain[torch.arange(region.size), order].sum()
+        return order if after > before + 1e-12 * gain.abs().sum() else None
+
+
+def _within_cells(groups: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    """The order by size, cell by cell."""
+    order = torch.arange(len(size))
+    for cell in groups.unique():
+        members = torch.nonzero(groups == cell).flatten()
+        order[members] = members[torch.argsort(size[members], stable=True)]
+    return order
