@@ -21,7 +21,7 @@ import torch
 from .. import ops
 from ..graph import Graph, Node, substitute
 from ..infer import sample
-from ..laws import DIAGONAL, MIXING, OUT, Action, Call, Flow, Kind, Port, Stop
+from ..laws import DIAGONAL, MIXING, OUT, Action, Call, Flow, Kind, Movement, Port, Stop
 from ..types import TensorType, evaluate
 from .region import Blocked, Edit, Refused, Region, Restore, operand, operands
 
@@ -141,7 +141,9 @@ class _Search:
             try:
                 self.close(trial, [user])
             except Refused as refused:
-                moves = type(ops.get(user.op).law).__name__ == "Movement" and user.op != "cat"
+                moves = user.op not in ("cat", "output") and isinstance(
+                    ops.get(user.op).law, Movement
+                )
                 if moves and self.advance(region, user):
                     continue
                 self.need_side_by_side(region, value)

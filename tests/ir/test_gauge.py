@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 
-from regauge.ir import Graph, GraphError, parse
-from regauge.ir.gauge import Blocked, Region, apply, classes, sites, ties_broken, transport
+from regauge.ir import Graph, GraphError, Node, parse
+from regauge.ir.gauge import (
+    Blocked,
+    Region,
+    apply,
+    classes,
+    random_element,
+    sites,
+    ties_broken,
+    transport,
+)
 from regauge.ir.interpret import execute
 from regauge.ir.laws import Kind
 
@@ -73,7 +84,9 @@ def filled(text: str) -> tuple[Graph, list[torch.Tensor]]:
     return graph, [noise(node.shape) for node in graph.inputs]
 
 
-def region(graph: Graph, name: str, kind: Kind, *, restore: bool = False) -> Region:
+def region(
+    graph: Graph, name: str, kind: Kind, *, restore: bool | Literal["anywhere"] = False
+) -> Region:
     found = transport(graph, graph[name], kind, restore=restore)
     assert isinstance(found, Region), str(found)
     return found
@@ -98,6 +111,27 @@ def test_a_post_norm_shortcut_gets_the_original_back(kind: Kind) -> None:
     element = torch.linspace(0.5, 2.0, 8, dtype=torch.float64)
     assert same_after(graph, inputs, found, element)
     assert graph["r"].args[0].name == "n_original"
+
+
+@pytest.mark.parametrize("restore", [True, "anywhere"])
+@pytest.mark.parametrize("kind", [Kind.SCALE, Kind.SHIFT, Kind.ORTHOGONAL, Kind.PERMUTATION])
+def test_a_value_that_is_returned_too_is_returned_as_it_was(
+    kind: Kind, restore: Literal[True, "anywhere"]
+) -> None:
+    graph, inputs = filled(
+        """
+        def graph(x: f64[3, 8], *, a: f64[8, 8], b: f64[5, 8]):
+            h: f64[3, 8] = linear(x, a)
+            y: f64[3, 5] = linear(h, b)
+            return h, y
+        """
+    )
+    found = region(graph, "h", kind, restore=restore)
+    wanted = execute(graph, inputs)
+    apply(graph, found, random_element(found, torch.Generator().manual_seed(0)))
+    graph.verify()
+    torch.testing.assert_close(execute(graph, inputs), wanted, rtol=1e-10, atol=1e-10)
+    assert [n.name for n in graph.outputs if isinstance(n, Node)] == ["h_original", "y"]
 
 
 def test_a_scale_passes_the_factor_that_is_not_gated() -> None:
