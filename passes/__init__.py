@@ -6,6 +6,7 @@ from .base import Promise as Promise
 from .base import Remark as Remark
 from .base import Stage as Stage
 from .center_residual import CenterResidual as CenterResidual
+from .complexify import Complexify as Complexify
 from .compress_residual import CompressResidual as CompressResidual
 from .fold_attention_bias import FoldAttentionBias as FoldAttentionBias
 from .fold_batch_norm import FoldBatchNorm as FoldBatchNorm
@@ -23,11 +24,13 @@ from .smooth import os_plus as os_plus
 from .smooth import pre_shift as pre_shift
 from .smooth import repquant as repquant
 from .smooth import smooth_quant as smooth_quant
+from .unit_scale import UnitScale as UnitScale
 
 __all__ = [
     "PRESETS",
     "Align",
     "CenterResidual",
+    "Complexify",
     "CompressResidual",
     "Context",
     "FoldAttentionBias",
@@ -42,6 +45,7 @@ __all__ = [
     "Smooth",
     "SortChannels",
     "Stage",
+    "UnitScale",
     "apply",
     "awq",
     "os_plus",

@@ -15,6 +15,7 @@ touches, which is a linear assignment; classes take turns until none gains.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -30,7 +31,7 @@ from ..ir.gauge import (
 )
 from ..ir.gauge.tensors import places_of
 from ..ir.laws import Kind
-from .base import Context, Pass, Remark, applied, missed
+from .base import Context, Pass, Remark, Stage, applied, missed
 from .calibration import observe
 
 
@@ -38,8 +39,10 @@ from .calibration import observe
 class SortChannels(Pass):
     """Sort what contractions read by its magnitude, the least first."""
 
+    stage: ClassVar[Stage] = Stage.GAUGE
+
     def run(self, graph: Graph, context: Context) -> list[Remark]:
-        sites = [site for site in inputs_of_contractions(graph) if site.axis == -1]
+        sites = list(inputs_of_contractions(graph))
         seen = observe(graph, context, {s.value.name: s.axis for s in sites}, self.name, sample=0)
         remarks: list[Remark] = []
         done: set[Node] = set()
@@ -76,6 +79,7 @@ class Align(Pass):
 
     reference: Graph
     rounds: int = 20
+    stage: ClassVar[Stage] = Stage.GAUGE
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         names = set(graph.params) ^ set(self.reference.params)

@@ -14,7 +14,7 @@ in their weights. Exact; norms with weights are folded first.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 
@@ -30,7 +30,7 @@ from ..ir.gauge import (
     transport,
 )
 from ..ir.laws import Kind
-from .base import Context, Pass, Remark, applied, missed
+from .base import Context, Pass, Remark, Stage, applied, missed
 from .calibration import observe
 from .fold_norm_affine import FoldNormAffine
 from .hadamard import factors, hadamard, widest
@@ -56,6 +56,7 @@ class Rotate(Pass):
     inputs: bool = False
     ops: int = 2
     untie: bool = False
+    stage: ClassVar[Stage] = Stage.GAUGE
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         remarks: list[Remark] = []

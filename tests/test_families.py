@@ -21,13 +21,19 @@ from regauge.ir.interpret import execute, flatten
 from regauge.ir.laws import Kind
 from regauge.passes import (
     CenterResidual,
+    Complexify,
     Context,
+    FoldAttentionBias,
     FoldBatchNorm,
     FoldNormAffine,
     Quantize,
     Rotate,
     Smooth,
+    SortChannels,
+    UnitScale,
     apply,
+    pre_shift,
+    repquant,
 )
 from regauge.passes.manager import EXACT_TOLERANCE, difference
 
@@ -68,6 +74,23 @@ def test_exact_passes_keep_the_function(family: tuple[str, Graph, list[Any]]) ->
     assert len(smoothed.applied) > 0.7 * len(smoothed.remarks), [str(r) for r in smoothed.missed]
     norms = sum(remark.data.get("norms", 0) for remark in reports[1].applied)
     assert norms == CENTRED.get(name, 0)
+
+
+def test_further_exact_passes_keep_the_function(family: tuple[str, Graph, list[Any]]) -> None:
+    _, graph, inputs = family
+    passes = [
+        FoldBatchNorm(),
+        FoldAttentionBias(),
+        SortChannels(),
+        repquant(),
+        pre_shift(),
+        UnitScale(whole=False),
+        Complexify(),
+    ]
+    _, reports = apply(graph, passes, Context(inputs=inputs, calibration=[inputs]))
+    assert max(r.damage for r in reports if r.promise == "exact") < EXACT_TOLERANCE
+    done = {report.name for report in reports if report.applied}
+    assert {"SortChannels", "UnitScale"} <= done
 
 
 # What has a residual stream that norms read: all but post-LN models, convolution nets with batch
