@@ -4,8 +4,8 @@
 
 Each family is built small, with random weights, in a process of its own that has a limit of time
 and of memory, so that none stops the others. What is done is kept in a file of the temporary
-folder; with ``--resume`` a stopped run goes on where it was, and with ``--failed`` families that did
-not pass are run once more.
+folder; with ``--resume`` a stopped run goes on where it was, and with ``--failed`` families that
+did not pass are run once more.
 """
 
 from __future__ import annotations

@@ -72,8 +72,8 @@ def _evaluate(
         else:
             return None
     own, exact = (_call(node, values, i) for i in (0, 1))
-    floating = isinstance(own, torch.Tensor) and own.is_floating_point()
-    return _Value(own, exact if floating or isinstance(own, tuple) else own)
+    inexact = isinstance(own, torch.Tensor) and (own.is_floating_point() or own.is_complex())
+    return _Value(own, exact if inexact or isinstance(own, tuple) else own)
 
 
 def _small(node: Node) -> bool:
@@ -105,6 +105,8 @@ def _call(node: Node, values: dict[Node, _Value], which: int) -> Any:
 
 
 def _double(value: torch.Tensor) -> torch.Tensor:
+    if value.is_complex():
+        return value.to(torch.complex128)
     return value.double() if value.is_floating_point() else value
 
 
@@ -160,6 +162,6 @@ def _numbers(graph: Graph, learned: Collection[str]) -> bool:
 
 def _stored(value: _Value) -> torch.Tensor | Lazy:
     own, exact = (v.contiguous() for v in value)
-    if not own.is_floating_point() or torch.equal(own.double(), exact):
+    if own.dtype == exact.dtype or torch.equal(own.to(exact.dtype), exact):
         return own
     return Lazy(TensorType(own.dtype, tuple(own.shape)), lambda: own, lambda: exact)

@@ -8,6 +8,7 @@
     slice(slice(x, d, 4, 8), d, 1, 2)  ->  slice(x, d, 5, 6)
     slice(x, -1, 4, 2**63 - 1)         ->  slice(x, dim=3, start=4, end=8)
     slice(cat((x, y, z)), what x is)   ->  x                           so where y and z are wanted
+    select(stack((x, y)), 1)           ->  y
     slice_scatter(x, y, d, 2, 4)       ->  cat((x[:2], y, x[4:]))      so select_scatter
     expand_as(x, y)                    ->  expand(x)
 
@@ -154,6 +155,16 @@ def _select(node: Node, at: At) -> Node | None:
     return _with(node, dim=dim, index=index)
 
 
+def _select_of_stack(node: Node, at: At) -> Node | None:
+    """One of the values that were stacked."""
+    inner, dim, index = node.args[0], node.attrs["dim"], node.attrs["index"]
+    stacked = isinstance(inner, Node) and inner.op == "stack" and inner.attrs["dim"] == dim
+    if not stacked or not isinstance(index, int) or not 0 <= index < len(inner.args[0]):
+        return None
+    part = inner.args[0][index]
+    return part if part.type == node.type else None
+
+
 def _unsqueeze(node: Node, at: At) -> Node | None:
     return _with(node, dim=node.attrs["dim"] % len(sizes(node)))
 
@@ -240,7 +251,7 @@ RULES: Rules = {
     **on("slice", _slice, _sliced_twice, _slice_of_parts),
     **on("aten.slice_scatter.default aten.select_scatter.default", _scattered),
     **on("aten.expand_as.default", _expanded_like),
-    **on("select", _select),
+    **on("select", _select, _select_of_stack),
     **on("cat stack", _axis_last),
     **on("getitem", _part),
 }

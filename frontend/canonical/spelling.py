@@ -7,11 +7,13 @@ mm, bmm                                               ->  matmul
 addmm, baddbmm                                        ->  matmul, mul and add
 zeros, ones, new_ones, zeros_like, scalar_tensor, ... ->  full
 a & b of truth values, min(a, b), square(x), x + (y * alpha), rsub(a, b), ...
+index_select of a table, a histogram of one bin        ->  embedding, full
 inference batch norm, native_layer_norm, convolution  ->  batch_norm, layer_norm, conv1d ... conv3d
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -283,7 +285,26 @@ def _clamped(node: Node, at: At) -> Node | None:
     return None
 
 
+def _rows_of_a_table(node: Node, at: At) -> Node | None:
+    """Rows of a matrix that is stored, by their numbers, none of which is negative."""
+    table, index = node.args
+    if node.attrs.get("dim") != 0 or table.op != "param" or len(sizes(table)) != 2:
+        return None
+    return at.instead("embedding", table, index) if len(sizes(index)) == 1 else None
+
+
+def _one_bin(node: Node, at: At) -> Node | None:
+    """How many numbers lie between the least and the greatest of them: all."""
+    bounds = node.attrs.get("min", 0) == node.attrs.get("max", 0)
+    count = [s for s in sizes(node.args[0]) if isinstance(s, int)]
+    if node.attrs.get("bins", 100) != 1 or not bounds or len(count) != len(sizes(node.args[0])):
+        return None
+    return at.instead("full", size=(1,), fill_value=float(math.prod(count)), dtype=node.dtype)
+
+
 RULES: Rules = {
+    **on("index_select", _rows_of_a_table),
+    **on("aten.histc.default", _one_bin),
     **on(
         "aten.view.default aten._unsafe_view.default aten.flatten.using_ints aten.unflatten.int"
         " aten.view_as.default aten.reshape_as.default aten.ravel.default",
