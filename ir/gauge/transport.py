@@ -352,9 +352,11 @@ class _Search:
                 raise Refused(Blocked(value, text))
 
     def reconcile(self, region: Region, node: Node, old: Action, new: Action) -> None:
-        if old.same(new):
+        # A sign and an orthogonal matrix are their own opposites.
+        alike = old.power == new.power or self.kind in (Kind.SIGN, Kind.ORTHOGONAL)
+        if alike and torch.equal(old.labels, new.labels):
             return
-        if old.power != new.power or self.kind not in DIAGONAL:
+        if not alike or self.kind not in DIAGONAL:
             raise Refused(
                 Blocked(node, "it brings together channels that change in different ways")
             )

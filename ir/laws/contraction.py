@@ -154,7 +154,7 @@ class Contract(Law):
                     ports[bias] = Action(carried, out.power)
                 elif bias is not None and call.kind is not Kind.PERMUTATION:
                     continue
-                other = next(p for p in factors if p != port)
+                other = next(p for p in letters if p in ((0,), (1,)) and p != port)
                 cells = _by_index(call, out, letters[OUT], letters[other])
                 answers.append(Flow(ports, cells=cells))
         if not answers:

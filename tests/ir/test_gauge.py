@@ -19,7 +19,7 @@ from regauge.ir.gauge import (
     transport,
 )
 from regauge.ir.interpret import execute
-from regauge.ir.laws import Kind
+from regauge.ir.laws import DIAGONAL, Kind
 
 POST_NORM = """
 def graph(x: f64[2, 3, 8], *, g: f64[8], b: f64[8], w: f64[8, 8], c: f64[8]):
@@ -132,6 +132,48 @@ def test_a_value_that_is_returned_too_is_returned_as_it_was(
     graph.verify()
     torch.testing.assert_close(execute(graph, inputs), wanted, rtol=1e-10, atol=1e-10)
     assert [n.name for n in graph.outputs if isinstance(n, Node)] == ["h_original", "y"]
+
+
+@pytest.mark.parametrize("kind", [Kind.SCALE, Kind.SIGN, Kind.ORTHOGONAL, Kind.PERMUTATION])
+def test_weights_that_read_and_write_one_stream_take_both_actions(kind: Kind) -> None:
+    graph, inputs = filled(
+        """
+        def graph(x: f64[3, 8], *, a: f64[8, 8], w: f64[8, 8], c: f64[8], b: f64[5, 8]):
+            h: f64[3, 8] = linear(x, a)
+            f: f64[3, 8] = linear(h, w, c)
+            r: f64[3, 8] = add(h, f)
+            y: f64[3, 5] = linear(r, b)
+            return y
+        """
+    )
+    found = region(graph, "h", kind)
+    if kind in DIAGONAL:
+        assert found.size == len(found.groups.unique())  # every channel for itself
+    else:
+        assert len(found.groups.unique()) == 1  # and all with all
+    element = random_element(found, torch.Generator().manual_seed(0))
+    assert same_after(graph, inputs, found, element)
+
+
+def test_all_that_attention_reads_is_acted_on_at_once() -> None:
+    graph, inputs = filled(
+        """
+        def graph(x: f64[2, 5, 8], *, a: f64[8, 8], b: f64[5, 8]):
+            h: f64[2, 5, 8] = linear(x, a)
+            n: f64[2, 1, 5, 8] = unsqueeze(h, dim=1)
+            s: f64[2, 1, 5, 8] = scaled_dot_product_attention(n, n, n)
+            y: f64[2, 1, 5, 5] = linear(s, b)
+            return y
+        """
+    )
+    for kind in (Kind.SCALE, Kind.LINEAR):  # queries and keys would have to take opposite ones
+        blocked = transport(graph, graph["h"], kind)
+        assert isinstance(blocked, Blocked) and blocked.node.name == "s"
+    for kind in (Kind.SIGN, Kind.ORTHOGONAL, Kind.PERMUTATION):  # which are their own opposites
+        copy = graph.copy()
+        found = region(copy, "h", kind)
+        element = random_element(found, torch.Generator().manual_seed(0))
+        assert same_after(copy, inputs, found, element)
 
 
 def test_a_scale_passes_the_factor_that_is_not_gated() -> None:
