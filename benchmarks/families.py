@@ -9,7 +9,7 @@ not build or run with one choice of sizes, the next is tried.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -352,10 +352,10 @@ _RULES: Sequence[tuple[re.Pattern[str], Rule]] = tuple(
 )  # fmt: skip
 
 
-def spread(passing: Sequence[str], count: int) -> Iterator[str]:
+def spread(passing: Sequence[str], count: int) -> list[str]:
     """Families at equal distances in a sorted list."""
-    for i in range(min(count, len(passing))):
-        yield passing[i * len(passing) // min(count, len(passing))]
+    count = min(count, len(passing))
+    return [passing[i * len(passing) // count] for i in range(count)]
 
 
 def versions() -> str:

@@ -111,5 +111,5 @@ def test_what_cannot_be_built_says_why() -> None:
 
 
 def test_a_spread_has_equal_distances() -> None:
-    assert list(families.spread([*"abcdefghij"], 5)) == [*"acegi"]
-    assert list(families.spread([*"ab"], 5)) == [*"ab"]
+    assert families.spread([*"abcdefghij"], 5) == [*"acegi"]
+    assert families.spread([*"ab"], 5) == [*"ab"]
