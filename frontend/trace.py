@@ -88,7 +88,7 @@ def _functional(program: ExportedProgram) -> ExportedProgram:
 
 
 # Draw random numbers only where an argument says so, which the canonical form refuses.
-_SWITCHED = {"aten::dropout", "aten::scaled_dot_product_attention"}
+_SWITCHED = {"aten::dropout", "aten::scaled_dot_product_attention", "aten::lstm", "aten::gru"}
 
 
 def _is_functional(target: Any) -> bool:
@@ -121,6 +121,8 @@ def _export(
         with torch.no_grad(), warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
+            # Recurrent modules keep a list of their parameters.
+            warnings.filterwarnings("ignore", r"(?s)The tensor attributes .*assigned during export")
             return torch.export.export(
                 model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
             )

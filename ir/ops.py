@@ -263,6 +263,10 @@ OPS: dict[str, Op] = {op.name: op for op in _ROWS}
 NUMBERS: dict[Any, str] = {op.target: op.name for op in _ROWS if op.positional}
 
 
+# Draw random numbers only where an argument says so, which the canonical form refuses.
+_SWITCHED = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+
+
 @functools.cache
 def get(name: str) -> Op:
     """The op of this name: a row of the table, or any registered overload by its full name."""
@@ -282,7 +286,7 @@ def get(name: str) -> Op:
     impure = ""
     if target._schema.is_mutable:
         impure = "changes its input"
-    elif torch.Tag.nondeterministic_seeded in target.tags:
+    elif torch.Tag.nondeterministic_seeded in target.tags and packet not in _SWITCHED:
         impure = "draws random numbers"
     required = sum(not a.has_default_value() for a in tensors)
     return Op(name, target, operands, impure=impure, required=required)

@@ -38,6 +38,8 @@ def _pointwise(node: Node, at: At) -> Node | None:
     bare = tuple(_bare(arg) for arg in node.args)
     if all(a is b for a, b in zip(bare, node.args, strict=True)):
         return None
+    if any(isinstance(value, Node) for value in node.attrs.values()):
+        return None  # a limit of the result's shape
     shape = broadcast(*(sizes(arg) for arg in bare if isinstance(arg, Node)))
     if shape == sizes(node):
         node.set(bare)

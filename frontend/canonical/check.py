@@ -45,7 +45,7 @@ def check(graph: Graph) -> None:
             raise GraphError(f"{node.op} stands for {REPLACED[node.op]}", where=node.at)
         if node.op == "scaled_dot_product_attention" and "scale" not in node.attrs:
             raise GraphError(f"{node.name} does not state its scale", where=node.at)
-        if node.attrs.get("dropout_p"):
+        if node.attrs.get("dropout_p") or (node.attrs.get("dropout") and node.attrs.get("train")):
             raise GraphError(
                 f"{node.name} drops weights at random, in evaluation too",
                 where=node.at,

@@ -30,9 +30,10 @@ def _source(arg: Arg) -> Node | None:
 def _row_wise(node: Node, at: At) -> Node | None:
     """An op on the last axis, or on no axis at all."""
     x = _source(node.args[0])
-    if x is None or any(isinstance(arg, Node) and arg.op != "param" for arg in node.args[1:]):
+    others = (*node.args[1:], *node.attrs.values())  # a limit may be a value as well
+    if x is None or any(isinstance(arg, Node) and arg.op != "param" for arg in others):
         return None
-    if any(len(sizes(arg)) > 1 for arg in node.args[1:]) and node.op != "linear":
+    if any(len(sizes(arg)) > 1 for arg in others) and node.op != "linear":
         return None
     return _merged(node, at, (x, *node.args[1:]), sizes(x)[:-1])
 
