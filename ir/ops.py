@@ -119,7 +119,9 @@ _ROWS: tuple[Op, ...] = (
     _op("conv1d", "input weight bias", Conv()),
     _op("conv2d", "input weight bias", Conv()),
     _op("conv3d", "input weight bias", Conv()),
-    _op("conv_transpose2d", "input weight bias"),
+    _op("conv_transpose1d", "input weight bias", Conv(transposed=True)),
+    _op("conv_transpose2d", "input weight bias", Conv(transposed=True)),
+    _op("conv_transpose3d", "input weight bias", Conv(transposed=True)),
     _op("embedding", "weight indices", Embedding()),
     # -- norms
     _op("layer_norm", "input weight bias", Normalize(centres=True)),
@@ -211,9 +213,18 @@ _ROWS: tuple[Op, ...] = (
     _op("sum", "self", Reduce(_ALL - {Kind.SHIFT})),
     _op("amax", "self", Reduce(_SCALES)),
     _op("amin", "self", Reduce(_SCALES)),
-    _op("max_pool2d", "self", Reduce(_SCALES | {Kind.SHIFT}, window=True)),
-    _op("avg_pool2d", "self", Reduce(_ALL - {Kind.SHIFT}, window=True)),
-    _op("adaptive_avg_pool2d", "self", Reduce(frozenset(_ALL), window=True)),
+    *(
+        row
+        for n in (1, 2, 3)
+        for row in (
+            _op(f"max_pool{n}d", "self", Reduce(_SCALES | {Kind.SHIFT}, window=n)),
+            _op(f"avg_pool{n}d", "self", Reduce(_ALL - {Kind.SHIFT}, window=n)),
+            _op(f"adaptive_avg_pool{n}d", "self", Reduce(_ALL, window=n)),
+            _op(f"upsample_nearest{n}d", "input", Reduce(_ALL, window=n)),
+        )
+    ),
+    _op("upsample_bilinear2d", "input", Reduce(_ALL, window=2)),
+    _op("upsample_bicubic2d", "input", Reduce(_ALL, window=2)),
     _op("cumsum", "self", Along()),
     _op("any", "self"),
     _op("all", "self"),

@@ -175,7 +175,13 @@ class GroupedContract(Contract):
 
 @dataclass(frozen=True)
 class Conv(Law):
-    """A convolution ``x[b, i, *], w[o, i/groups, *] -> y[b, o, *]``; channels are indices."""
+    """A convolution ``x[b, i, *], w[o, i/groups, *] -> y[b, o, *]``; channels are indices.
+
+    ``transposed``: the weight is ``w[i, o/groups, *]``, and where the result's border is made of
+    fewer products a shift of the input is no shift of the result.
+    """
+
+    transposed: bool = False
 
     def passes(self, kind: Kind) -> bool:
         return True
@@ -186,6 +192,8 @@ class Conv(Law):
         if not batched:
             raise Stop("a convolution without a batch axis")
         flows: list[Flow] = []
+        if self.transposed and call.attrs.get("groups", 1) != 1:
+            raise Stop("a transposed convolution in groups")
         for port, action in call.known.items():
             if port in ((1,), (2,)):
                 continue
@@ -217,7 +225,7 @@ class Conv(Law):
                 )
             ports[(0,)] = action
         shape = call.shapes[(1,)]
-        ports[(1,)] = Action(labels.reshape(-1, *[1] * (len(shape) - 1)), action.power)
+        ports[(1,)] = Action(self._along(labels, shape, 1 if self.transposed else 0), action.power)
         if (2,) in call.shapes:
             ports[(2,)] = bias
         return Flow(ports)
@@ -228,23 +236,29 @@ class Conv(Law):
         groups = call.attrs.get("groups", 1)
         shape = call.shapes[(1,)]
         if call.kind is Kind.SHIFT:
+            if self.transposed:
+                raise Stop("the border of a transposed convolution is made of fewer products")
             padding = call.attrs.get("padding", (0,))
             if any(padding) if isinstance(padding, tuple) else padding not in (0, "valid"):
                 raise Stop("the convolution pads with zeros, which a shift would have to move too")
             return Flow({(0,): action}, {(0,): action})
-        if call.kind in DIAGONAL:
+        if call.kind in DIAGONAL and not self.transposed:
             by_group = labels.reshape(groups, -1)  # (groups, I / groups)
             rows = by_group.repeat_interleave(shape[0] // groups, dim=0)  # (O, I / groups)
             weight = compact(rows.reshape(*rows.shape, *[1] * (len(shape) - 2)))
             return Flow({(0,): action, (1,): Action(weight, -action.power)})
         if groups == 1:
-            cells = call.held(action, "it reads")
-            weight = labels.reshape(1, -1, *[1] * (len(shape) - 2))
+            cells = [] if call.kind in DIAGONAL else call.held(action, "it reads")
+            weight = self._along(labels, shape, 0 if self.transposed else 1)
             power = action.power if call.kind is Kind.PERMUTATION else -action.power
             return Flow({(0,): action, (1,): Action(weight, power)}, cells=cells)
         if groups != labels.numel() or shape[0] != groups or call.kind is not Kind.PERMUTATION:
             raise Stop(f"a grouped convolution takes no {call.kind.value} of its input channels")
         return self._write(call, action, labels)
+
+    @staticmethod
+    def _along(labels: torch.Tensor, shape: tuple[int, ...], axis: int) -> torch.Tensor:
+        return labels.reshape([-1 if i == axis else 1 for i in range(len(shape))])
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ class Reduce(Law):
     """A reduction: these kinds pass along the axes left; a permutation of the others ends here."""
 
     kinds: frozenset[Kind]
-    window: bool = False  # pooling over the axes behind the channels
+    window: int = 0  # pooling, or resizing, over as many last axes
 
     def passes(self, kind: Kind) -> bool:
         return kind in self.kinds or kind is Kind.PERMUTATION
@@ -137,7 +137,7 @@ class Reduce(Law):
             raise Stop(f"a {call.kind.value} does not pass {call.node.op}")
         rank = len(call.shapes[(0,)])
         reduced = self._reduced(call, rank)
-        keep = self.window or bool(call.attrs.get("keepdim", False))
+        keep = self.window > 0 or bool(call.attrs.get("keepdim", False))
         if (0,) not in call.known:
             labels = call.known[OUT].labels
             if keep and {axis % rank for axis in call.known[OUT].axes} & set(reduced):
@@ -157,7 +157,7 @@ class Reduce(Law):
 
     def _reduced(self, call: Call, rank: int) -> tuple[int, ...]:
         if self.window:
-            return (rank - 2, rank - 1)
+            return tuple(range(rank - self.window, rank))
         dims = call.attrs.get("dim")
         dims = (dims,) if isinstance(dims, int) else dims
         return tuple(sorted(d % rank for d in dims)) if dims else tuple(range(rank))

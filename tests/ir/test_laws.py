@@ -84,6 +84,39 @@ GRAPHS: dict[str, list[str]] = {
             "conv3d(x, w, b)",
         ),
     ],
+    **{
+        f"conv_transpose{n}d": [
+            one(
+                f"x: f64[2, 6{', 4' * n}], *, w: f64[6, 4{', 3' * n}], b: f64[4]",
+                f"f64[2, 4{', 9' * n}]",
+                f"conv_transpose{n}d(x, w, b, stride=({'2, ' * n}))",
+            )
+        ]
+        for n in (1, 2, 3)
+    },
+    **{
+        f"{op}{n}d": [
+            one(f"x: f64[2, 6{', 4' * n}]", f"f64[2, 6{size * n}]", f"{op}{n}d(x{attrs})")
+        ]
+        for n in (1, 2, 3)
+        for op, size, attrs in (
+            ("max_pool", ", 2", f", kernel_size=({'2, ' * n})"),
+            ("avg_pool", ", 2", f", kernel_size=({'2, ' * n})"),
+            ("adaptive_avg_pool", ", 2", f", output_size=({'2, ' * n})"),
+            ("upsample_nearest", ", 8", f", output_size=({'8, ' * n}), scale_factors=None"),
+        )
+    },
+    **{
+        f"upsample_{kind}2d": [
+            one(
+                "x: f64[2, 6, 4, 4]",
+                "f64[2, 6, 8, 8]",
+                f"upsample_{kind}2d(x, output_size=(8, 8), align_corners=False, "
+                "scale_factors=None)",
+            )
+        ]
+        for kind in ("bilinear", "bicubic")
+    },
     "embedding": [
         one("t: i64[2, 3], *, w: f64[3, 6]", SAME, "embedding(w, t)"),
     ],
@@ -243,12 +276,6 @@ GRAPHS: dict[str, list[str]] = {
     ],
     "amin": [
         one(X, "f64[2, 1, 6]", "amin(x, dim=(1,), keepdim=True)"),
-    ],
-    "max_pool2d": [
-        one("x: f64[2, 6, 4, 4]", "f64[2, 6, 2, 2]", "max_pool2d(x, kernel_size=(2, 2))"),
-    ],
-    "avg_pool2d": [
-        one("x: f64[2, 6, 4, 4]", "f64[2, 6, 2, 2]", "avg_pool2d(x, kernel_size=(2, 2))"),
     ],
     "adaptive_avg_pool2d": [
         one("x: f64[2, 6, 4, 4]", "f64[2, 6, 1, 1]", "adaptive_avg_pool2d(x, output_size=(1, 1))"),

@@ -114,7 +114,7 @@ def conv(
     )
 
 
-def conv_transpose2d(
+def conv_transpose(
     b: Builder,
     node: Node,
     input: Node,
@@ -127,9 +127,10 @@ def conv_transpose2d(
     dilation: Arg = 1,
 ) -> str:
     attributes = conv_attributes(weight, stride, padding, dilation, groups)
-    attributes["output_padding"] = pair(output_padding)
+    n = rank(weight) - 2
+    attributes["output_padding"] = pair(output_padding, n)
     operands = (b.tensor(weight), b.tensor(bias))
-    return batched(b, node, input, 2, lambda x: b.op("ConvTranspose", x, *operands, **attributes))
+    return batched(b, node, input, n, lambda x: b.op("ConvTranspose", x, *operands, **attributes))
 
 
 def grouped_mm(b: Builder, node: Node, input: Node, weight: Node, offsets: Node) -> str:
@@ -162,5 +163,5 @@ LOWERINGS = {
     "conv1d": conv,
     "conv2d": conv,
     "conv3d": conv,
-    "conv_transpose2d": conv_transpose2d,
+    **{f"conv_transpose{n}d": conv_transpose for n in (1, 2, 3)},
 }

@@ -17,7 +17,7 @@ from ..builder import MICROSOFT, Builder, rank
 from .contractions import conv_attributes, transposed
 
 _CODES = (torch.int8, torch.uint8, torch.int16, torch.int32)
-_FLOATS = {"conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear"}
+_FLOATS = {"conv1d", "conv2d", "conv3d", "linear", *(f"conv_transpose{n}d" for n in (1, 2, 3))}
 
 
 def _axis(value: Node, scale: Node) -> int | None:

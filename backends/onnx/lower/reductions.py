@@ -8,8 +8,7 @@ import torch
 
 from ....ir import Node
 from ....ir.graph import Arg
-from ..builder import Builder, Declined, pair, rank
-from .contractions import batched
+from ..builder import Builder, Declined, rank
 
 
 def _axes(dim: Arg) -> tuple[int, ...]:
@@ -108,63 +107,6 @@ def diff(
     return b.op("Sub", later, b.op("Slice", whole, b.ints(0), b.ints(-1), b.ints(axis)))
 
 
-def max_pool2d(
-    b: Builder,
-    node: Node,
-    self: Node,
-    kernel_size: Arg,
-    stride: Arg = (),
-    padding: Arg = 0,
-    dilation: Arg = 1,
-    ceil_mode: bool = False,
-) -> str:
-    attributes = {
-        "kernel_shape": pair(kernel_size),
-        "strides": pair(stride if stride != () else kernel_size),
-        "pads": pair(padding) * 2,
-        "dilations": pair(dilation),
-        "ceil_mode": int(ceil_mode),
-    }
-    return batched(b, node, self, 2, lambda x: b.op("MaxPool", x, **attributes))
-
-
-def avg_pool2d(
-    b: Builder,
-    node: Node,
-    self: Node,
-    kernel_size: Arg,
-    stride: Arg = (),
-    padding: Arg = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> str:
-    kernel = pair(kernel_size)
-    if divisor_override not in (None, kernel[0] * kernel[1]) or (ceil_mode and divisor_override):
-        raise Declined("with divisor_override")
-    attributes = {
-        "kernel_shape": kernel,
-        "strides": pair(stride if stride != () else kernel_size),
-        "pads": pair(padding) * 2,
-        "ceil_mode": int(ceil_mode),
-        "count_include_pad": int(count_include_pad or divisor_override is not None),
-    }
-    return batched(b, node, self, 2, lambda x: b.op("AveragePool", x, **attributes))
-
-
-def adaptive_avg_pool2d(b: Builder, node: Node, self: Node, output_size: Arg) -> str:
-    wanted, sizes = pair(output_size), self.shape[-2:]
-    if wanted == [1, 1]:
-        return b.op("ReduceMean", b.tensor(self), b.ints(-2, -1), keepdims=1)
-    kernel = [
-        size // want for size, want in zip(sizes, wanted, strict=True) if isinstance(size, int)
-    ]
-    if len(kernel) != 2 or any(k * w != s for k, w, s in zip(kernel, wanted, sizes, strict=True)):
-        raise Declined("with windows of unequal sizes")
-    attributes = {"kernel_shape": kernel, "strides": kernel}
-    return batched(b, node, self, 2, lambda x: b.op("AveragePool", x, **attributes))
-
-
 LOWERINGS = {
     "mean": _reduce("ReduceMean"),
     "sum": _reduce("ReduceSum"),
@@ -181,7 +123,4 @@ LOWERINGS = {
     "aten.sort.default": sort,
     "cumsum": cumsum,
     "aten.diff.default": diff,
-    "max_pool2d": max_pool2d,
-    "avg_pool2d": avg_pool2d,
-    "adaptive_avg_pool2d": adaptive_avg_pool2d,
 }
