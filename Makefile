@@ -46,6 +46,7 @@ test: lint
 
 bench: $(READY)
 	PYTHONPATH=examples $(BIN)/python benchmarks/compare.py minilm vit whisper smollm2
+	$(BIN)/python benchmarks/scaling.py
 
 # One process a family, one after the other; RESUME=--resume goes on with a run that was stopped.
 coverage: $(READY)
