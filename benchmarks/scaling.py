@@ -74,8 +74,8 @@ def main() -> None:
     lines = [
         "# Time by depth",
         "",
-        f"{datetime.date.today().isoformat()}, CPU seconds on one thread: a LLaMA of the sizes of the",
-        "70-billion-parameter one with its weights on the meta device, written by",
+        f"{datetime.date.today().isoformat()}, CPU seconds on one thread: a LLaMA of the sizes of",
+        "the 70-billion-parameter one with its weights on the meta device, written by",
         "`benchmarks/scaling.py`.",
         "",
         *("| " + " | ".join(row) + " |" for row in (heads, ("---",) * len(heads), *rows)),
