@@ -11,6 +11,7 @@
     select(stack((x, y)), 1)           ->  y
     slice_scatter(x, y, d, 2, 4)       ->  cat((x[:2], y, x[4:]))      so select_scatter
     expand_as(x, y)                    ->  expand(x)
+    copy(x, y)                         ->  y, in the dtype and the shape of x
 
 Axes are counted from the front. A ``reshape`` states each size that is a number, and -1 for one
 that is not (the last one where there are several); an ``expand`` states the sizes that it changes,
@@ -242,7 +243,18 @@ def _expanded_like(node: Node, at: At) -> Node | None:
     return at.instead("expand", node.args[0], size=shape) if known else None
 
 
+def _copied(node: Node, at: At) -> Node | None:
+    """What was written over all of a value."""
+    value = node.args[1]
+    if sizes(value) != sizes(node) and any(isinstance(size, str) for size in sizes(node)):
+        return None
+    if value.dtype != node.dtype:
+        value = at("to", value, dtype=node.dtype)
+    return value if value.type == node.type else at.instead("expand", value, size=sizes(node))
+
+
 RULES: Rules = {
+    **on("aten.copy.default", _copied),
     **on("reshape", _told, _merged),
     **on("permute", _composed),
     **on("squeeze", _undone),
