@@ -59,6 +59,8 @@ class Movement(Law):
             part = labels[begin : begin + math.prod(size)].reshape(size)
             begin += math.prod(size)
             if bool((part >= 0).any()):
+                if out.labels.numel() > 1 and _read_once(call, port):
+                    part = _filled(part)
                 ports[port] = Action(compact(part), out.power)
                 cells += _part(call, part)
         return Flow(ports, cells=cells)
@@ -97,6 +99,22 @@ def _sources(
     shaped = tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
     source = _moved(move, shaped)
     return source.flatten().long(), tuple(source.shape)
+
+
+def _read_once(call: Call, port: Port) -> bool:
+    """Whether nobody else reads the operand, so that what this op leaves out nobody misses."""
+    value = call.node.args[0]
+    value = value[port[1]] if isinstance(value, tuple) else value
+    return len(value.users) == 1
+
+
+def _filled(labels: torch.Tensor) -> torch.Tensor:
+    """Labels extended over what nobody reads, along the axes on which they do not vary."""
+    for axis in range(labels.dim()):
+        whole = labels.amax(axis, keepdim=True).expand(labels.shape)
+        if bool(((labels == whole) | (labels < 0)).all()):
+            labels = whole
+    return labels
 
 
 def _part(call: Call, labels: torch.Tensor) -> list[torch.Tensor]:

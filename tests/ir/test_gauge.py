@@ -176,6 +176,26 @@ def test_all_that_attention_reads_is_acted_on_at_once() -> None:
         assert same_after(copy, inputs, found, element)
 
 
+@pytest.mark.parametrize("kind", [Kind.SCALE, Kind.PERMUTATION, Kind.SIGN])
+def test_what_a_slice_leaves_out_stops_nothing(kind: Kind) -> None:
+    """A causal convolution: padded on both sides, and the end cut off."""
+    graph, inputs = filled(
+        """
+        def graph(x: f64[2, 8, 5], *, k: f64[8, 1, 3], c: f64[8], w: f64[4, 8]):
+            a: f64[2, 8, 7] = conv1d(x, k, c, padding=(2,), groups=8)
+            s: f64[2, 8, 5] = slice(a, dim=2, start=0, end=5)
+            p: f64[2, 5, 8] = permute(s, dims=(0, 2, 1))
+            y: f64[2, 5, 4] = linear(p, w)
+            return y
+        """
+    )
+    found = transport(graph, graph["p"], kind, free=kind is Kind.PERMUTATION)
+    assert isinstance(found, Region), str(found)
+    if kind is not Kind.PERMUTATION:  # whose input would have to move too
+        element = random_element(found, torch.Generator().manual_seed(0))
+        assert same_after(graph, inputs, found, element)
+
+
 def test_a_scale_passes_the_factor_that_is_not_gated() -> None:
     graph, inputs = filled(GATED)
     found = region(graph, "h", Kind.SCALE)
