@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...ir import Graph, GraphError, Node
+from ...ir import Graph, GraphError, Node, TensorType
 from .rewrite import sizes
 
 # What never stands in a canonical graph, and what stands there instead.
@@ -57,8 +57,10 @@ def check(graph: Graph) -> None:
 
 def _excused(node: Node) -> bool:
     """A split at places that only a run tells."""
-    whole = node.args[0] if node.args else None
-    return isinstance(node.type, tuple) and any(isinstance(s, str) for s in sizes(whole))
+    if not isinstance(node.type, tuple):
+        return False
+    parts = [size for part in node.type if isinstance(part, TensorType) for size in part.shape]
+    return any(isinstance(size, str) for size in (*sizes(node.args[0]), *parts))
 
 
 def _check_axes(node: Node) -> None:

@@ -8,6 +8,7 @@ addmm, baddbmm                                        ->  matmul, mul and add
 zeros, ones, new_ones, zeros_like, scalar_tensor, ... ->  full
 a & b of truth values, min(a, b), square(x), x + (y * alpha), rsub(a, b), ...
 index_select of a table, a histogram of one bin        ->  embedding, full
+glu(x)                                                ->  mul(x[: n], sigmoid(x[n:]))
 inference batch norm, native_layer_norm, convolution  ->  batch_norm, layer_norm, conv1d ... conv3d
 """
 
@@ -293,6 +294,18 @@ def _rows_of_a_table(node: Node, at: At) -> Node | None:
     return at.instead("embedding", table, index) if len(sizes(index)) == 1 else None
 
 
+def _gated(node: Node, at: At) -> Node | None:
+    """``glu``: the first half times the sigmoid of the second."""
+    x = node.args[0]
+    dim = int(node.attrs.get("dim", -1)) % len(sizes(x))
+    half = sizes(node)[dim]
+    if not isinstance(half, int):
+        return None
+    value = at("slice", x, dim=dim, start=0, end=half)
+    gate = at("sigmoid", at("slice", x, dim=dim, start=half, end=2 * half))
+    return at.instead("mul", value, gate)
+
+
 def _one_bin(node: Node, at: At) -> Node | None:
     """How many numbers lie between the least and the greatest of them: all."""
     bounds = node.attrs.get("min", 0) == node.attrs.get("max", 0)
@@ -305,6 +318,8 @@ def _one_bin(node: Node, at: At) -> Node | None:
 RULES: Rules = {
     **on("index_select", _rows_of_a_table),
     **on("aten.histc.default", _one_bin),
+    **on("aten.concat.default aten.concatenate.default", _rename("cat", "dim")),
+    **on("aten.glu.default", _gated),
     **on(
         "aten.view.default aten._unsafe_view.default aten.flatten.using_ints aten.unflatten.int"
         " aten.view_as.default aten.reshape_as.default aten.ravel.default",

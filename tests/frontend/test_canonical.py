@@ -139,3 +139,14 @@ def test_check_refuses(text: str, message: str) -> None:
     graph = parse(f"def graph(x: f32[2, 4]):\n    {text}\n    return y")
     with pytest.raises(GraphError, match=message):
         check(graph)
+
+
+def test_a_split_at_places_that_are_data_may_stay() -> None:
+    check(
+        parse("""
+        def graph(x: f32[4, 3], n: int):
+            s: (f32[u, 3], f32[v, 3]) = aten.split_with_sizes.default(x, split_sizes=(n, n))
+            a: f32[u, 3] = getitem(s, 0)
+            return a
+        """)
+    )
