@@ -218,3 +218,19 @@ def test_the_eager_target_runs_the_graph(graph_of: Make, inputs_of: Feed) -> Non
     graph = graph_of(*MLP)
     x = inputs_of(graph)
     assert torch.equal(eager(graph)(x)[0], execute(graph, x)[0])
+
+
+def test_a_split_at_places_that_are_data() -> None:
+    graph = parse("""
+        def graph(x: f32[5, 3], n: i64[2]):
+            a: i64[] = select(n, dim=0, index=0)
+            b: i64[] = select(n, dim=0, index=1)
+            i: int = aten.item.default(a)
+            j: int = aten.item.default(b)
+            s: (f32[u, 3], f32[v, 3]) = aten.split_with_sizes.default(x, split_sizes=(i, j))
+            y: f32[v, 3] = getitem(s, 1)
+            z: f32[3] = sum(y, dim=(0,))
+            return z
+    """)
+    inputs = [torch.randn(5, 3), torch.tensor([2, 3])]
+    torch.testing.assert_close(lower(graph, threads=1)(inputs), execute(graph, inputs))

@@ -61,7 +61,14 @@ def sym_size(b: Builder, node: Node, self: Node, dim: int) -> str:
     return b.ints(size) if isinstance(size, int) else b.size(b.tensor(self), dim)
 
 
+def item(b: Builder, node: Node, self: Node) -> str:
+    """The one number in a tensor."""
+    assert isinstance(node.type, ScalarType)
+    return b.op("Reshape", b.tensor(self, SCALARS[node.type.kind]), b.ints(1))
+
+
 LOWERINGS = {
+    "aten.item.default": item,
     "getitem": getitem,
     "sym_size": sym_size,
     "int_add": _binary("Add"),
