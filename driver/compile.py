@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch.export import ExportedProgram
 from ..backends.base import Runner, Target
 from ..backends.base import target as find_target
 from ..frontend.trace import trace
-from ..ir import Graph, InputError, TargetError, WeightError
+from ..ir import Graph, InputError, PromiseError, TargetError, WeightError
 from ..ir.interpret import execute
 from ..ir.text import line
 from ..passes import Context, Pass, apply
@@ -74,10 +76,22 @@ def compile(
             closed_convolutions=place.closed_convolutions,
             progress=bars.track,
         )
-        final, runner, report = _build(graph, chosen, context, place, bars, measure=measure)
+        try:
+            final, runner, report = _build(graph, chosen, context, place, bars, measure=measure)
+        except PromiseError as error:
+            raise _with_evidence(error) from None
     report.asked = label(passes)
     report.model.name = "graph" if isinstance(model, Graph) else type(model).__name__
     return Artifact(final, runner, place, report, known)
+
+
+def _with_evidence(error: PromiseError) -> PromiseError:
+    """The error with what a defect report needs written to a file, which it names."""
+    folder = Path(tempfile.mkdtemp(prefix="regauge-defect-"))
+    path = folder / "evidence.txt"
+    path.write_text(error.evidence, encoding="utf-8")
+    do = f"{error.do}; the graphs before and after are in {path}"
+    return PromiseError(error.what, where=error.where, do=do, evidence=error.evidence)
 
 
 def _build(

@@ -46,7 +46,15 @@ class PassError(RegaugeError):
 
 
 class PromiseError(RegaugeError):
-    """A pass changed the function more than it promised."""
+    """A pass changed the function more than it promised.
+
+    Args:
+        evidence: What a defect report needs besides the model: the graphs before and after.
+    """
+
+    def __init__(self, what: str, *, where: str = "", do: str = "", evidence: str = "") -> None:
+        super().__init__(what, where=where, do=do)
+        self.evidence = evidence
 
 
 class TargetError(RegaugeError):

@@ -108,8 +108,20 @@ def _run(
             "(relative L2, float64)",
             where=f"sites: {sites}",
             do="this is a defect of the pass: leave it out, and report it with the model",
+            evidence=_evidence(step, graph, new, remarks),
         )
     return new
+
+
+def _evidence(step: Pass, before: Graph, after: Graph, remarks: list[Remark]) -> str:
+    """What a pass did, as text."""
+    parts = [
+        f"{step.name}: {step!r}",
+        "\n".join(map(str, remarks)),
+        f"# before\n{before}",
+        f"# after\n{after}",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _cast(

@@ -1,4 +1,6 @@
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -197,6 +199,10 @@ def test_a_pass_that_breaks_its_promise_is_found_out(
         rg.compile(net, (x,), passes=passes["Scale"](), target="torch")
     assert error.value.what.startswith("Scale promised an equal function and changed the outputs")
     assert "first_weight" in error.value.where
+    evidence = Path(error.value.do.rpartition(" in ")[2])
+    text = evidence.read_text(encoding="utf-8")
+    assert text.startswith("Scale: ") and text.count("def graph(") == 2
+    shutil.rmtree(evidence.parent)
 
 
 def test_an_approximate_pass_reports_its_damage(net: nn.Module, x: Tensor, passes: Passes) -> None:
