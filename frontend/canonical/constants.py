@@ -21,7 +21,7 @@ from ...ir.precision import convert_attr
 from ...ir.types import of
 
 LARGEST = 1 << 20
-_SOURCES = {"full", "arange"}
+_SOURCES = {"full", "arange", "aten.eye.default", "aten.eye.m", "aten.linspace.default"}
 
 
 class _Value(NamedTuple):
@@ -139,7 +139,7 @@ def _hint(node: Node) -> str:
         and isinstance(table.get(node.op).law, Movement)
     ):
         node = node.args[0]
-    return node.op.split(".")[-1] if node.op != "param" else node.name
+    return node.op.removeprefix("aten.").split(".")[0] if node.op != "param" else node.name
 
 
 def _number(graph: Graph, value: torch.Tensor, before: Node) -> Node:

@@ -148,11 +148,13 @@ def _weighted(node: Node, at: At) -> Node | None:
 
 
 def _turned(node: Node, at: At) -> Node | None:
-    """``rsub(a, b) = b - a``."""
+    """``rsub(a, b) = b - a``; where b is a number, ``-a + b``."""
     if node.attrs.get("alpha", 1) != 1:
         return None
     left, right = node.args
-    return at.instead("sub", right, left) if isinstance(right, Node) else None
+    if isinstance(right, Node):
+        return at.instead("sub", right, left)
+    return at.instead("add", at("neg", left), right)
 
 
 def _added_product(node: Node, at: At) -> Node | None:
