@@ -22,7 +22,7 @@ import torch
 from ..ir.codes import PAIR_LIMIT, paired
 
 LIMIT = 127
-STRETCHES = torch.linspace(1.0, 2.0, 21)  # of a scale, for pairs; at twice the least none is left
+STRETCHES = torch.linspace(1.0, 2.0, 11)  # of a scale, for pairs; at twice the least none is left
 
 
 def scales(weight: torch.Tensor, axes: int = 1) -> torch.Tensor:
