@@ -59,7 +59,10 @@ class Movement(Law):
             part = labels[begin : begin + math.prod(size)].reshape(size)
             begin += math.prod(size)
             if bool((part >= 0).any()):
-                if out.labels.numel() > 1 and _read_once(call, port):
+                # What is -1 in the result is there and stays as it is; what is -1 only here was
+                # left out.
+                whole = out.labels.numel() > 1 and not bool((out.labels < 0).any())
+                if whole and _read_once(call, port):
                     part = _filled(part)
                 ports[port] = Action(compact(part), out.power)
                 cells += _part(call, part)

@@ -176,6 +176,30 @@ def test_all_that_attention_reads_is_acted_on_at_once() -> None:
         assert same_after(copy, inputs, found, element)
 
 
+@pytest.mark.parametrize("kind", [Kind.SCALE, Kind.SHIFT, Kind.ORTHOGONAL, Kind.PERMUTATION])
+def test_the_values_of_a_fused_map_leave_queries_and_keys_alone(kind: Kind) -> None:
+    graph, inputs = filled(
+        """
+        def graph(x: f64[2, 5, 8], *, w: f64[24, 8], c: f64[24], o: f64[8, 8], b: f64[8]):
+            a: f64[2, 5, 24] = linear(x, w, c)
+            r: f64[2, 5, 3, 2, 4] = reshape(a, shape=(2, 5, 3, 2, 4))
+            p: f64[3, 2, 2, 5, 4] = permute(r, dims=(2, 0, 3, 1, 4))
+            q: f64[2, 2, 5, 4] = select(p, dim=0, index=0)
+            k: f64[2, 2, 5, 4] = select(p, dim=0, index=1)
+            v: f64[2, 2, 5, 4] = select(p, dim=0, index=2)
+            s: f64[2, 2, 5, 4] = scaled_dot_product_attention(q, k, v)
+            t: f64[2, 5, 2, 4] = permute(s, dims=(0, 2, 1, 3))
+            m: f64[2, 5, 8] = reshape(t, shape=(2, 5, 8))
+            y: f64[2, 5, 8] = linear(m, o, b)
+            return y
+        """
+    )
+    found = region(graph, "m", kind)
+    assert graph["q"] not in found.actions and graph["k"] not in found.actions
+    element = random_element(found, torch.Generator().manual_seed(0))
+    assert same_after(graph, inputs, found, element)
+
+
 @pytest.mark.parametrize("kind", [Kind.SCALE, Kind.PERMUTATION, Kind.SIGN])
 def test_what_a_slice_leaves_out_stops_nothing(kind: Kind) -> None:
     """A causal convolution: padded on both sides, and the end cut off."""
