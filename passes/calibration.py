@@ -44,8 +44,9 @@ class Observation:
         return torch.maximum(self.low.abs(), self.high.abs())
 
     def add(self, rows: torch.Tensor, keep: int) -> None:
-        self.low = torch.minimum(self.low, rows.amin(0))
-        self.high = torch.maximum(self.high, rows.amax(0))
+        if len(rows):  # a mixture may send nothing to an expert
+            self.low = torch.minimum(self.low, rows.amin(0))
+            self.high = torch.maximum(self.high, rows.amax(0))
         self.count += len(rows)
         if keep:
             index = torch.linspace(0, len(rows) - 1, min(keep, len(rows))).round().long()

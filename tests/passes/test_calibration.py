@@ -7,7 +7,7 @@ import torch
 
 from regauge.ir import Graph, InputError, parse
 from regauge.passes import Context, Quantize
-from regauge.passes.calibration import as_rows, observe, padding_mask
+from regauge.passes.calibration import Observation, as_rows, observe, padding_mask
 
 TEXT = """
 def graph(t: i64[n, s], m: i64[n, s], *, e: f32[50, 32], w: f32[64, 32]):
@@ -66,6 +66,14 @@ def test_the_cut_into_batches_makes_no_difference(sizes: tuple[int, ...]) -> Non
     )
     assert torch.equal(found.low, wanted.low) and torch.equal(found.high, wanted.high)
     assert found.count == wanted.count == 36
+
+
+def test_a_value_without_rows_tells_nothing() -> None:
+    found = Observation(torch.full((4,), torch.inf), torch.full((4,), -torch.inf))
+    found.add(torch.empty(0, 4), 8)
+    assert found.count == 0 and found.rows.shape == (0, 4)
+    found.add(torch.ones(2, 4), 8)
+    assert found.count == 2 and found.low.tolist() == [1.0] * 4
 
 
 def test_what_a_mask_is() -> None:
