@@ -95,12 +95,13 @@ def markdown(rows: Sequence[Row], columns: Sequence[str], head: str) -> str:
         "",
         "## Families",
         "",
-        f"| family | {' | '.join(columns)} | reason |",
-        "|---" * (len(columns) + 2) + "|",
+        f"| family | {' | '.join(columns)} | s | reason |",
+        "|---" * (len(columns) + 3) + "|",
     ]
     for row in built:
         marks = " | ".join(row.mark(column) for column in columns)
-        lines.append(f"| {_cell(row.name)} | {marks} | {_cell(row.reason(columns))} |")
+        reason = _cell(row.reason(columns))
+        lines.append(f"| {_cell(row.name)} | {marks} | {row.seconds:.1f} | {reason} |")
     lines += ["", "## Causes", "", "| column | reason | families |", "|---|---|---|"]
     for column, kind, names in causes(built, columns):
         shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
@@ -110,13 +111,13 @@ def markdown(rows: Sequence[Row], columns: Sequence[str], head: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def passing(text: str) -> list[str]:
-    """The families that hold in all columns, read from the file."""
+def passing(text: str, seconds: float = float("inf")) -> list[str]:
+    """The families that hold in all columns and took no longer, read from the file."""
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     return [
         row[0].removeprefix("| ").replace("\\_", "_")
         for row in rows
-        if len(row) > 3 and set(row[1:-1]) == {YES} and row[-1].strip(" |") == ""
+        if len(row) > 4 and set(row[1:-2]) == {YES} and float(row[-2]) <= seconds
     ]
 
 
