@@ -122,5 +122,6 @@ def passing(text: str, seconds: float = float("inf")) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """Text that Markdown takes for nothing else."""
+    """Text that Markdown takes for nothing else, and that no machine's folders are in."""
+    text = re.sub(r"/\S*/site-packages/", "", text)
     return text.replace("|", "\\|").replace("<", "&lt;").replace("_", "\\_").replace("*", "\\*")

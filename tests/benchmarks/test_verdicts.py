@@ -48,3 +48,9 @@ def test_the_file_says_which_families_pass(rows: list[Row]) -> None:
     assert passing(text, seconds=2) == []
     assert "| ba\\_d | ✓ | ✗ | 0.0 | ONNX: fft\\_12 \\| has no ONNX form [model.py:12] |" in text
     assert "- missing: ImportError: it needs a package" in text
+
+
+def test_the_file_names_no_folder_of_this_machine() -> None:
+    row = Row("other", "ImportError: no X in 'a' from '/home/me/lib/site-packages/a_b/c.py'")
+    text = markdown([row], [], "")
+    assert "from 'a\\_b/c.py'" in text and "site-packages" not in text and "/home" not in text
