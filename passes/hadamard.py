@@ -19,7 +19,12 @@ def hadamard(n: int) -> torch.Tensor | None:
     """The matrix ``[n, n]`` with entries of +-1 / sqrt(n), in float64; ``None`` for an order for
     which no product of these constructions serves."""
     parts = factors(n)
-    return None if parts is None else functools.reduce(torch.kron, parts)
+    return None if parts is None else product(parts)
+
+
+def product(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The Kronecker product of matrices."""
+    return functools.reduce(torch.kron, parts)
 
 
 def widest(n: int) -> int:

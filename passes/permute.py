@@ -62,7 +62,7 @@ class SortChannels(Pass):
             if ties_broken(graph, region):
                 remarks.append(missed(site.value, "it would break a tie"))
                 continue
-            apply(graph, region, _within_cells(region.groups, size))
+            apply(graph, region, _within_cells(region, size))
             names = ", ".join(other.value.name for other in together)
             remarks.append(applied(site.value, f"{region.size} channels sorted: {names}"))
         return remarks
@@ -88,16 +88,15 @@ class Align(Pass):
                 f"the models differ: {', '.join(sorted(names)[:3])} is in one alone",
                 do="align models of one architecture, traced on inputs of the same shapes",
             )
-        found = [
-            site.value.name
+        axes = {
+            site.value.name: site.axes
             for site in classes(graph)
             if isinstance(site.found[Kind.PERMUTATION], Region)
-        ]
-        axes = {site.value.name: site.axes for site in classes(graph)}
-        moved = dict.fromkeys(found, 0)
+        }
+        moved = dict.fromkeys(axes, 0)
         for _ in range(self.rounds):
             changed = False
-            for name in found:
+            for name in axes:
                 region = transport(graph, graph[name], Kind.PERMUTATION, axes=axes[name])
                 if not isinstance(region, Region) or ties_broken(graph, region):
                     continue
@@ -124,18 +123,16 @@ class Align(Pass):
                 theirs = places_of(self.reference.store[param.name], edit.action, region.size)
                 gain += theirs.double() @ ours.double().T
         order = torch.arange(region.size)
-        for cell in region.groups.unique():
-            members = torch.nonzero(region.groups == cell).flatten()
+        for members in region.members:
             best = linear_sum_assignment(gain[members][:, members].numpy(), maximize=True)[1]
             order[members] = members[torch.from_numpy(best)]
         before, after = gain.diagonal().sum(), gain[torch.arange(region.size), order].sum()
         return order if after > before + 1e-12 * gain.abs().sum() else None
 
 
-def _within_cells(groups: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+def _within_cells(region: Region, size: torch.Tensor) -> torch.Tensor:
     """The order by size, cell by cell."""
     order = torch.arange(len(size))
-    for cell in groups.unique():
-        members = torch.nonzero(groups == cell).flatten()
+    for members in region.members:
         order[members] = members[torch.argsort(size[members], stable=True)]
     return order

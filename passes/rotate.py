@@ -33,7 +33,7 @@ from ..ir.laws import Kind
 from .base import Context, Pass, Remark, Stage, applied, missed
 from .calibration import observe
 from .fold_norm_affine import FoldNormAffine
-from .hadamard import factors, hadamard, widest
+from .hadamard import factors, hadamard, product, widest
 
 Matrix: TypeAlias = Literal["hadamard", "random", "pca"]
 
@@ -143,8 +143,7 @@ class Rotate(Pass):
         matrix, name = _by_cell(region, kind, generator)
         apply(graph, region, matrix)
         turned.update(region.actions)
-        count = len(region.groups.unique())
-        return applied(site.value, f"{count} heads turned by {name}")
+        return applied(site.value, f"{len(region.members)} heads turned by {name}")
 
     def _input(self, graph: Graph, site: Site) -> Remark:
         region = transport(graph, site.value, Kind.ORTHOGONAL, insert="always", restore=True)
@@ -156,10 +155,7 @@ class Rotate(Pass):
             names = ", ".join(tie.param for tie in broken)
             return missed(site.value, f"it would break the tie of {names}")
         parts = _parts(site.size)
-        matrix = parts[0]
-        for part in parts[1:]:
-            matrix = torch.kron(matrix, part)
-        apply(graph, region, matrix, compute=lambda value: turn(graph, value, parts))
+        apply(graph, region, product(parts), compute=lambda value: turn(graph, value, parts))
         orders = " x ".join(str(len(part)) for part in parts)
         return applied(site.value, f"turned by an op of order {orders}")
 
@@ -205,8 +201,7 @@ def _by_cell(
     """A matrix that keeps to the region's cells, and the name of that of each cell."""
     whole = torch.zeros(region.size, region.size, dtype=torch.float64)
     name = ""
-    for cell in region.groups.unique():
-        members = torch.nonzero(region.groups == cell).flatten()
+    for members in region.members:
         whole[members[:, None], members], name = _block(len(members), kind, generator)
     return whole, name
 

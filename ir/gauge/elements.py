@@ -25,18 +25,14 @@ def random_element(region: Region, generator: torch.Generator) -> torch.Tensor:
             return torch.where(region.fixed, 0.0, noise[groups])
         case Kind.PERMUTATION:
             permutation = torch.arange(n)
-            for members in _cells(groups):
+            for members in region.members:
                 permutation[members] = members.roll(1)
             return permutation
         case _:
             matrix = torch.zeros(n, n, dtype=torch.float64)
-            for members in _cells(groups):
+            for members in region.members:
                 matrix[members[:, None], members] = _block(region.kind, len(members), generator)
             return matrix
-
-
-def _cells(groups: torch.Tensor) -> list[torch.Tensor]:
-    return [torch.nonzero(groups == cell).flatten() for cell in groups.unique()]
 
 
 def _block(kind: Kind, n: int, generator: torch.Generator) -> torch.Tensor:

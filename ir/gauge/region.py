@@ -118,6 +118,12 @@ class Region:
         return first[label]
 
     @property
+    def members(self) -> list[torch.Tensor]:
+        """The coordinates of each group, which go together or may be exchanged."""
+        groups = self.groups
+        return [torch.nonzero(groups == group).flatten() for group in groups.unique()]
+
+    @property
     def fixed(self) -> torch.Tensor:
         if self.kind in DIAGONAL:
             return self._tied()[1]
