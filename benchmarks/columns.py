@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import torch
+from oracle import doubled, eager_in_double
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from regauge.backends.base import target
 from regauge.frontend import trace
@@ -86,50 +85,12 @@ def reason(error: BaseException) -> str:
 # -- canonical ----------------------------------------------------------------------------------
 
 
-class _InDouble(TorchDispatchMode):
-    """Casts to a floating-point dtype, and whatever else names one, mean float64."""
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        def double(value: Any) -> Any:
-            halves = (torch.float32, torch.float16, torch.bfloat16)
-            return torch.float64 if isinstance(value, torch.dtype) and value in halves else value
-
-        return func(*map(double, args), **{k: double(v) for k, v in (kwargs or {}).items()})
-
-
-def _double(value: Any) -> Any:
-    return (
-        value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-    )
-
-
-def eager_in_double(model: torch.nn.Module, kwargs: Mapping[str, Any]) -> list[Any]:
-    """The tensors that the model itself gives in float64."""
-    model = copy.deepcopy(model).double()
-    choose: Any = getattr(model, "set_experts_implementation", None)
-    if choose is not None:
-        choose("eager")  # the grouped product knows no float64
-    torch.set_default_dtype(torch.float64)
-    try:
-        with torch.no_grad(), _InDouble():
-            found = model(**{key: _double(value) for key, value in kwargs.items()})
-    finally:
-        torch.set_default_dtype(torch.float32)
-    return [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, torch.Tensor)]
-
-
 def canonical(
     graph: Graph, flat: list[Any], model: torch.nn.Module, kwargs: Mapping[str, Any]
 ) -> str:
     """The graph in float64 gives what the model gives in float64."""
-    wanted = eager_in_double(model, kwargs)
-    values = execute(astype(graph, torch.float64), [_double(value) for value in flat])
+    wanted = eager_in_double(model, (), kwargs)
+    values = execute(astype(graph, torch.float64), doubled(flat))
     found = [value for value in values if isinstance(value, torch.Tensor)]
     shapes = [[tuple(value.shape) for value in many] for many in (found, wanted)]
     if shapes[0] != shapes[1]:

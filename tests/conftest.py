@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import importlib.util
 import inspect
@@ -14,13 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from oracle import doubled, eager_in_double
+from torch.utils._pytree import tree_leaves
 
 from regauge.frontend import trace
 from regauge.ir import Graph
-
-_HALVES = {torch.float32, torch.float16, torch.bfloat16}
 
 
 def _load(name: str) -> ModuleType:
@@ -33,46 +30,11 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-class _InDouble(TorchDispatchMode):
-    """Casts to a floating-point dtype, and whatever else names one, mean float64."""
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        def double(value: Any) -> Any:
-            return torch.float64 if isinstance(value, torch.dtype) and value in _HALVES else value
-
-        return func(*map(double, args), **{k: double(v) for k, v in (kwargs or {}).items()})
-
-
-def _doubled(value: Any) -> Any:
-    return tree_map_only(torch.Tensor, lambda t: t.double() if t.is_floating_point() else t, value)
-
-
 @pytest.fixture(scope="session")
 def exact_outputs() -> Callable[..., list[torch.Tensor]]:
     """``exact_outputs(model, args, kwargs)``: the tensors that the eager model gives in float64."""
 
-    def run(
-        model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
-    ) -> list[torch.Tensor]:
-        model = copy.deepcopy(model).double()
-        choose: Any = getattr(model, "set_experts_implementation", None)
-        if choose is not None:
-            choose("eager")  # the grouped product knows no float64
-        torch.set_default_dtype(torch.float64)
-        try:
-            with torch.no_grad(), _InDouble():
-                found = model(*_doubled(args), **_doubled(dict(kwargs or {})))
-        finally:
-            torch.set_default_dtype(torch.float32)
-        return [leaf for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor)]
-
-    return run
+    return eager_in_double
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +44,7 @@ def graph_outputs() -> Callable[..., list[torch.Tensor]]:
     def run(
         graph: Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
     ) -> list[torch.Tensor]:
-        found = graph.run(*_doubled(args), **_doubled(dict(kwargs or {})))
+        found = graph.run(*doubled(args), **doubled(dict(kwargs or {})))
         return [leaf for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor)]
 
     return run

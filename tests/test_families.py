@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracle import doubled
 
 from regauge.backends.base import target
 from regauge.frontend import trace
@@ -188,10 +189,3 @@ def test_what_is_outside_the_group_is_refused_and_changes_the_function(
             fold(copy, region, element)
             assert difference(execute(copy, doubled(inputs)), wanted) > 1e-6
             return
-
-
-def doubled(inputs: list[Any]) -> list[Any]:
-    return [
-        value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-        for value in inputs
-    ]
