@@ -16,7 +16,18 @@ from oracle import doubled
 from regauge.backends.base import target
 from regauge.frontend import trace
 from regauge.ir import Graph, GraphError, astype
-from regauge.ir.gauge import Region, attention_pairs, classes, random_element, sites, transport
+from regauge.ir.gauge import (
+    Region,
+    attention_heads,
+    attention_pairs,
+    classes,
+    drop,
+    mask,
+    random_element,
+    sites,
+    transport,
+    units,
+)
 from regauge.ir.gauge import apply as fold
 from regauge.ir.interpret import execute, flatten
 from regauge.ir.laws import Kind
@@ -170,6 +181,33 @@ def test_a_random_element_of_each_group_is_exact(
         assert difference(execute(copy, doubled(inputs)), wanted) < EXACT_TOLERANCE, (name, kind)
         kinds.add(kind)
     assert {Kind.SCALE, Kind.PERMUTATION} <= kinds
+
+
+def test_dropping_coordinates_equals_masking_them(
+    family: tuple[str, Graph, list[Any]],
+) -> None:
+    """A class, an attention pair or the heads lose a unit: the smaller graph computes the same."""
+    name, graph, inputs = family
+    centred, _ = apply(graph, [CenterResidual()], Context(inputs=inputs))
+    exact = astype(centred, torch.float64)
+    wanted = execute(exact, doubled(inputs))
+    cuts, changes = 0, 0
+    sorts = [list(sort(exact)) for sort in (classes, attention_pairs, attention_heads)]
+    for site in (site for sort in sorts for site in sort[:: len(sort) // SITES + 1]):
+        region = transport(exact, site.value, Kind.PERMUTATION, axes=site.axes)
+        for unit in units(exact, region)[:1] if isinstance(region, Region) else ():
+            masked, narrow = exact.copy(), exact.copy()
+            for copy, change in ((masked, mask), (narrow, drop)):
+                place = transport(copy, copy[site.value.name], Kind.PERMUTATION, axes=site.axes)
+                assert isinstance(place, Region)
+                change(copy, place, unit != int(unit.max()) // 2)
+            narrow.verify()
+            values = execute(masked, doubled(inputs))
+            gap = difference(execute(narrow, doubled(inputs)), values)
+            assert gap < EXACT_TOLERANCE, (name, site.value)
+            cuts += 1
+            changes += difference(values, wanted) > EXACT_TOLERANCE
+    assert cuts and changes
 
 
 def test_what_is_outside_the_group_is_refused_and_changes_the_function(

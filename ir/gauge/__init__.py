@@ -4,12 +4,16 @@ from .apply import Untied as Untied
 from .apply import apply as apply
 from .apply import refusal as refusal
 from .apply import ties_broken as ties_broken
+from .drop import drop as drop
+from .drop import mask as mask
+from .drop import units as units
 from .elements import random_element as random_element
 from .region import Blocked as Blocked
 from .region import Edit as Edit
 from .region import Region as Region
 from .region import Restore as Restore
 from .sites import Site as Site
+from .sites import attention_heads as attention_heads
 from .sites import attention_pairs as attention_pairs
 from .sites import classes as classes
 from .sites import inputs_of_contractions as inputs_of_contractions
@@ -27,9 +31,12 @@ __all__ = [
     "Site",
     "Untied",
     "apply",
+    "attention_heads",
     "attention_pairs",
     "classes",
+    "drop",
     "inputs_of_contractions",
+    "mask",
     "pairs",
     "random_element",
     "refusal",
@@ -37,5 +44,6 @@ __all__ = [
     "ties_broken",
     "transformed",
     "transport",
+    "units",
     "weighted",
 ]

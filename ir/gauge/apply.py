@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
@@ -18,6 +19,9 @@ from ..laws import Action, Kind
 from .inserted import center, insert, restore
 from .region import Edit, Region, operand
 from .tensors import spread, transformed
+
+# The new values of a parameter, by one of the actions on it.
+Change: TypeAlias = Callable[[torch.Tensor, Action], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -103,25 +107,22 @@ def refusal(region: Region, element: torch.Tensor) -> str:
 
 
 def _apply_edits(graph: Graph, region: Region, element: torch.Tensor) -> list[Untied]:
-    by_param: dict[Node | None, list[Edit]] = defaultdict(list)
-    for edit in region.edits.values():
-        if edit.through is None:
-            by_param[operand(edit.node, edit.port)].append(edit)
+    def act(value: torch.Tensor, action: Action) -> torch.Tensor:
+        return transformed(region.kind, value, action, element)
+
+    if region.kind is not Kind.SHIFT:
+        return change_parameters(graph, region, act)
     untied: list[Untied] = []
     # What a bias makes up for is computed with the weights as they were before the shift (a shift
     # leaves them).
     for edit in [edit for edit in region.edits.values() if edit.through is not None]:
         _set_bias(graph, edit.node, -edit.action.power * _through(graph, edit, element))
-    for param, edits in by_param.items():
-        if region.kind is Kind.SHIFT:
-            for edit in edits:
-                if param is not None and edit.port != (2,):
-                    untied += _change(graph, region, param, [edit], element)
-                else:
-                    shift = spread(edit.action, element, 0.0) * edit.action.power
-                    _set_bias(graph, edit.node, shift)
-        elif param is not None:
-            untied += _change(graph, region, param, edits, element)
+    for edit in [edit for edit in region.edits.values() if edit.through is None]:
+        param = operand(edit.node, edit.port)
+        if param is not None and edit.port != (2,):
+            untied += _change(graph, region, param, [edit], act)
+        else:
+            _set_bias(graph, edit.node, spread(edit.action, element, 0.0) * edit.action.power)
     return untied
 
 
@@ -129,8 +130,17 @@ def _same(some: tuple[Action, ...], others: tuple[Action, ...]) -> bool:
     return len(some) == len(others) and all(a.same(b) for a, b in zip(some, others, strict=True))
 
 
+def change_parameters(graph: Graph, region: Region, change: Change) -> list[Untied]:
+    """Give every parameter of a region its new values, made action by action."""
+    by_param: dict[Node | None, list[Edit]] = defaultdict(list)
+    for edit in region.edits.values():
+        by_param[operand(edit.node, edit.port)].append(edit)
+    changes = ((param, edits) for param, edits in by_param.items() if param is not None)
+    return [one for param, edits in changes for one in _change(graph, region, param, edits, change)]
+
+
 def _change(
-    graph: Graph, region: Region, param: Node, edits: list[Edit], element: torch.Tensor
+    graph: Graph, region: Region, param: Node, edits: list[Edit], change: Change
 ) -> list[Untied]:
     """Give a parameter its new values: one tensor for readers that agree, a copy for others."""
     untied: list[Untied] = []
@@ -141,7 +151,7 @@ def _change(
         left = [place for place in left if place not in same]
         value = graph.value(param)
         for action in actions:
-            value = transformed(region.kind, value, action, element)
+            value = change(value, action)
         readers = {node for node, _ in same}
         reads = Counter(node for node, _ in same)
         whole = all(reads[user] == sum(n is param for n in user.inputs) for user in param.users)

@@ -111,6 +111,14 @@ def attention_pairs(graph: Graph) -> Iterator[Site]:
                 yield Site(value, -1, (node,), by_head=True)
 
 
+def attention_heads(graph: Graph) -> Iterator[Site]:
+    """The heads of each attention, every head a coordinate: those of its keys and values, which
+    heads of its queries may share."""
+    for node in graph.nodes:
+        if node.op == "scaled_dot_product_attention" and len(node.shape) > 3:
+            yield Site(node.args[1], -3, (node,))
+
+
 def pairs(graph: Graph) -> list[Site]:
     """The attention pairs, with the groups that mix the channels of a head tried."""
     found = list(attention_pairs(graph))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .core import OUT, Action, Call, Flow, Kind, Law, Port, Stop
+from .core import OUT, Action, Call, Flow, Kind, Law, Port, Stop, align
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class ScaledDotProduct(Law):
     q and k contract d, so k takes the inverse of what q takes; what v takes on e, the result takes.
     The rows of the softmax sum to one, so the result takes a shift of v, and a shift of k adds the
     same number to all logits of a query and is gone. Where several heads of q share one of k and v,
-    their coordinates are the same.
+    their coordinates are the same. Heads do not meet, so whole heads may be permuted, all operands'
+    together.
     """
 
     def passes(self, kind: Kind) -> bool:
@@ -27,10 +28,10 @@ class ScaledDotProduct(Law):
         for action in call.known.values():
             if set(action.axes) - {-1, -3}:
                 raise Stop("the labels vary along the sequence")
-            if -1 not in action.axes:
-                raise Stop("whole heads are acted on")
         if call.kind is Kind.CENTRE:
             raise Stop("attention reads the value without a norm that would take out the mean")
+        if any(-1 not in action.axes for action in call.known.values()):
+            return [self._heads(call)]
         whole = Flow()
         if OUT in call.known or (2,) in call.known:
             flow = self._value(call)
@@ -39,6 +40,19 @@ class ScaledDotProduct(Law):
             flow = self._shifted(call) if call.kind is Kind.SHIFT else self._pair(call)
             whole = Flow({**whole.ports, **flow.ports}, cells=[*whole.cells, *flow.cells])
         return [whole]
+
+    def _heads(self, call: Call) -> Flow:
+        if call.kind is not Kind.PERMUTATION:
+            raise Stop("whole heads are acted on")
+        if any(-1 in action.axes for action in call.known.values()):
+            raise Stop("whole heads are acted on, and the channels in them")
+        port, action = next(iter(call.known.items()))
+        shared = action.labels if port in ((1,), (2,)) else self._fewer(call, action.labels, (1,))
+        each = Action(self._more(call, shared, (1,)), action.power)
+        shared = Action(shared, action.power)
+        ports = {(0,): each, (1,): shared, (2,): shared, OUT: each}
+        mask = align(each, call.shapes[(3,)]) if (3,) in call.shapes else None
+        return Flow(ports if mask is None else {**ports, (3,): mask})
 
     def _shifted(self, call: Call) -> Flow:
         if (0,) in call.known:

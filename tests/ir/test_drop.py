@@ -1,0 +1,199 @@
+"""Coordinates dropped from a class: a smaller graph that computes what the masked one does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from regauge.ir import Graph, GraphError, parse
+from regauge.ir.gauge import Region, drop, mask, transport, units
+from regauge.ir.interpret import execute
+from regauge.ir.laws import Kind
+
+ATTENTION = """
+def graph(x: f64[2, 5, 8], *, wq: f64[12, 8], wk: f64[6, 8], wv: f64[6, 8], wo: f64[8, 12]):
+    q: f64[2, 5, 12] = linear(x, wq)
+    qs: f64[2, 5, 4, 3] = reshape(q, shape=(2, 5, 4, 3))
+    qh: f64[2, 4, 5, 3] = transpose(qs, dim0=1, dim1=2)
+    k: f64[2, 5, 6] = linear(x, wk)
+    ks: f64[2, 5, 2, 3] = reshape(k, shape=(2, 5, 2, 3))
+    kh: f64[2, 2, 5, 3] = transpose(ks, dim0=1, dim1=2)
+    v: f64[2, 5, 6] = linear(x, wv)
+    vs: f64[2, 5, 2, 3] = reshape(v, shape=(2, 5, 2, 3))
+    vh: f64[2, 2, 5, 3] = transpose(vs, dim0=1, dim1=2)
+    a: f64[2, 4, 5, 3] = scaled_dot_product_attention(qh, kh, vh, enable_gqa=True)
+    t: f64[2, 5, 4, 3] = transpose(a, dim0=1, dim1=2)
+    m: f64[2, 5, 12] = reshape(t, shape=(2, 5, 12))
+    y: f64[2, 5, 8] = linear(m, wo)
+    return y
+"""
+STREAM = """
+def graph(x: f64[2, 3, 4], *, a: f64[6, 4], g: f64[6], w: f64[6, 6], c: f64[6], o: f64[2, 6]):
+    h: f64[2, 3, 6] = linear(x, a)
+    n: f64[2, 3, 6] = rms_norm(h, g, normalized_shape=(6,), eps=0.1)
+    f: f64[2, 3, 6] = linear(n, w, c)
+    r: f64[2, 3, 6] = add(h, f)
+    s: f64[2, 3, 6] = rms_norm(r, normalized_shape=(6,), eps=0.1)
+    y: f64[2, 3, 2] = linear(s, o)
+    return y
+"""
+DEPTHWISE = """
+def graph(x: f64[2, 3, 7], *, a: f64[6, 3, 1], d: f64[6, 1, 3], b: f64[6], o: f64[2, 6, 1]):
+    h: f64[2, 6, 7] = conv1d(x, a)
+    e: f64[2, 6, 7] = conv1d(h, d, b, padding=(1,), groups=6)
+    y: f64[2, 2, 7] = conv1d(e, o)
+    return y
+"""
+# All that may be done with a hidden layer of 6 channels that is not counted.
+HIDDEN = """
+def graph(x: f64[2, 3, 4], *, a: f64[6, 4], b: f64[6], o: f64[2, 6]):
+    h: f64[2, 3, 6] = linear(x, a, b)
+    z: f64[2, 3, 6] = {op}
+    y: f64[2, 3, 2] = linear(z, o)
+    return y
+"""
+
+
+def filled(text: str) -> tuple[Graph, list[torch.Tensor]]:
+    graph = parse(text)
+    generator = torch.Generator().manual_seed(1)
+    for name, node in graph.params.items():
+        sizes = [int(size) for size in node.shape]
+        graph.store[name] = torch.randn(sizes, generator=generator, dtype=torch.float64)
+    inputs = [[int(size) for size in node.shape] for node in graph.inputs]
+    return graph, [torch.randn(s, generator=generator, dtype=torch.float64) for s in inputs]
+
+
+def region(graph: Graph, name: str, axes: tuple[int, ...] = (-1,)) -> Region:
+    found = transport(graph, graph[name], Kind.PERMUTATION, axes=axes)
+    assert isinstance(found, Region), str(found)
+    return found
+
+
+def cut(text: str, name: str, axes: tuple[int, ...], kept: torch.Tensor) -> Graph:
+    """The narrowed graph, once it is seen to compute what the masked one does."""
+    masked, inputs = filled(text)
+    whole = execute(masked, inputs)
+    narrow, _ = filled(text)
+    mask(masked, region(masked, name, axes), kept)
+    drop(narrow, region(narrow, name, axes), kept)
+    narrow.verify()
+    wanted = execute(masked, inputs)
+    torch.testing.assert_close(execute(narrow, inputs), wanted, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(wanted[0], whole[0], rtol=1e-3)  # what is dropped did count
+    return narrow
+
+
+def test_a_residual_stream_loses_a_coordinate_with_its_share_of_the_norm() -> None:
+    kept = torch.tensor([True, True, False, True, True, True])
+    narrow = cut(STREAM, "h", (-1,), kept)
+    assert narrow["r"].shape == (2, 3, 5)
+    assert narrow["n"].attrs["normalized_shape"] == (5,)
+    assert narrow["n"].attrs["eps"] == pytest.approx(0.1 * 6 / 5)
+    assert narrow["s"].operand(1) is not None  # it had no weight to take up the factor
+
+
+def test_a_depthwise_convolution_loses_groups() -> None:
+    narrow = cut(DEPTHWISE, "h", (-2,), torch.tensor([True, False, True, True, False, True]))
+    assert narrow["e"].attrs["groups"] == 4
+    assert narrow["d"].shape == (4, 1, 3)
+
+
+def test_the_queries_that_share_a_head_go_with_it() -> None:
+    narrow = cut(ATTENTION, "kh", (-3,), torch.tensor([False, True]))
+    assert [narrow[name].shape for name in ("qh", "kh", "vh")] == [
+        (2, 2, 5, 3),
+        *[(2, 1, 5, 3)] * 2,
+    ]
+    assert narrow["qs"].attrs["shape"] == (2, 5, 2, 3)
+    assert narrow["wo"].shape == (8, 6)
+
+
+def test_narrower_heads_keep_the_scale_of_the_logits() -> None:
+    kept = torch.tensor([True, False, True, True, False, True])
+    narrow = cut(ATTENTION, "kh", (-3, -1), kept)
+    assert narrow["a"].attrs["scale"] == pytest.approx(3**-0.5)
+    assert narrow["qh"].shape == (2, 4, 5, 2) and narrow["vh"].shape == (2, 2, 5, 3)
+
+
+def test_units_are_heads_or_places_in_all_heads() -> None:
+    graph, _ = filled(ATTENTION)
+    values = units(graph, region(graph, "vh", (-3, -1)))
+    assert [unit.tolist() for unit in values] == [[0, 1, 2, 0, 1, 2]]  # heads go with their queries
+    heads = units(graph, region(graph, "kh", (-3,)))
+    assert [unit.tolist() for unit in heads] == [[0, 1]]
+    stream, _ = filled(STREAM)
+    assert units(stream, region(stream, "h"))[0].tolist() == list(range(6))
+
+
+@pytest.mark.parametrize(
+    "op",
+    ["relu(h)", "sigmoid(h)", "mul(h, h)", "neg(h)", "roll(h, shifts=(1,), dims=(1,))"],
+)
+def test_hidden_layers_lose_channels(op: str) -> None:
+    cut(HIDDEN.format(op=op), "h", (-1,), torch.tensor([True, False, True, True, True, False]))
+
+
+@pytest.mark.parametrize(
+    ("op", "reason"),
+    [
+        ("layer_norm(h, normalized_shape=(6,))", "mean is over the channels"),
+        ("softmax(h, dim=-1)", "has a part in the sum"),
+        ("rms_norm(u, normalized_shape=(6,))", "not zero there"),
+    ],
+)
+def test_what_counts_the_channels_refuses(op: str, reason: str) -> None:
+    body = HIDDEN.format(op=op)
+    if "(u," in op:  # sigmoid(0) is one half
+        body = body.replace("    z:", "    u: f64[2, 3, 6] = sigmoid(h)\n    z:")
+    graph, _ = filled(body)
+    found = region(graph, "h")
+    with pytest.raises(GraphError, match=reason):
+        drop(graph, found, torch.arange(6) > 0)
+    assert units(graph, found) == []
+
+
+def test_what_is_left_must_be_whole_rows() -> None:
+    graph, _ = filled(ATTENTION)
+    found = region(graph, "vh", (-3, -1))
+    with pytest.raises(GraphError, match="whole rows"):
+        drop(graph, found, torch.arange(6) > 0)
+
+
+def test_heads_cannot_be_left_out_of_queries_and_keys_alone() -> None:
+    graph, _ = filled(ATTENTION)
+    with pytest.raises(GraphError, match="a part of its operands"):
+        drop(graph, region(graph, "kh", (-3, -1)), torch.arange(6) < 3)
+
+
+def _no_permutation(graph: Graph) -> tuple[Region, torch.Tensor]:
+    found = transport(graph, graph["h"], Kind.ORTHOGONAL)
+    assert isinstance(found, Region)
+    return found, torch.arange(6) > 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (lambda graph: (region(graph, "h"), torch.zeros(6, dtype=torch.bool)), "not all of them"),
+        (lambda graph: (region(graph, "h"), torch.ones(5, dtype=torch.bool)), "6 booleans"),
+        (_no_permutation, "of kind orthogonal"),
+    ],
+    ids=["nothing", "size", "kind"],
+)
+def test_wrong_requests_are_refused(
+    wrong: Callable[[Graph], tuple[Region, torch.Tensor]], reason: str
+) -> None:
+    graph, _ = filled(
+        """
+        def graph(x: f64[2, 3, 4], *, a: f64[6, 4], o: f64[2, 6]):
+            h: f64[2, 3, 6] = linear(x, a)
+            y: f64[2, 3, 2] = linear(h, o)
+            return y
+        """
+    )
+    found, kept = wrong(graph)
+    with pytest.raises(GraphError, match=reason):
+        drop(graph, found, kept)
