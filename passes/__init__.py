@@ -13,6 +13,8 @@ from .fold_batch_norm import FoldBatchNorm as FoldBatchNorm
 from .fold_norm_affine import FoldNormAffine as FoldNormAffine
 from .manager import PassReport as PassReport
 from .manager import apply as apply
+from .merge_branches import MergeBranches as MergeBranches
+from .merge_chains import MergeChains as MergeChains
 from .permute import Align as Align
 from .permute import SortChannels as SortChannels
 from .presets import PRESETS as PRESETS
@@ -36,6 +38,8 @@ __all__ = [
     "FoldAttentionBias",
     "FoldBatchNorm",
     "FoldNormAffine",
+    "MergeBranches",
+    "MergeChains",
     "Pass",
     "PassReport",
     "Promise",

@@ -9,6 +9,8 @@ from .base import Pass
 from .center_residual import CenterResidual
 from .fold_attention_bias import FoldAttentionBias
 from .fold_batch_norm import FoldBatchNorm
+from .merge_branches import MergeBranches
+from .merge_chains import MergeChains
 from .quantize import Quantize
 from .smooth import Smooth
 
@@ -22,7 +24,13 @@ class Profile(Protocol):
 
 def exact(profile: Profile) -> tuple[Pass, ...]:
     """Every exact pass that a target profits from, and no approximate one; needs no data."""
-    return (FoldBatchNorm(), CenterResidual(), FoldAttentionBias())
+    return (
+        FoldBatchNorm(),
+        MergeBranches(),
+        MergeChains(),
+        CenterResidual(),
+        FoldAttentionBias(),
+    )
 
 
 def w8a8(profile: Profile) -> tuple[Pass, ...]:
