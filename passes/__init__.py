@@ -11,6 +11,7 @@ from .compress_residual import CompressResidual as CompressResidual
 from .fold_attention_bias import FoldAttentionBias as FoldAttentionBias
 from .fold_batch_norm import FoldBatchNorm as FoldBatchNorm
 from .fold_norm_affine import FoldNormAffine as FoldNormAffine
+from .join_readers import JoinReaders as JoinReaders
 from .manager import PassReport as PassReport
 from .manager import apply as apply
 from .merge_branches import MergeBranches as MergeBranches
@@ -38,6 +39,7 @@ __all__ = [
     "FoldAttentionBias",
     "FoldBatchNorm",
     "FoldNormAffine",
+    "JoinReaders",
     "MergeBranches",
     "MergeChains",
     "Pass",
