@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import torch
 
 from ..ir import Graph, Node
-from ..ir.gauge import Blocked, Region, apply, refusal, ties_broken, transport
+from ..ir.gauge import Blocked, Region, apply, refusal, transport
 from ..ir.laws import Kind
 from .base import Context, Pass, Remark, applied, missed
+from .ties import broken_tie, tie_in_the_way, transport_with_ties
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,12 @@ class CenterResidual(Pass):
         return remarks
 
     def _region(self, graph: Graph, node: Node) -> Region | Remark:
-        region = transport(graph, node.args[0], Kind.CENTRE, insert=True)
-        if isinstance(region, Region) and not self.untie and (broken := ties_broken(graph, region)):
-            # A table that shares its weights stays; what it gives is centred by an op.
-            keep = [graph.params[tie.param] for tie in broken]
-            region = transport(graph, node.args[0], Kind.CENTRE, insert=True, keep=keep)
-            if isinstance(region, Blocked) or not _gains(region):
-                cost = sum(tie.bytes for tie in broken)
-                names = ", ".join(tie.param for tie in broken)
-                text = f"it would break the tie of {names}, at a cost of {cost:,} bytes"
-                return missed(node, text)
+        # A table that shares its weights stays; what it gives is centred by an op.
+        region, broken = transport_with_ties(
+            graph, node.args[0], Kind.CENTRE, untie=self.untie, insert=True
+        )
+        if broken and (isinstance(region, Blocked) or not _gains(region)):
+            return missed(node, broken_tie(broken))
         if isinstance(region, Blocked):
             return missed(node, f"its input cannot be centred: {region}", blocker=region.node.name)
         if not _gains(region):
@@ -91,7 +88,7 @@ def to_rms_norm(graph: Graph, norm: Node) -> None:
     if bias is not None:
         region = transport(graph, norm, Kind.SHIFT)
         fits = isinstance(region, Region) and not refusal(region, graph.value(bias))
-        if isinstance(region, Region) and fits and not ties_broken(graph, region):
+        if isinstance(region, Region) and fits and not tie_in_the_way(graph, region):
             apply(graph, region, graph.value(bias))
             bias = None
         else:

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 import torch
 
 from ..ir import Graph, Node, TensorType
-from ..ir.gauge import Blocked, Region, apply, ties_broken, transport
+from ..ir.gauge import Blocked, Region, apply, transport
 from ..ir.gauge.region import operand
 from ..ir.laws import Kind
 from .base import Context, Pass, Remark, applied, missed
 from .center_residual import norms_of
 from .fold_norm_affine import FoldNormAffine
+from .ties import tie_in_the_way
 
 _SIZES = {"reshape": "shape", "expand": "size"}  # attributes that spell out the result's sizes
 
@@ -66,8 +67,8 @@ class CompressResidual(Pass):
         """What is in the way, as the graph stands."""
         if 2 * linear < norms:
             return f"only {linear} of {norms} norms are read by linear maps alone"
-        if broken := ties_broken(graph, region):
-            return f"it would break the tie of {', '.join(tie.param for tie in broken)}"
+        if sentence := tie_in_the_way(graph, region):
+            return sentence
         for value, action in region.actions.items():
             key = _SIZES.get(value.op)
             size = value.attrs[key][action.axes[0]] if key else -1

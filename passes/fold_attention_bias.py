@@ -21,11 +21,11 @@ from ..ir.gauge import (
     apply,
     attention_pairs,
     refusal,
-    ties_broken,
     transport,
 )
 from ..ir.laws import Kind
 from .base import Context, Pass, Remark, applied, missed
+from .ties import tie_in_the_way
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def _fold(graph: Graph, site: Site) -> Remark | None:
     element[labels] = shift
     if reason := refusal(region, element):
         return missed(writer, f"its bias cannot go: {reason}")
-    if broken := ties_broken(graph, region):
-        return missed(writer, f"it would break the tie of {', '.join(t.param for t in broken)}")
+    if sentence := tie_in_the_way(graph, region):
+        return missed(writer, sentence)
     apply(graph, region, element)
     assert not bool(graph.value(writer.args[2]).any())
     writer.set(writer.args[:2])

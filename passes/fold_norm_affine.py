@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import torch
 
 from ..ir import Graph, Node
-from ..ir.gauge import Blocked, apply, refusal, ties_broken, transport
+from ..ir.gauge import Blocked, apply, refusal, transport
 from ..ir.laws import Kind
 from .base import Context, Pass, Remark, applied, missed
+from .ties import tie_in_the_way
 
 NORMS = ("layer_norm", "rms_norm")
 
@@ -71,10 +72,8 @@ def fold(graph: Graph, node: Node, kind: Kind, element: torch.Tensor, untie: boo
         return missed(node, str(region), blocker=region.node.name)
     if reason := refusal(region, element):
         return missed(node, reason)
-    if not untie and (broken := ties_broken(graph, region)):
-        cost = sum(tie.bytes for tie in broken)
-        names = ", ".join(tie.param for tie in broken)
-        return missed(node, f"it would break the tie of {names}, at a cost of {cost:,} bytes")
+    if sentence := tie_in_the_way(graph, region, untie):
+        return missed(node, sentence)
     apply(graph, region, element)
     return None
 

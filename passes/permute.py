@@ -26,13 +26,13 @@ from ..ir.gauge import (
     apply,
     classes,
     inputs_of_contractions,
-    ties_broken,
     transport,
 )
 from ..ir.gauge.tensors import places_of
 from ..ir.laws import Kind
 from .base import Context, Pass, Remark, Stage, applied, missed
 from .calibration import observe
+from .ties import tie_in_the_way
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class SortChannels(Pass):
             for other in together:
                 labels = region.actions[other.value].labels.flatten().long()
                 size.scatter_reduce_(0, labels, seen[other.value.name].absmax, "amax")
-            if ties_broken(graph, region):
-                remarks.append(missed(site.value, "it would break a tie"))
+            if sentence := tie_in_the_way(graph, region):
+                remarks.append(missed(site.value, sentence))
                 continue
             apply(graph, region, _within_cells(region, size))
             names = ", ".join(other.value.name for other in together)
@@ -94,11 +94,15 @@ class Align(Pass):
             if isinstance(site.found[Kind.PERMUTATION], Region)
         }
         moved = dict.fromkeys(axes, 0)
+        tied: dict[str, str] = {}
         for _ in range(self.rounds):
             changed = False
             for name in axes:
                 region = transport(graph, graph[name], Kind.PERMUTATION, axes=axes[name])
-                if not isinstance(region, Region) or ties_broken(graph, region):
+                if not isinstance(region, Region):
+                    continue
+                if sentence := tie_in_the_way(graph, region):
+                    tied[name] = sentence
                     continue
                 order = self._best(graph, region)
                 if order is not None:
@@ -109,7 +113,7 @@ class Align(Pass):
                 break
         return [
             applied(graph[name], f"{count} channels moved") if count
-            else missed(graph[name], "its channels are in the best order already")
+            else missed(graph[name], tied.get(name, "its channels are in the best order already"))
             for name, count in moved.items()
         ]  # fmt: skip
 

@@ -26,7 +26,6 @@ from ..ir.gauge import (
     apply,
     attention_pairs,
     inputs_of_contractions,
-    ties_broken,
     transport,
 )
 from ..ir.laws import Kind
@@ -34,6 +33,7 @@ from .base import Context, Pass, Remark, Stage, applied, missed
 from .calibration import observe
 from .fold_norm_affine import FoldNormAffine
 from .hadamard import factors, hadamard, product, widest
+from .ties import broken_tie, tie_in_the_way, transport_with_ties
 
 Matrix: TypeAlias = Literal["hadamard", "random", "pca"]
 
@@ -88,9 +88,13 @@ class Rotate(Pass):
         generator: torch.Generator,
     ) -> Remark:
         value: Node = norm.args[0]
-        region = self._region(graph, value)
+        # The whole stream; where that would break a tie, behind what first writes it.
+        region, broken = transport_with_ties(
+            graph, value, Kind.ORTHOGONAL, untie=self.untie, restore="anywhere", insert=True
+        )
         if isinstance(region, Blocked):
-            return missed(norm, f"its stream cannot be turned: {region}", blocker=region.node.name)
+            text = broken_tie(broken) or f"its stream cannot be turned: {region}"
+            return missed(norm, text, blocker=region.node.name)
         norms = [n for n in region.seen if n.op == "rms_norm" and n.args[0] in region.actions]
         costs = len({restore.value for restore in region.restores}) + region.inserted
         if costs >= len(norms):
@@ -114,16 +118,6 @@ class Rotate(Pass):
         text = f"turned by {name} through {len(region.parameters)} parameters"
         return applied(value, f"{text}, with {costs} ops; {len(norms)} norms", ops=costs)
 
-    def _region(self, graph: Graph, value: Node) -> Region | Blocked:
-        """The whole stream; where that would break a tie, behind what first writes it."""
-        region = transport(graph, value, Kind.ORTHOGONAL, restore="anywhere", insert=True)
-        if isinstance(region, Region) and not self.untie and (broken := ties_broken(graph, region)):
-            keep = [graph.params[tie.param] for tie in broken]
-            region = transport(
-                graph, value, Kind.ORTHOGONAL, restore="anywhere", insert=True, keep=keep
-            )
-        return region
-
     # -- heads and inputs -----------------------------------------------------------------------
 
     def _heads(
@@ -137,9 +131,8 @@ class Rotate(Pass):
         region = transport(graph, site.value, Kind.ORTHOGONAL, axes=site.axes)
         if isinstance(region, Blocked):
             return missed(site.value, f"its heads cannot be turned: {region}")
-        if not self.untie and (broken := ties_broken(graph, region)):
-            names = ", ".join(tie.param for tie in broken)
-            return missed(site.value, f"it would break the tie of {names}")
+        if sentence := tie_in_the_way(graph, region, self.untie):
+            return missed(site.value, sentence)
         matrix, name = _by_cell(region, kind, generator)
         apply(graph, region, matrix)
         turned.update(region.actions)
@@ -151,9 +144,8 @@ class Rotate(Pass):
             return missed(site.value, str(region))
         if region.restores:
             return missed(site.value, f"it is also read by others: {region.restore_causes[0]}")
-        if not self.untie and (broken := ties_broken(graph, region)):
-            names = ", ".join(tie.param for tie in broken)
-            return missed(site.value, f"it would break the tie of {names}")
+        if sentence := tie_in_the_way(graph, region, self.untie):
+            return missed(site.value, sentence)
         parts = _parts(site.size)
         apply(graph, region, product(parts), compute=lambda value: turn(graph, value, parts))
         orders = " x ".join(str(len(part)) for part in parts)

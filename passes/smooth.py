@@ -32,13 +32,14 @@ from typing import ClassVar, Literal
 import torch
 
 from ..ir import Graph, Node
-from ..ir.gauge import Blocked, Region, Site, apply, inputs_of_contractions, ties_broken, transport
+from ..ir.gauge import Blocked, Region, Site, apply, inputs_of_contractions, transport
 from ..ir.laws import Kind
 from .base import Context, Pass, Remark, Stage, applied, missed
 from .calibration import Observation, observe
 from .integer_results import CONVOLUTIONS, IntegerResults
 from .quantize import Activations
 from .rounding import scales as weight_scales
+from .ties import tie_in_the_way
 
 FEWEST = 8  # rows, below which ranges are chance
 FLOOR = 0.1  # of the median range of the channels
@@ -172,13 +173,8 @@ class _SiteSearch:
         if isinstance(region, Blocked):
             self.remarks.append(missed(self.site.value, f"no {kind.value}: {region}"))
             return None
-        if not self.options.untie and (broken := ties_broken(self.graph, region)):
-            names = ", ".join(tie.param for tie in broken)
-            cost = sum(tie.bytes for tie in broken)
-            text = (
-                f"no {kind.value}: it would break the tie of {names}, at a cost of {cost:,} bytes"
-            )
-            self.remarks.append(missed(self.site.value, text))
+        if sentence := tie_in_the_way(self.graph, region, self.options.untie):
+            self.remarks.append(missed(self.site.value, f"no {kind.value}: {sentence}"))
             return None
         return region
 

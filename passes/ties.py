@@ -19,6 +19,11 @@ def broken_tie(broken: Sequence[Untied]) -> str:
     return f"it would break the tie of {names}, at a cost of {cost:,} bytes"
 
 
+def tie_in_the_way(graph: Graph, region: Region, untie: bool = False) -> str:
+    """The sentence for the ties that applying a region would break, unless they may be broken."""
+    return "" if untie else broken_tie(ties_broken(graph, region))
+
+
 def transport_with_ties(
     graph: Graph, value: Node, kind: Kind, *, untie: bool, **options: Any
 ) -> tuple[Region | Blocked, list[Untied]]:
