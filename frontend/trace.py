@@ -21,6 +21,7 @@ from ..ir.ops import NUMBERS
 from .canonical import canonicalize, check
 from .checkpoint import example_inputs, load_checkpoint
 from .convert import convert
+from .recurrence import AnyLength
 from .symbols import name_symbols
 
 
@@ -118,7 +119,7 @@ def _export(
     except TypeError as error:
         raise InputError(f"the example inputs do not fit the model: {error}") from None
     try:
-        with torch.no_grad(), warnings.catch_warnings(), _quiet():
+        with torch.no_grad(), warnings.catch_warnings(), _quiet(), AnyLength():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
             # Recurrent modules keep a list of their parameters.

@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from . import own as own  # registers our own op namespace
+from . import recurrence as recurrence
 from .errors import GraphError
 from .laws import (
     OPAQUE,
@@ -37,6 +38,7 @@ from .laws import (
     Mul,
     Normalize,
     Pad,
+    Recurrence,
     Reduce,
     ScaledDotProduct,
     Softmax,
@@ -123,6 +125,12 @@ _ROWS: tuple[Op, ...] = (
     _op("conv_transpose2d", "input weight bias", Conv(transposed=True)),
     _op("conv_transpose3d", "input weight bias", Conv(transposed=True)),
     _op("embedding", "weight indices", Embedding()),
+    # -- steps through time: a change of sign passes tanh, in the blocks of gates that it has
+    _ours("lstm_states", "gates weight bias hidden cell", Recurrence(4, _ODD, odd=(2,))),
+    _ours("lstm_last_cell", "gates weight bias hidden cell", Recurrence(4, _ODD, odd=(2,))),
+    _ours("gru_states", "gates weight bias hidden", Recurrence(3, _ODD, odd=(2,))),
+    _ours("rnn_tanh_states", "gates weight bias hidden", Recurrence(1, _ODD, odd=(0,))),
+    _ours("rnn_relu_states", "gates weight bias hidden", Recurrence(1, _SCALES, odd=(0,))),
     # -- norms
     _op("layer_norm", "input weight bias", Normalize(centres=True)),
     _op("rms_norm", "input weight", Normalize(centres=False)),
@@ -315,6 +323,6 @@ def name_of(overload: Any) -> str:
         named = {"_to_copy": "to", "_softmax": "softmax"}.get(base, base)
         if named in OPS and packet not in ("out", "dim_max"):
             return named
-    if overload.namespace == "regauge":
+    if overload.namespace == "regauge" and base in OPS:
         return base
     return f"{overload.namespace}.{base}.{packet}"

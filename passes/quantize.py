@@ -24,6 +24,7 @@ import torch
 from ..ir import Graph, Node, ops
 from ..ir.codes import fits_pairs, in_kernel_order, out_of_kernel_order
 from ..ir.gauge import Site, inputs_of_contractions, weighted
+from ..ir.recurrence import NAMES as RECURRENCES
 from .base import Context, Pass, Promise, Remark, Stage, applied, missed
 from .calibration import as_rows, padding_mask
 from .insertion import insert_dynamic, insert_static, range_to_scale, store_codes
@@ -97,9 +98,9 @@ class Quantize(Pass):
             store_codes(graph, table, codes, scale)
         for site in found:
             remarks.append(self._insert(graph, context, site, decisions[site.value]))
-        floats += [node for node in graph.nodes if node.op == "grouped_mm"]
+        floats += [node for node in graph.nodes if node.op in ("grouped_mm", *RECURRENCES)]
         for reader in floats:
-            remarks.extend(self._store(graph, reader))
+            remarks.extend(self._store(graph, reader, set(floats)))
         if results is not None:
             remarks.extend(results.insert(graph, context, self.name))
         return remarks
@@ -142,14 +143,16 @@ class Quantize(Pass):
                 return False
         return True
 
-    def _store(self, graph: Graph, reader: Node) -> list[Remark]:
-        """Codes for the weights of a reader of floats."""
+    def _store(self, graph: Graph, reader: Node, floats: set[Node]) -> list[Remark]:
+        """Codes for the weights of a reader of floats, which all who read them can use."""
         weight: Node = reader.args[1]
-        if weight.op != "param" or len(weight.users) > 1:
+        if weight.op != "param":  # quantized before, for another reader too
             return []
+        if others := [user.name for user in weight.users if user not in floats]:
+            return [missed(reader, f"{weight.name} is also read by {', '.join(others)}")]
         value = graph.value(weight)
         if value.numel() < self.least:
-            return []
+            return [missed(reader, f"{weight.name} has only {value.numel()} elements")]
         if reader.op == "grouped_mm":  # [E, I, O]: a scale for each output of each expert
             codes, scale = (part.transpose(1, 2) for part in rounded(value.transpose(1, 2), axes=2))
         else:

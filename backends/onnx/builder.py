@@ -8,16 +8,19 @@ A tuple is a tuple of values.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from ...ir import Graph, Node, ScalarType, TensorType
 from ...ir.graph import Arg
 
 Value: TypeAlias = "str | tuple[str, ...]"
-Attribute: TypeAlias = "int | float | str | Sequence[int] | Sequence[float] | TensorProto"
+Attribute: TypeAlias = (
+    "int | float | str | Sequence[int] | Sequence[float] | Sequence[str] | TensorProto | GraphProto"
+)
+Shared = TypeVar("Shared")
 
 OPSET, IR_VERSION = 23, 11  # the pair of onnx 1.18: Attention, RMSNormalization, RotaryEmbedding
 MICROSOFT = "com.microsoft::"  # ONNX Runtime's own ops
@@ -69,7 +72,7 @@ class Builder:
         self.exported: dict[
             str, ModelProto
         ] = {}  # what PyTorch's exporter made of ops, by their text
-        self._shared: dict[tuple[object, ...], str] = {}
+        self._shared: dict[tuple[object, ...], Any] = {}
         self._counts: dict[str, int] = {}
         self._start = 0
 
@@ -151,8 +154,8 @@ class Builder:
             )
         return name
 
-    def memo(self, key: tuple[object, ...], make: Callable[[], str]) -> str:
-        """A value that several nodes share, made where it is first asked for."""
+    def memo(self, key: tuple[object, ...], make: Callable[[], Shared]) -> Shared:
+        """What several nodes share, made where it is first asked for."""
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]

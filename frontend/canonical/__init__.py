@@ -20,6 +20,7 @@ from . import (
     linear,
     movement,
     norms,
+    recurrence,
     rows,
     spelling,
 )
@@ -37,6 +38,7 @@ _FAMILIES = (
     complex,
     broadcast,
     rows,
+    recurrence,
     linear,
     norms,
     activations,

@@ -9,6 +9,7 @@
     slice(x, -1, 4, 2**63 - 1)         ->  slice(x, dim=3, start=4, end=8)
     slice(cat((x, y, z)), what x is)   ->  x                           so where y and z are wanted
     select(stack((x, y)), 1)           ->  y
+    select(unsqueeze(x, d), d, 0)      ->  x
     slice_scatter(x, y, d, 2, 4)       ->  cat((x[:2], y, x[4:]))      so select_scatter
     expand_as(x, y)                    ->  expand(x)
     copy(x, y)                         ->  y, in the dtype and the shape of x
@@ -157,8 +158,10 @@ def _select(node: Node, at: At) -> Node | None:
 
 
 def _select_of_stack(node: Node, at: At) -> Node | None:
-    """One of the values that were stacked."""
+    """One of the values that were stacked, or the only one."""
     inner, dim, index = node.args[0], node.attrs["dim"], node.attrs["index"]
+    if isinstance(inner, Node) and inner.op == "unsqueeze" and inner.attrs["dim"] == dim:
+        return inner.args[0]
     stacked = isinstance(inner, Node) and inner.op == "stack" and inner.attrs["dim"] == dim
     if not stacked or not isinstance(index, int) or not 0 <= index < len(inner.args[0]):
         return None

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from ..graph import Graph, Node
 from ..laws import Kind
+from ..recurrence import STATES
 from ..types import TensorType
 from .region import Blocked, Region
 from .transport import transport
@@ -24,7 +25,7 @@ CONTRACTIONS = {
     "conv2d": -3,
     "conv3d": -4,
 }  # op -> axis of the channels
-WRITERS = {**CONTRACTIONS, "embedding": -1}
+WRITERS = {**CONTRACTIONS, "embedding": -1, **dict.fromkeys(STATES, -1)}
 
 
 @dataclass

@@ -32,6 +32,7 @@ from .pointwise import Add as Add
 from .pointwise import Elementwise as Elementwise
 from .pointwise import Mul as Mul
 from .pointwise import Where as Where
+from .recurrence import Recurrence as Recurrence
 
 __all__ = [
     "DIAGONAL",
@@ -59,6 +60,7 @@ __all__ = [
     "Normalize",
     "Pad",
     "Port",
+    "Recurrence",
     "Reduce",
     "ScaledDotProduct",
     "Softmax",

@@ -123,14 +123,15 @@ class Call:
     def held(self, action: Action, where: str) -> list[torch.Tensor]:
         """The cells of an action on an axis that is summed over: all its coordinates, as one row.
 
-        An axis that holds only some of the coordinates will do for an element that keeps to these;
-        raises ``Stop`` where it will not do, or a coordinate stands there more often than another.
+        An axis that holds only some of the coordinates, or other channels beside them, will do for
+        an element that keeps to these; raises ``Stop`` where it will not do, or a coordinate stands
+        there more often than another.
         """
         flat = action.labels.flatten()
         counts = torch.bincount(flat[flat >= 0], minlength=self.size)
         row = torch.nonzero(counts).flatten().to(flat.dtype)
-        partial = row.numel() < self.size and self.kind not in MIXING
-        if partial or bool((flat < 0).any()) or counts[row.long()].unique().numel() != 1:
+        partial = row.numel() < self.size or bool((flat < 0).any())
+        if (partial and self.kind not in MIXING) or counts[row.long()].unique().numel() != 1:
             raise Stop(f"{where} only a part of the channels")
         return [row[None]] if row.numel() < self.size else []
 

@@ -8,6 +8,7 @@ import pytest
 from regauge.backends.onnx.lower import LOWERINGS
 from regauge.backends.onnx.lower.pooling import LOWERINGS as POOLING
 from regauge.ir import Graph, ops
+from regauge.ir.recurrence import NAMES as RECURRENT
 
 Make: TypeAlias = Callable[..., Graph]
 Check: TypeAlias = Callable[..., None]
@@ -372,8 +373,8 @@ def test_computes_what_the_interpreter_computes(
 def test_every_lowering_has_a_case() -> None:
     named = {name.split(",")[0] for name in CASES}
     named |= {line.split("= ")[1].split("(")[0] for case in CASES.values() for line in case[1:]}
-    # test_forms.py, test_pooling.py, test_experts.py and test_onnx.py have these
-    others = ("ort.", "conv_transpose", *POOLING, "grouped_mm", "aten.item.default")
+    # test_forms, test_pooling, test_experts, test_recurrence and test_onnx have these
+    others = ("ort.", "conv_transpose", *POOLING, "grouped_mm", *RECURRENT, "aten.item.default")
     left = {name for name in LOWERINGS if not name.startswith(others)}
     assert left - named == set()
 

@@ -192,16 +192,6 @@ def test_an_assertion_about_data_is_left_out() -> None:
     assert torch.equal(graph.run(x, lengths), x * lengths[:, None])
 
 
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_recurrent_layers_are_single_ops(kind: Any) -> None:
-    model = kind(4, 6, num_layers=2, batch_first=True, dropout=0.1).eval()
-    x = torch.randn(2, 5, 4)
-    graph = trace(model, (x,))
-    assert graph.nodes[0].op == f"aten.{kind.__name__.lower()}.input"
-    with torch.no_grad():
-        torch.testing.assert_close(graph.run(x)[0], model(x)[0])
-
-
 def test_inputs_that_do_not_fit_are_refused(x: Tensor) -> None:
     with pytest.raises(InputError, match="the example inputs do not fit the model"):
         trace(Net().eval(), (x, x))

@@ -38,12 +38,8 @@ GRAPHS: dict[str, list[str]] = {
         one("x: f64[2, 3, 6], *, w: f64[4, 6], b: f64[4]", "f64[2, 3, 4]", "linear(x, w, b)"),
         one("x: f64[2, 3, 6], *, w: f64[4, 6]", "f64[2, 3, 4]", "linear(x, w)"),
     ],
-    "matmul": [
-        one("x: f64[2, 3, 6], z: f64[2, 6, 4]", "f64[2, 3, 4]", "matmul(x, z)"),
-    ],
-    "bmm": [
-        one("x: f64[2, 3, 6], z: f64[2, 6, 4]", "f64[2, 3, 4]", "bmm(x, z)"),
-    ],
+    "matmul": [one("x: f64[2, 3, 6], z: f64[2, 6, 4]", "f64[2, 3, 4]", "matmul(x, z)")],
+    "bmm": [one("x: f64[2, 3, 6], z: f64[2, 6, 4]", "f64[2, 3, 4]", "bmm(x, z)")],
     "grouped_mm": [
         one("x: f64[3, 6], o: i64[2], *, w: f64[2, 6, 4]", "f64[3, 4]", "grouped_mm(x, w, o)"),
     ],
@@ -117,9 +113,7 @@ GRAPHS: dict[str, list[str]] = {
         ]
         for kind in ("bilinear", "bicubic")
     },
-    "embedding": [
-        one("t: i64[2, 3], *, w: f64[3, 6]", SAME, "embedding(w, t)"),
-    ],
+    "embedding": [one("t: i64[2, 3], *, w: f64[3, 6]", SAME, "embedding(w, t)")],
     "layer_norm": [
         one(
             "x: f64[2, 3, 6], *, w: f64[6], b: f64[6]",
@@ -156,9 +150,7 @@ GRAPHS: dict[str, list[str]] = {
         one("x: f64[2, 3, 6], *, w: f64[1]", SAME, "add(x, w)"),
         one(X, SAME, "add(x, 1.0)"),
     ],
-    "sub": [
-        one(XZ, SAME, "sub(x, z)"),
-    ],
+    "sub": [one(XZ, SAME, "sub(x, z)")],
     "rsub": [
         one(XZ, SAME, "rsub(x, z)"),
         one(X, SAME, "rsub(x, 1.0)"),
@@ -174,12 +166,8 @@ GRAPHS: dict[str, list[str]] = {
         one(XZ, SAME, "div(x, z)"),
         one(X, SAME, "div(x, 3.0)"),
     ],
-    "where": [
-        one("c: bool[2, 3, 1], x: f64[2, 3, 6], z: f64[2, 3, 6]", SAME, "where(c, x, z)"),
-    ],
-    "masked_fill": [
-        one("x: f64[2, 3, 6], c: bool[2, 3, 1]", SAME, "masked_fill(x, c, 0.0)"),
-    ],
+    "where": [one("c: bool[2, 3, 1], x: f64[2, 3, 6], z: f64[2, 3, 6]", SAME, "where(c, x, z)")],
+    "masked_fill": [one("x: f64[2, 3, 6], c: bool[2, 3, 1]", SAME, "masked_fill(x, c, 0.0)")],
     "index": [
         one("x: f64[2, 3, 6], i: i64[5]", "f64[5, 3, 6]", "index(x, (i,))"),
         one("x: f64[2, 3, 6], i: i64[5], j: i64[5]", "f64[5, 6]", "index(x, (i, j))"),
@@ -189,9 +177,7 @@ GRAPHS: dict[str, list[str]] = {
     "index_select": [
         one("x: f64[2, 3, 6], i: i64[5]", "f64[2, 5, 6]", "index_select(x, i, dim=1)"),
     ],
-    "gather": [
-        one("x: f64[2, 3, 6], i: i64[2, 2, 6]", "f64[2, 2, 6]", "gather(x, i, dim=1)"),
-    ],
+    "gather": [one("x: f64[2, 3, 6], i: i64[2, 2, 6]", "f64[2, 2, 6]", "gather(x, i, dim=1)")],
     "scatter": [
         one("x: f64[2, 3, 6], i: i64[2, 2, 6], z: f64[2, 2, 6]", SAME, "scatter(x, i, z, dim=1)"),
     ],
@@ -209,47 +195,42 @@ GRAPHS: dict[str, list[str]] = {
         one("x: f64[2, 3, 6], i: i64[1], j: i64[1], z: f64[1, 6]", SAME, "index_put(x, (i, j), z)"),
     ],
     "cumsum": [one(X, SAME, "cumsum(x, dim=1)")],
-    "constant_pad_nd": [
-        one(X, "f64[2, 6, 6]", "constant_pad_nd(x, pad=(0, 0, 1, 2))"),
-    ],
+    **{
+        op: [
+            one(
+                f"x: f64[3, 2, {n}], {', '.join(f'{s}: f64[2, 4]' for s in states)}, "
+                f"*, u: f64[{n}, 4], b: f64[{n}]",
+                "f64[2, 4]" if op == "lstm_last_cell" else "f64[3, 2, 4]",
+                f"{op}(x, u, b, {', '.join(states)}, reverse={op == 'gru_states'})",
+            )
+        ]
+        for op, n, states in (
+            ("lstm_states", 16, "hc"),
+            ("lstm_last_cell", 16, "hc"),
+            ("gru_states", 12, "h"),
+            ("rnn_tanh_states", 4, "h"),
+            ("rnn_relu_states", 4, "h"),
+        )
+    },
+    "constant_pad_nd": [one(X, "f64[2, 6, 6]", "constant_pad_nd(x, pad=(0, 0, 1, 2))")],
     "reshape": [
         one(X, "f64[2, 3, 2, 3]", "reshape(x, shape=(2, 3, 2, 3))"),
         one(X, "f64[6, 6]", "reshape(x, shape=(6, 6))"),
     ],
-    "permute": [
-        one(X, "f64[6, 2, 3]", "permute(x, dims=(2, 0, 1))"),
-    ],
-    "transpose": [
-        one(X, "f64[2, 6, 3]", "transpose(x, dim0=1, dim1=2)"),
-    ],
-    "unsqueeze": [
-        one(X, "f64[2, 3, 1, 6]", "unsqueeze(x, dim=2)"),
-    ],
-    "squeeze": [
-        one("x: f64[2, 1, 6]", "f64[2, 6]", "squeeze(x, dim=1)"),
-    ],
-    "expand": [
-        one("x: f64[2, 1, 6]", SAME, "expand(x, size=(2, 3, 6))"),
-    ],
-    "slice": [
-        one(X, "f64[2, 3, 2]", "slice(x, dim=2, start=1, end=3)"),
-    ],
-    "select": [
-        one(X, "f64[2, 6]", "select(x, dim=1, index=0)"),
-    ],
+    "permute": [one(X, "f64[6, 2, 3]", "permute(x, dims=(2, 0, 1))")],
+    "transpose": [one(X, "f64[2, 6, 3]", "transpose(x, dim0=1, dim1=2)")],
+    "unsqueeze": [one(X, "f64[2, 3, 1, 6]", "unsqueeze(x, dim=2)")],
+    "squeeze": [one("x: f64[2, 1, 6]", "f64[2, 6]", "squeeze(x, dim=1)")],
+    "expand": [one("x: f64[2, 1, 6]", SAME, "expand(x, size=(2, 3, 6))")],
+    "slice": [one(X, "f64[2, 3, 2]", "slice(x, dim=2, start=1, end=3)")],
+    "select": [one(X, "f64[2, 6]", "select(x, dim=1, index=0)")],
     "cat": [
         one(XZ, "f64[2, 3, 12]", "cat((x, z), dim=-1)"),
         one(XZ, "f64[2, 6, 6]", "cat((x, z), dim=1)"),
     ],
-    "stack": [
-        one("x: f64[2, 6], z: f64[2, 6]", "f64[2, 2, 6]", "stack((x, z), dim=1)"),
-    ],
-    "flip": [
-        one(X, SAME, "flip(x, dims=(2,))"),
-    ],
-    "roll": [
-        one(X, SAME, "roll(x, shifts=(1,), dims=(2,))"),
-    ],
+    "stack": [one("x: f64[2, 6], z: f64[2, 6]", "f64[2, 2, 6]", "stack((x, z), dim=1)")],
+    "flip": [one(X, SAME, "flip(x, dims=(2,))")],
+    "roll": [one(X, SAME, "roll(x, shifts=(1,), dims=(2,))")],
     "repeat": [
         one("x: f64[2, 6]", "f64[2, 12]", "repeat(x, repeats=(1, 2))"),
         one("x: f64[2, 6]", "f64[4, 6]", "repeat(x, repeats=(2, 1))"),
@@ -268,15 +249,9 @@ GRAPHS: dict[str, list[str]] = {
         one(X, "f64[2, 6]", "mean(x, dim=(1,))"),
         one(X, "f64[2, 3, 1]", "mean(x, dim=(-1,), keepdim=True)"),
     ],
-    "sum": [
-        one(X, "f64[2, 6]", "sum(x, dim=(1,))"),
-    ],
-    "amax": [
-        one(X, "f64[2, 6]", "amax(x, dim=(1,))"),
-    ],
-    "amin": [
-        one(X, "f64[2, 1, 6]", "amin(x, dim=(1,), keepdim=True)"),
-    ],
+    "sum": [one(X, "f64[2, 6]", "sum(x, dim=(1,))")],
+    "amax": [one(X, "f64[2, 6]", "amax(x, dim=(1,))")],
+    "amin": [one(X, "f64[2, 1, 6]", "amin(x, dim=(1,), keepdim=True)")],
     "adaptive_avg_pool2d": [
         one("x: f64[2, 6, 4, 4]", "f64[2, 6, 1, 1]", "adaptive_avg_pool2d(x, output_size=(1, 1))"),
     ],

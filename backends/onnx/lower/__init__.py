@@ -19,6 +19,7 @@ from . import (
     numbers,
     pooling,
     quantized,
+    recurrence,
     reductions,
     sources,
 )
@@ -36,6 +37,7 @@ LOWERINGS: Mapping[str, Callable[..., Value]] = {
         numbers,
         pooling,
         quantized,
+        recurrence,
         reductions,
         sources,
     )

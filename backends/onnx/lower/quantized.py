@@ -126,12 +126,18 @@ def dequantize(
     # convolution would be rounded to int8 by ONNX Runtime itself.
     plain = input.op == "param" or any(user.op in _FLOATS for user in node.users)
     if axis is None or plain or input.dtype not in _CODES:
-        code = b.tensor(input, node.dtype)
-        code = code if zero_point is None else b.op("Sub", code, b.tensor(zero_point, node.dtype))
-        return b.op("Mul", code, b.tensor(scale))
+        return floats_of(b, input, scale, zero_point)
     zero = _vector(b, zero_point, input.dtype)
     factor = _vector(b, scale, node.dtype)
     return b.op("DequantizeLinear", b.tensor(input), factor, zero, **_along(axis))
+
+
+def floats_of(b: Builder, codes: Node, scale: Node, zero_point: Node | None) -> str:
+    """The definition of what codes stand for; of constants it is folded at load."""
+    code = b.tensor(codes, scale.dtype)
+    if zero_point is not None:
+        code = b.op("Sub", code, b.tensor(zero_point, scale.dtype))
+    return b.op("Mul", code, b.tensor(scale))
 
 
 def dynamic_quantize(
