@@ -259,6 +259,7 @@ _ROWS: tuple[Op, ...] = (
     _ours("quantize", "input scale zero_point"),
     _ours("dequantize", "input scale zero_point"),
     _ours("dynamic_quantize", "input"),
+    _ours("decode", "codes scale whole zero"),
     # -- numbers
     Op("getitem", operator.getitem, ("value", "index"), positional=True),
     _number("int_add", operator.add),

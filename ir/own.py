@@ -7,7 +7,11 @@ scalar per tensor, ``[O, 1]`` per output channel of a weight, ``[..., 1]`` per t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+
+from .formats import Packed, named
 
 LIMITS = {torch.uint8: (0, 255), torch.int8: (-128, 127), torch.int16: (-32768, 32767)}
 
@@ -91,6 +95,42 @@ def _(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     scale = input.new_empty((*input.shape[:-1], 1) if per_token else ())
     return torch.empty_like(input, dtype=dtype), scale, torch.empty_like(scale, dtype=dtype)
+
+
+@torch.library.custom_op("regauge::decode", mutates_args=())
+def decode(
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    whole: torch.Tensor | None = None,
+    zero: torch.Tensor | None = None,
+    *,
+    format: str,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """The tensor that packed codes of a format stand for.
+
+    Args:
+        codes, scale, whole, zero: As ``formats.Packed`` has them.
+        format: Its name.
+        shape, dtype: Of the tensor.
+    """
+    form = named(format)
+    return Packed(form, torch.Size(shape), dtype, codes, scale, whole, zero).unpack().dequantize()
+
+
+@decode.register_fake
+def _(
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    whole: torch.Tensor | None = None,
+    zero: torch.Tensor | None = None,
+    *,
+    format: str,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    return codes.new_empty(list(shape), dtype=dtype)
 
 
 @torch.library.custom_op("regauge::crms_norm", mutates_args=())

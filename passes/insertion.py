@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..ir import Graph, Node, TensorType
+from ..ir.formats import Quantized
 from ..ir.gauge import Site
 
 
@@ -32,6 +33,33 @@ def store_codes(graph: Graph, param: Node, codes: torch.Tensor, scale: torch.Ten
     factor = graph.param(f"{param.name}_scale", scale.to(param.dtype), origin=())
     name = f"{param.name}_value"
     value = graph.add("dequantize", stored, factor, name=name, type=param.type, before=first)
+    graph.replace(param, value)
+    graph.erase(param)
+    return value
+
+
+def store_packed(graph: Graph, param: Node, quantized: Quantized) -> Node:
+    """Replace a parameter, for all its readers, by packed codes and the op that decodes them."""
+    first = min(param.users, key=graph.nodes.index)
+    packed = quantized.pack()
+    origin = graph.store.origin.get(param.name, ())
+    codes = graph.param(f"{param.name}_codes", packed.codes, origin=origin)
+    rest = {"scale": packed.scale, "whole": packed.whole, "zero": packed.zero}
+    parts = [
+        None if part is None else graph.param(f"{param.name}_{name}", part, origin=())
+        for name, part in rest.items()
+    ]
+    value = graph.add(
+        "decode",
+        codes,
+        *parts,
+        format=str(quantized.format),
+        shape=tuple(packed.shape),
+        dtype=param.dtype,
+        name=f"{param.name}_value",
+        type=param.type,
+        before=first,
+    )
     graph.replace(param, value)
     graph.erase(param)
     return value

@@ -1,8 +1,10 @@
-"""Quantize contractions to eight bits: their weights, and what they read.
+"""Quantize contractions: their weights in any format, and what they read in eight bits.
 
     y = W x + c   becomes   y = (s q)(t (u - z)) + c'
 
-Weights: int8 codes q, one scale s for each output channel or row of an embedding. Activations:
+Weights: by default int8 codes q, one scale s for each output channel or row of an embedding, which
+integer kernels take; or codes of any other format, packed, and decoded where they are read.
+Activations:
 uint8 codes u, static (one t and z for each value, from the range seen on calibration data) or
 dynamic (t for each token, as it comes). Readers that share a value share its codes. Results stay in
 floating point: no runtime gains by more, and it costs accuracy. Codes are real integers in the
@@ -22,20 +24,20 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 
 from ..ir import Graph, Node, ops
-from ..ir.codes import fits_pairs, in_kernel_order, out_of_kernel_order
+from ..ir.codes import fits_pairs
+from ..ir.formats import named
 from ..ir.gauge import Site, inputs_of_contractions, weighted
 from ..ir.recurrence import NAMES as RECURRENCES
 from .base import Context, Pass, Promise, Remark, Stage, applied, missed
 from .calibration import as_rows, padding_mask
-from .insertion import insert_dynamic, insert_static, range_to_scale, store_codes
+from .insertion import insert_dynamic, insert_static, range_to_scale
 from .integer_results import CONVOLUTIONS, IntegerResults
-from .rounding import gptq, rounded
+from .rounding import rounded
 from .streams import Values, run_streams
+from .weights import Channelwise, Stored, WeightRounding
 
 Activations: TypeAlias = Literal["static", "dynamic", "dynamic-tensor"]
-Codes: TypeAlias = dict[Node, tuple[torch.Tensor, torch.Tensor]]  # a parameter's codes and scale
-
-
+CHANNELWISE = "int8-channel"
 ROWS_PER_CHANNEL = 1  # below, weights are rounded to the nearest: GPTQ would fit the sample
 ROWS_FOR_A_MEAN = 64  # below, biases stay as they are
 
@@ -46,15 +48,17 @@ class _Decision:
 
     scale: torch.Tensor | None = None
     zero_point: torch.Tensor | None = None
-    weights: Codes = field(default_factory=dict[Node, tuple[torch.Tensor, torch.Tensor]])
+    weights: dict[Node, Stored] = field(default_factory=dict[Node, Stored])
     biases: dict[Node, torch.Tensor] = field(default_factory=dict[Node, torch.Tensor])
 
 
 @dataclass(frozen=True)
 class Quantize(Pass):
-    """Quantize weights to int8 and, if asked, activations to uint8.
+    """Quantize weights and, if asked, activations to uint8.
 
     Args:
+        weights: The format of linear layers and embedding tables (``formats.named``); what it does
+            not fit, and convolutions, are int8 with a scale a channel.
         activations: ``static``, ``dynamic`` (each token), ``dynamic-tensor``, or ``None`` for
             weights only.
         rounding: ``gptq`` needs calibration data, ``nearest`` does not.
@@ -64,6 +68,7 @@ class Quantize(Pass):
     """
 
     activations: Activations | None = "static"
+    weights: str = CHANNELWISE
     rounding: Literal["nearest", "gptq"] = "gptq"
     correct_bias: bool = True
     embeddings: bool = True
@@ -73,13 +78,11 @@ class Quantize(Pass):
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         remarks: list[Remark] = []
-        # Row by row, to the nearest: a row is read as it is, so no error makes up for another's.
         pairs = context.pairs_in_16_bits and self.activations is not None
-        tables = {
-            table: rounded(graph.value(table), pairs=pairs and any(map(weighted, table.users)))
-            for table in self._tables(graph)
-        }
-        weights = _Weights(graph, tables, gptq=self.rounding == "gptq", pairs=pairs)
+        form = None if self.weights == CHANNELWISE else named(self.weights)
+        weights = WeightRounding(graph, form, by_gptq=self.rounding == "gptq", pairs=pairs)
+        for table in self._tables(graph):
+            weights.add_table(table, multiplied=any(map(weighted, table.users)))
         results = None
         if self.activations is not None:
             results = IntegerResults.find(graph, context, self.activations)
@@ -92,10 +95,9 @@ class Quantize(Pass):
             if site.readers and self._takes(graph, site, weights, remarks):
                 found.append(site)
         decisions = self._decide(graph, context, found, weights)
-        for table, (codes, scale) in tables.items():
-            text = f"{table.name} in int8, {len(scale)} scales"
-            remarks.append(applied(next(iter(table.users)), text))
-            store_codes(graph, table, codes, scale)
+        for table, stored in weights.tables.items():
+            remarks.append(applied(next(iter(table.users)), f"{table.name} in {stored}"))
+            stored.store(graph, table)
         for site in found:
             remarks.append(self._insert(graph, context, site, decisions[site.value]))
         floats += [node for node in graph.nodes if node.op in ("grouped_mm", *RECURRENCES)]
@@ -122,13 +124,19 @@ class Quantize(Pass):
             and graph.value(param).numel() >= self.least
         ]
 
-    def _takes(self, graph: Graph, site: Site, weights: _Weights, remarks: list[Remark]) -> bool:
+    def _takes(
+        self, graph: Graph, site: Site, weights: WeightRounding, remarks: list[Remark]
+    ) -> bool:
         for reader in site.readers:
             weight = reader.args[1]
             if weight in weights.tables:
                 continue
-            if weight.op == "dequantize":  # quantized before
-                if weights.pairs and not fits_pairs(graph.value(weight.args[0])):
+            if weight.op != "param":  # quantized before
+                if (
+                    weights.pairs
+                    and weight.op == "dequantize"
+                    and not fits_pairs(graph.value(weight.args[0]))
+                ):
                     text = f"neighbouring codes of {weight.name} overflow 16 bits"
                     remarks.append(missed(reader, text))
                     return False
@@ -157,7 +165,7 @@ class Quantize(Pass):
             codes, scale = (part.transpose(1, 2) for part in rounded(value.transpose(1, 2), axes=2))
         else:
             codes, scale = rounded(value)
-        store_codes(graph, weight, codes.contiguous(), scale.contiguous())
+        Channelwise(codes.contiguous(), scale.contiguous()).store(graph, weight)
         return [applied(reader, "int8 weights; what it reads stays in floating point")]
 
     # -- what to make of it ---------------------------------------------------------------------
@@ -167,13 +175,15 @@ class Quantize(Pass):
         return self.activations == "static" or self.rounding == "gptq" or self.correct_bias
 
     def _decide(
-        self, graph: Graph, context: Context, found: list[Site], weights: _Weights
+        self, graph: Graph, context: Context, found: list[Site], weights: WeightRounding
     ) -> dict[Node, _Decision]:
         decisions = {site.value: _Decision() for site in found}
         if not self._learns:
             for site in found:
                 for reader in site.readers:
-                    weights.round(reader, None, decisions[site.value])
+                    stored = weights.round(reader, None)[1]
+                    if stored is not None:
+                        decisions[site.value].weights[reader] = stored
             return decisions
         batches = context.need_calibration(self.name)
         sites = {reader: site for site in found for reader in site.readers}
@@ -192,58 +202,22 @@ class Quantize(Pass):
     def _insert(self, graph: Graph, context: Context, site: Site, decision: _Decision) -> Remark:
         for reader in site.readers:
             if reader in decision.weights:
-                store_codes(graph, reader.args[1], *decision.weights[reader])
+                decision.weights[reader].store(graph, reader.args[1])
             if reader in decision.biases:
                 graph.give(reader, 2, decision.biases[reader], name=f"{reader.name}_bias")
         names = ", ".join(reader.name for reader in site.readers)
+        kinds = ", ".join(dict.fromkeys(map(str, decision.weights.values()))) or "shared"
         if self.activations is None:
-            return applied(site.value, f"int8 weights of {names}")
+            return applied(site.value, f"{kinds} weights of {names}")
         if self.activations == "static":
             assert decision.scale is not None and decision.zero_point is not None
             insert_static(graph, site, decision.scale, decision.zero_point)
-            return applied(site.value, f"int8 weights and static activations of {names}")
+            return applied(site.value, f"{kinds} weights and static activations of {names}")
         per_token = self.activations == "dynamic" and site.axis == -1
         insert_dynamic(graph, site, per_token=per_token)
-        kind = "for each token" if per_token else "for the tensor"
-        return applied(site.value, f"int8 weights and activations scaled {kind} of {names}")
-
-
-class _Weights:
-    """The codes of weights, each decided once, whoever else reads them.
-
-    Args:
-        tables: What was decided for embedding tables.
-        gptq: Whether linear layers are rounded by GPTQ, where there is a Hessian.
-        pairs: Whether neighbouring codes obey the limit of 16 bits.
-    """
-
-    def __init__(self, graph: Graph, tables: Codes, *, gptq: bool, pairs: bool) -> None:
-        self.graph, self.tables = graph, tables
-        self.gptq, self.pairs = gptq, pairs
-
-    def round(
-        self, reader: Node, hessian: torch.Tensor | None, decision: _Decision
-    ) -> torch.Tensor:
-        """Codes and scale of a reader's weights, kept; returns the weights that they stand for."""
-        source: Node = reader.args[1]
-        if source in self.tables:  # tied to an embedding
-            codes, scale = self.tables[source]
-        elif source.op == "dequantize":  # quantized before
-            codes, scale = (self.graph.value(param) for param in source.args[:2])
-        else:
-            codes, scale = self._codes(reader.op, self.graph.value(source), hessian)
-            decision.weights[reader] = (codes, scale)
-        return codes.to(scale.dtype) * scale
-
-    def _codes(
-        self, op: str, weight: torch.Tensor, hessian: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        importance = None if hessian is None else hessian.diagonal().to(weight.dtype)
-        codes, scale = rounded(in_kernel_order(weight), pairs=self.pairs, importance=importance)
-        if hessian is not None and self.gptq and op == "linear":
-            codes = gptq(weight, scale, hessian, pairs=self.pairs)
-        shape = (len(weight), *(1,) * (weight.dim() - 1))
-        return out_of_kernel_order(codes, weight.shape), scale.reshape(shape)
+        scaled = "for each token" if per_token else "for the tensor"
+        text = f"{kinds} weights and activations scaled {scaled} of {names}"
+        return applied(site.value, text)
 
 
 class _Solver:
@@ -253,7 +227,7 @@ class _Solver:
         self,
         options: Quantize,
         context: Context,
-        weights: _Weights,
+        weights: WeightRounding,
         masks: Sequence[torch.Tensor | None],
     ) -> None:
         self.options, self.context = options, context
@@ -271,8 +245,7 @@ class _Solver:
 
     def look_up(self, node: Node, indices: Values) -> Values:
         """What an embedding gives once its table is quantized."""
-        codes, scale = self.weights.tables[node.args[0]]
-        table = codes.to(scale.dtype) * scale
+        table = self.weights.tables[node.args[0]].value
         return [ops.call(node.op, (table, index), node.attrs) for index in indices]
 
     def visit(
@@ -281,7 +254,9 @@ class _Solver:
         if site is not self.site:
             self.site = site
             self._enter(site, decision, exact, quantized)
-        weight = self.weights.round(node, self.hessian, decision)
+        weight, stored = self.weights.round(node, self.hessian)
+        if stored is not None:
+            decision.weights[node] = stored
         graph = self.weights.graph
         source: Node = node.args[1]
         bias: Node | None = node.operand(2)

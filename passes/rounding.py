@@ -1,14 +1,16 @@
-"""Round a weight matrix to int8 codes: to the nearest, or so that what it computes changes least
-(GPTQ, A07).
+"""Round a weight matrix to codes: to the nearest, or so that what it computes changes least (GPTQ,
+A07).
 
-Both give codes q and a scale s for each output channel, ``W ~ s q``. GPTQ minimises
-``tr[(s q - W) H (s q - W)']`` with ``H = sum_t x_t x_t'`` greedily: a column is rounded, and the
-columns that are still free take up its error,
+GPTQ minimises ``tr[(V - W) H (V - W)']`` over the matrices V that codes can stand for, with
+``H = sum_t x_t x_t'``, greedily: a column is rounded, and the columns that are still free take up
+its error,
 
-    e = (W[:, i] - s q[:, i]) / U[i, i],     W[:, i:] -= e U[i, i:]       U = upper Cholesky factor
-    of H^-1
+    e = (W[:, i] - V[:, i]) / U[i, i],     W[:, i:] -= e U[i, i:]       U = upper Cholesky factor of
+    H^-1
 
-in the order of descending H[i, i]. Source: F6.1.
+in the order of descending H[i, i]. It is Babai's nearest plane in the lattice of the codes, whose
+basis is a factor of H. Source: F6.1. Any format of single numbers will do; int8 codes q with a
+scale s for each output channel, ``V = s q``, are those of the fast kernels.
 
 With ``pairs`` the codes of neighbours obey the limit of 16-bit sums (``ir.codes``). Few pairs of a
 trained matrix come near; a greater scale, searched for each channel, keeps their number low, and
@@ -17,9 +19,13 @@ GPTQ makes up for those that remain.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import torch
 
 from ..ir.codes import PAIR_LIMIT, paired
+from ..ir.formats import Format, Parameters, Quantized
 
 LIMIT = 127
 STRETCHES = torch.linspace(1.0, 2.0, 11)  # of a scale, for pairs; at twice the least none is left
@@ -78,6 +84,10 @@ def _stretched(
     return best
 
 
+# Gets a column's number and what is left of it, [O]; gives what its codes stand for.
+Column: TypeAlias = Callable[[int, torch.Tensor], torch.Tensor]
+
+
 def gptq(
     weight: torch.Tensor,
     scale: torch.Tensor,
@@ -87,7 +97,7 @@ def gptq(
     damp: float = 0.01,
     block: int = 128,
 ) -> torch.Tensor:
-    """Codes by GPTQ.
+    """int8 codes by GPTQ.
 
     Args:
         weight: ``[O, n]``.
@@ -98,31 +108,71 @@ def gptq(
         damp: What is added to the diagonal, as a part of its mean.
         block: Columns whose errors are carried to the rest at once; it changes the time alone.
     """
+    codes = torch.zeros_like(weight)
+    done: set[int] = set()
+
+    def column(i: int, values: torch.Tensor) -> torch.Tensor:
+        code = torch.clamp(torch.round(values / scale[:, 0]), -LIMIT, LIMIT)
+        if pairs and i ^ 1 in done:
+            taken = codes[:, i ^ 1]
+            high = PAIR_LIMIT - torch.clamp(taken, min=0)
+            low = -PAIR_LIMIT - torch.clamp(taken, max=0)
+            code = torch.clamp(code, low, high)
+        done.add(i)
+        codes[:, i] = code
+        return code * scale[:, 0]
+
+    _by_columns(weight, hessian, column, damp, block)
+    return codes.to(torch.int8)
+
+
+def gptq_in(
+    form: Format,
+    weight: torch.Tensor,
+    parameters: Parameters,
+    hessian: torch.Tensor,
+    *,
+    damp: float = 0.01,
+    block: int = 128,
+) -> Quantized:
+    """A weight ``[O, n]`` in any format of single numbers, by GPTQ.
+
+    Args:
+        parameters: Scales and zero points of the weight's blocks; they stay.
+    """
+    blocks, shape = form.cut(weight), weight.shape
+    step = form.join(parameters.step.expand_as(blocks), shape)
+    zero = parameters.zero
+    offset = torch.zeros_like(step) if zero is None else form.join(zero.expand_as(blocks), shape)
+    codes = torch.zeros(shape, dtype=torch.uint8)
+
+    def column(i: int, values: torch.Tensor) -> torch.Tensor:
+        steps = values / step[:, i]
+        steps = steps if zero is None else torch.round(steps) + offset[:, i]
+        codes[:, i] = form.element.nearest(steps)
+        return (form.element.decode(codes[:, i], values.dtype) - offset[:, i]) * step[:, i]
+
+    _by_columns(weight, hessian, column, damp, block)
+    return Quantized(form, shape, weight.dtype, form.cut(codes), parameters)
+
+
+def _by_columns(
+    weight: torch.Tensor, hessian: torch.Tensor, column: Column, damp: float, block: int
+) -> None:
+    """Round one column after another, and let the rest take up the errors."""
     n = weight.shape[1]
     diagonal = hessian.diagonal()
     order = torch.argsort(diagonal, descending=True)
-    place = torch.argsort(order).tolist()
     mean = torch.clamp(diagonal.mean(), min=1e-30)
     damped = hessian[order][:, order] + torch.eye(n, dtype=hessian.dtype) * damp * mean
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     upper = torch.linalg.cholesky(inverse, upper=True).to(weight.dtype)
     left = weight[:, order].clone()
-    codes = torch.empty_like(left)
     for start in range(0, n, block):
         stop = min(start + block, n)
         errors = torch.empty_like(left[:, start:stop])
         for i, channel in enumerate(order[start:stop].tolist(), start):
-            column = left[:, i : i + 1]
-            code = torch.clamp(torch.round(column / scale), -LIMIT, LIMIT)
-            neighbour = channel ^ 1
-            if pairs and neighbour < n and place[neighbour] < i:
-                taken = codes[:, place[neighbour], None]
-                high = PAIR_LIMIT - torch.clamp(taken, min=0)
-                low = -PAIR_LIMIT - torch.clamp(taken, max=0)
-                code = torch.clamp(code, low, high)
-            codes[:, i : i + 1] = code
-            error = (column - code * scale) / upper[i, i]
-            errors[:, i - start : i - start + 1] = error
-            left[:, i + 1 : stop] -= error * upper[i, i + 1 : stop]
+            error = (left[:, i] - column(channel, left[:, i])) / upper[i, i]
+            errors[:, i - start] = error
+            left[:, i + 1 : stop] -= error[:, None] * upper[i, i + 1 : stop]
         left[:, stop:] -= errors @ upper[start:stop, stop:]
-    return codes[:, place].to(torch.int8)

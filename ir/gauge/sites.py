@@ -81,7 +81,7 @@ def weighted(node: Node) -> bool:
 
 def is_weight(node: Node) -> bool:
     """Whether a value is a parameter, perhaps stored as codes."""
-    return node.op == "param" or (node.op == "dequantize" and is_weight(node.inputs[0]))
+    return node.op == "param" or (node.op in ("dequantize", "decode") and is_weight(node.inputs[0]))
 
 
 def inputs_of_contractions(graph: Graph) -> Iterator[Site]:
