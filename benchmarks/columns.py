@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -141,7 +142,7 @@ def found_sites(graph: Graph, flat: list[Any]) -> str:
             missing.append(f"no FFN: {_most_frequent(blocked)}")
     attentions = [node for node in graph.nodes if node.op == "scaled_dot_product_attention"]
     for what, operand in (("q-k", 1), ("v-o", 2)):
-        found = [transport(graph, n.args[operand], Kind.PERMUTATION) for n in attentions]
+        found = [transport(graph, n.args[operand], Kind.PERMUTATION, free=True) for n in attentions]
         stopped = [region for region in found if isinstance(region, Blocked)]
         counts[what] = len(found) - len(stopped)
         if what == "v-o" and stopped:
@@ -165,14 +166,32 @@ def _classes(graph: Graph) -> Iterator[Region | Blocked]:
 
 
 def _joins(node: Node) -> bool:
-    """Whether a node adds two values of the same shape that both follow from data."""
+    """Whether a node adds to a value of three axes or more what follows from that very value."""
     if node.op != "add" or len(node.args) < 2:
         return False
     parts = [part for part in node.args if isinstance(part, Node) and part.op != "param"]
-    return len(parts) == 2 and all(
+    alike = all(
         isinstance(p.type, TensorType) and p.type == node.type and p.dtype.is_floating_point
         for p in parts
-    ) and node.tensor.rank >= 3  # fmt: skip
+    )
+    if len(parts) != 2 or not alike or node.tensor.rank < 3:
+        return False
+    whole: list[Node] = [
+        p.args[0] if p.op == "batch_norm" else p for p in parts
+    ]  # affine in each channel
+    return any(a in _ancestors(b) for a, b in (whole, reversed(whole)))
+
+
+@functools.cache
+def _ancestors(node: Node) -> frozenset[Node]:
+    """All that a value follows from."""
+    found: set[Node] = set()
+    stack = [node]
+    while stack:
+        new = [part for part in stack.pop().inputs if part not in found]
+        found.update(new)
+        stack += new
+    return frozenset(found)
 
 
 def _is_hidden(node: Node) -> bool:

@@ -46,7 +46,7 @@ def sample(arg: Arg, point: Mapping[str, int]) -> Any:
         if isinstance(node.type, TensorType):
             shape = [evaluate(size, point) for size in node.type.shape]
             return torch.empty(shape, dtype=node.type.dtype, device="meta")
-        if isinstance(node.type, tuple) or node.op != "input":
+        if isinstance(node.type, tuple) or node.op not in ("input", "aten.item.default"):
             return apply(node.op, node.args, node.attrs, point)
         return {"int": 2, "float": 0.5, "bool": True}[node.type.kind]
 

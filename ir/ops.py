@@ -29,20 +29,25 @@ from .laws import (
     Elementwise,
     Embedding,
     Fill,
+    Fourier,
     Gather,
     GroupedContract,
     Kind,
     Law,
     Lookup,
+    MaskedScatter,
     Movement,
     Mul,
     Normalize,
     Pad,
+    Parts,
     Recurrence,
     Reduce,
     ScaledDotProduct,
     Softmax,
+    Together,
     Update,
+    WeightNorm,
     Where,
 )
 
@@ -136,6 +141,7 @@ _ROWS: tuple[Op, ...] = (
     _op("rms_norm", "input weight", Normalize(centres=False)),
     _op("group_norm", "input weight bias", Normalize(centres=True, grouped=True)),
     _op("batch_norm", "input weight bias running_mean running_var", BatchNorm(), required=5),
+    _op("_weight_norm", "v g", WeightNorm()),
     _op("softmax", "self", Softmax()),
     _op("log_softmax", "self", Softmax()),
     # -- arithmetic of two values
@@ -146,9 +152,9 @@ _ROWS: tuple[Op, ...] = (
     _op("div", "self other", Mul()),
     _op("where", "condition self other", Where()),
     _op("masked_fill", "self mask value", Where()),
-    _op("maximum", "self other"),
-    _op("minimum", "self other"),
-    _op("pow", "self exponent"),
+    _op("maximum", "self other", Together(_SCALES)),
+    _op("minimum", "self other", Together(_SCALES)),
+    _op("pow", "self exponent", Together(_PERMUTES)),
     _op("eq", "self other"),
     _op("ne", "self other"),
     _op("lt", "self other"),
@@ -207,6 +213,8 @@ _ROWS: tuple[Op, ...] = (
     _op("roll", "self", Movement()),
     _op("repeat", "self", Movement()),
     _op("repeat_interleave", "self", Movement()),
+    _op("unfold", "self", Movement()),
+    _op("aten.split_with_sizes.default", "self", Parts(cuts=True), target="split_with_sizes"),
     _op("pixel_shuffle", "self", Movement(whole=False)),
     _op("pixel_unshuffle", "self", Movement(whole=False)),
     _op("constant_pad_nd", "self", Pad()),
@@ -215,12 +223,19 @@ _ROWS: tuple[Op, ...] = (
     _op("gather", "self index", Gather()),
     _op("scatter", "self index src", Update(2, dense=False)),
     _op("index_add", "self index source", Update(2)),
+    _op(
+        "aten.masked_scatter.default",
+        "self mask source",
+        MaskedScatter(),
+        target="masked_scatter",
+    ),
     _op("index_put", "self indices values", Update(2)),
     # -- reductions
     _op("mean", "self", Reduce(frozenset(_ALL))),
     _op("sum", "self", Reduce(_ALL - {Kind.SHIFT})),
     _op("amax", "self", Reduce(_SCALES)),
     _op("amin", "self", Reduce(_SCALES)),
+    _op("linalg_vector_norm", "self", Reduce(_SCALES)),
     *(
         row
         for n in (1, 2, 3)
@@ -234,6 +249,7 @@ _ROWS: tuple[Op, ...] = (
     _op("upsample_bilinear2d", "input", Reduce(_ALL, window=2)),
     _op("upsample_bicubic2d", "input", Reduce(_ALL, window=2)),
     _op("cumsum", "self", Along()),
+    _op("fft_fftn", "self", Fourier()),
     _op("any", "self"),
     _op("all", "self"),
     _op("argmax", "self"),
@@ -261,7 +277,7 @@ _ROWS: tuple[Op, ...] = (
     _ours("dynamic_quantize", "input"),
     _ours("decode", "codes scale whole zero"),
     # -- numbers
-    Op("getitem", operator.getitem, ("value", "index"), positional=True),
+    Op("getitem", operator.getitem, ("value", "index"), Parts(cuts=False), positional=True),
     _number("int_add", operator.add),
     _number("int_sub", operator.sub),
     _number("int_mul", operator.mul),
@@ -317,11 +333,21 @@ def call(name: str, args: tuple[Any, ...], attrs: Mapping[str, Any]) -> Any:
     return get(name).run(args, attrs)
 
 
+# ATen's further names of ops in the table.
+_SPELLINGS = {
+    "_to_copy": "to",
+    "_softmax": "softmax",
+    "multiply": "mul",
+    "divide": "div",
+    "subtract": "sub",
+}
+
+
 def name_of(overload: Any) -> str:
     """The name by which a graph calls an overload."""
     _, base, packet = str(overload).split(".")
     if overload.namespace == "aten":
-        named = {"_to_copy": "to", "_softmax": "softmax"}.get(base, base)
+        named = _SPELLINGS.get(base, base)
         if named in OPS and packet not in ("out", "dim_max"):
             return named
     if overload.namespace == "regauge" and base in OPS:

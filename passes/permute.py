@@ -54,11 +54,16 @@ class SortChannels(Pass):
                 remarks.append(missed(site.value, str(region), blocker=region.node.name))
                 continue
             done.update(region.actions)
-            together = [s for s in sites if s.value in region.actions]
+            together = [
+                s
+                for s in sites
+                if s.value in region.actions and region.actions[s.value].axes == (s.axis,)
+            ]
             size = torch.zeros(region.size)
             for other in together:
                 labels = region.actions[other.value].labels.flatten().long()
-                size.scatter_reduce_(0, labels, seen[other.value.name].absmax, "amax")
+                held, found = labels >= 0, seen[other.value.name].absmax
+                size.scatter_reduce_(0, labels[held], found[held], "amax")
             if sentence := tie_in_the_way(graph, region):
                 remarks.append(missed(site.value, sentence))
                 continue

@@ -221,7 +221,11 @@ def _block(
 
 def _principal_axes(graph: Graph, context: Context, region: Region) -> torch.Tensor:
     """The eigenvectors of what the norms of a stream give, those of great variance first."""
-    norms = {n.args[0].name: -1 for n in region.seen if n.op == "rms_norm"}
+    norms = {
+        n.args[0].name: -1
+        for n in region.seen
+        if n.op == "rms_norm" and n.args[0].shape[-1] == region.size
+    }
     seen = observe(graph, context, norms, "Rotate", sample=4 * region.size)
     total = torch.zeros(region.size, region.size, dtype=torch.float64)
     for found in seen.values():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,8 +10,9 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from .. import ops
 from ..graph import Graph, Node
-from ..laws import DIAGONAL, Action, Kind, Port
+from ..laws import DIAGONAL, Action, Conv, Kind, Port
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Region:
 
     Attributes:
         value: The value at which it was asked for.
-        size: The number of coordinates.
+        size: The number of coordinates: the value's channels, or fewer where permutations move
+            some of these together.
         actions: Every value that changes.
         edits: What the parameters take up.
         restores: Readers that get the original back by an inserted op.
@@ -81,6 +83,7 @@ class Region:
             the value.
         centered: Values that are centred by an inserted op, since what makes them takes no
             centring.
+        ties: Coordinates that change alike, place by place as they met in some value.
         groups: For each coordinate, the first of those that must have the same element (diagonal
             kinds), or that it may be exchanged with (permutations).
         fixed: Which coordinates must stay as they are.
@@ -109,13 +112,26 @@ class Region:
         if self.kind in DIAGONAL:
             return self._tied()[0]
         label = torch.zeros(self.size, dtype=torch.int64)
-        for rows in self.cells:  # the common refinement of all rows
-            mark = torch.full((self.size,), -1, dtype=torch.int64)
-            mark[rows.long()] = torch.arange(rows.shape[0])[:, None]
+        for cells in self.cells:  # their common refinement
+            mark = self.colours(cells)
             label = torch.unique(label * (mark.max() + 2) + mark + 1, return_inverse=True)[1]
         first = torch.full((int(label.max()) + 1,), self.size, dtype=torch.int64)
         first.scatter_reduce_(0, label, torch.arange(self.size), "amin")
         return first[label]
+
+    def confine(self, cells: list[torch.Tensor]) -> bool:
+        """Let an element keep to further cells; says whether it may still mix any coordinates."""
+        self.cells = [*self.cells, *cells]
+        self.cells = [self.groups]
+        return self.cells[0].unique().numel() < self.size
+
+    def colours(self, cells: torch.Tensor) -> torch.Tensor:
+        """Rows of coordinates as a colour for each, -1 for one in no row."""
+        if cells.dim() == 1:
+            return cells
+        mark = torch.full((self.size,), -1, dtype=torch.int64)
+        mark[cells.long()] = torch.arange(cells.shape[0])[:, None]
+        return mark
 
     @property
     def members(self) -> list[torch.Tensor]:
@@ -141,6 +157,28 @@ class Region:
         first = torch.full((int(component.max()) + 1,), identity, dtype=torch.int64)
         first.scatter_reduce_(0, component[:identity], torch.arange(identity), "amin")
         return first[component[:identity]], component[:identity] == component[identity]
+
+    def fork(self) -> Region:
+        """A copy to try something on."""
+        return replace(
+            self,
+            actions=dict(self.actions),
+            edits=dict(self.edits),
+            restores=list(self.restores),
+            restore_causes=list(self.restore_causes),
+            ties=list(self.ties),
+            cells=list(self.cells),
+            seen=dict(self.seen),
+            centered=dict(self.centered),
+            skipped=set(self.skipped),
+        )
+
+    def adopt(self, trial: Region) -> None:
+        """Take over what a copy found."""
+        self.actions, self.edits = trial.actions, trial.edits
+        self.ties, self.cells, self.seen = trial.ties, trial.cells, trial.seen
+        self.centered, self.skipped = trial.centered, trial.skipped
+        self.restores, self.restore_causes = trial.restores, trial.restore_causes
 
     def actions_of(self, node: Node, port: Port) -> tuple[Action, ...]:
         """What a parameter at an operand of an op takes up, axis by axis."""
@@ -175,3 +213,12 @@ def operands(node: Node) -> dict[Port, Node]:
         elif isinstance(arg, tuple):
             found |= {(i, j): part for j, part in enumerate(arg) if isinstance(part, Node)}
     return found
+
+
+def is_computed_weight(node: Node, port: Port) -> bool:
+    """Whether a convolution reads there what an op computes for it from parameters alone."""
+    value = operand(node, port) if port == (1,) else None
+    if value is None or node.op not in ops.OPS or not isinstance(ops.OPS[node.op].law, Conv):
+        return False
+    parts = value.inputs
+    return bool(parts) and all(part.op == "param" for part in parts) and len(value.users) == 1

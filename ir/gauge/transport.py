@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable
-from dataclasses import replace
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -21,9 +21,20 @@ import torch
 from .. import ops
 from ..graph import Graph, Node, substitute
 from ..infer import sample
-from ..laws import DIAGONAL, MIXING, OUT, Action, Call, Flow, Kind, Movement, Port, Stop
+from ..laws import MIXING, OUT, Action, Call, Flow, Kind, Movement, Port, Stop
 from ..types import TensorType, evaluate
-from .region import Blocked, Edit, Refused, Region, Restore, operand, operands
+from .notes import edit, fill, need_side_by_side, need_whole, partial_values, record
+from .region import (
+    Blocked,
+    Edit,
+    Refused,
+    Region,
+    Restore,
+    is_computed_weight,
+    operand,
+    operands,
+)
+from .tied import join_tied
 
 
 def transport(
@@ -78,8 +89,12 @@ class _Search:
         region = Region(self.graph, self.kind, value, size)
         region.actions[value] = action
         try:
-            self.need_whole(region, value, action)
+            need_whole(region, value, action)
             self.start(region, value, restore, insert)
+            if self.kind is Kind.PERMUTATION:
+                join_tied(region)
+                if not region.confine([]):
+                    raise Refused(Blocked(value, "no two of its channels can be exchanged"))
         except Refused as refused:
             return refused.blocked
         return region
@@ -97,7 +112,7 @@ class _Search:
         if value.op == "param":
             raise Refused(Blocked(value, "it is a parameter itself"))
         if insert == "always":
-            self.need_side_by_side(region, value)
+            need_side_by_side(region, value)
             region.inserted = True
             region.skipped.add((value, value))
         else:
@@ -111,7 +126,7 @@ class _Search:
         """Run back into what makes the value, before any reader is looked at."""
         if self.free and value.op == "input":
             return
-        trial = self.fork(region)
+        trial = region.fork()
         try:
             if value.op == "input":
                 raise Refused(Blocked(value, "it is an input of the graph"))
@@ -119,25 +134,25 @@ class _Search:
         except Refused as refused:
             if not insert or self.kind is Kind.CENTRE:  # ``close`` has centred what could be
                 raise
-            self.need_side_by_side(region, value)
+            need_side_by_side(region, value)
             region.inserted, region.insertion_cause = True, refused.blocked
             region.skipped.add((value, value))
         else:
-            self.adopt(region, trial)
+            region.adopt(trial)
 
     def forward(self, region: Region, value: Node, users: Iterable[Node]) -> None:
         """Each reader takes the action, passes it on as a movement, or gets the original back."""
         users = list(users)
-        together = self.fork(region)  # readers that meet again later must be looked at together
+        together = region.fork()  # readers that meet again later must be looked at together
         try:
             self.close(together, users)
         except Refused:
             pass  # one of them stops it: find out which
         else:
-            self.adopt(region, together)
+            region.adopt(together)
             return
         for user in users:
-            trial = self.fork(region)
+            trial = region.fork()
             try:
                 self.close(trial, [user])
             except Refused as refused:
@@ -146,12 +161,12 @@ class _Search:
                 )
                 if moves and self.advance(region, user):
                     continue
-                self.need_side_by_side(region, value)
+                need_side_by_side(region, value)
                 region.skipped.add((user, value))
                 region.restores.append(Restore(user, value))
                 region.restore_causes.append(refused.blocked)
             else:
-                self.adopt(region, trial)
+                region.adopt(trial)
 
     def advance(self, region: Region, user: Node) -> bool:
         """Carry the action over a movement, and try its readers one by one."""
@@ -177,6 +192,7 @@ class _Search:
         late: deque[Node] = (
             deque()
         )  # concatenations wait until nothing else can tell about their parts
+        tried: set[Node] = set()  # ops that were put off, since anything was learned
         while queue or late:
             node = queue.popleft() if queue else late.popleft()
             if queue and node.op in ("cat", "stack"):
@@ -198,7 +214,15 @@ class _Search:
             try:
                 flows = self.answers(region, node)
             except Refused as refused:
-                if self.may_center(region, node):
+                partial = partial_values(region, node)
+                if partial and (queue or late) and node not in tried:
+                    late.append(node)  # others may yet tell about the rest of its channels
+                    waiting.add(node)
+                    tried.add(node)
+                elif any(whole := [fill(region, value) for value in partial]):
+                    queue.extend(other for other in chain(*whole) if other not in waiting)
+                    waiting.update(queue)
+                elif self.may_center(region, node):
                     region.centered[node] = refused.blocked
                 else:
                     self.give_back(region, node, refused.blocked)
@@ -206,6 +230,8 @@ class _Search:
             changed = self.choose(region, node, flows, [*queue, *late], hold)
             if changed is None:  # a choice ran the rest of the queue to its end
                 return
+            if changed:
+                tried.clear()
             for other in changed:
                 if other not in waiting:
                     waiting.add(other)
@@ -214,10 +240,11 @@ class _Search:
     def give_back(self, region: Region, node: Node, cause: Blocked) -> None:
         """Let a reader have the originals, where that is allowed; it changes nothing itself."""
         read = [n for n in operands(node).values() if n in region.actions and n.op != "param"]
-        if not self.anywhere or node in region.actions or not read:
+        whole = all(isinstance(value.type, TensorType) for value in read)
+        if not self.anywhere or node in region.actions or not read or not whole:
             raise Refused(cause)
         for value in dict.fromkeys(read):
-            self.need_side_by_side(region, value)
+            need_side_by_side(region, value)
             region.skipped.add((node, value))
             region.restores.append(Restore(node, value))
             region.restore_causes.append(cause)
@@ -234,14 +261,14 @@ class _Search:
             return self.assign(region, node, flows[0], hold)
         refusals: list[Refused] = []
         for flow in flows:
-            trial = self.fork(region)
+            trial = region.fork()
             try:
                 changed = self.assign(trial, node, flow, hold)
                 self.close(trial, [*rest, *changed], hold)
             except Refused as refused:
                 refusals.append(refused)
             else:
-                self.adopt(region, trial)
+                region.adopt(trial)
                 return None
         raise refusals[-1]
 
@@ -264,20 +291,14 @@ class _Search:
                 known[port] = actions[0]
         if node in region.actions and (node, node) not in region.skipped:
             known[OUT] = region.actions[node]
-        if not isinstance(node.type, TensorType):
-            raise Refused(Blocked(node, f"no law is known for {node.op}"))
-        shapes[OUT] = self.shape(node)
+        if isinstance(node.type, TensorType):
+            shapes[OUT] = self.shape(node)
         data = {p: a for p, a in known.items() if p == OUT or self.is_data(node, p)}
         taken = [port for port in known if port not in data] if data else []
         attrs = {key: self.numbers(value) for key, value in node.attrs.items()}
         args = tuple(substitute(arg, lambda _: None) for arg in node.args)
         call = Call(node, self.kind, data or known, shapes, attrs, args, region.size)
-        try:
-            flows = list(ops.get(node.op).law.flow(call))
-        except Stop as stop:
-            raise Refused(Blocked(node, str(stop))) from None
-        if not flows:
-            raise Refused(Blocked(node, f"no operand can take the {self.kind.value}"))
+        flows = self.asked(call)
         flows = [flow for flow in flows if all(port in flow.ports for port in taken)]
         if not flows:
             raise Refused(Blocked(node, "a parameter that took it up would have to give it back"))
@@ -285,6 +306,17 @@ class _Search:
             flows = [flow for flow in flows if not self.changes(node, flow)]
             if not flows:
                 raise Refused(Blocked(node, "a parameter that must stay as it is would take it up"))
+        return flows
+
+    @staticmethod
+    def asked(call: Call) -> list[Flow]:
+        """What the law of an op answers, at least one flow."""
+        try:
+            flows = list(ops.get(call.node.op).law.flow(call))
+        except Stop as stop:
+            raise Refused(Blocked(call.node, str(stop))) from None
+        if not flows:
+            raise Refused(Blocked(call.node, f"no operand can take the {call.kind.value}"))
         return flows
 
     def changes(self, node: Node, flow: Flow) -> bool:
@@ -295,95 +327,57 @@ class _Search:
     def assign(self, region: Region, node: Node, flow: Flow, hold: Node | None) -> list[Node]:
         """Record what the law asks for; returns the ops to look at next."""
         changed: list[Node] = []
-        region.cells += flow.cells
+        self.confine(region, node, flow)
+        region.ties += flow.ties
         for port, action in flow.ports.items():
             value = node if port == OUT else operand(node, port)
             if value not in region.actions and bool((action.labels < 0).all()):
                 continue  # nothing of it changes
-            if value is None or value.op == "param":
-                self.edit(region, Edit(node, port, action))
-            elif self.record(region, node, value, action):
-                changed += [value] if value is not node else []
-                changed += [u for u in value.users if u is not node] if value is not hold else []
+            if value is None or value.op == "param" or is_computed_weight(node, port):
+                self.take_up(region, node, port, action)
+            else:
+                readers = () if value is hold else value.users
+                changed += [
+                    n for n in record(region, node, value, action) if n in {value, *readers}
+                ]
         for port, action in flow.also.items():
-            self.edit(region, Edit(node, port, action))
+            self.take_up(region, node, port, action)
         for port, action in flow.through.items():
+            if is_computed_weight(node, (1,)):
+                raise Refused(Blocked(node, "its weights are no parameter"))
             key = (node, (2,), None)
             region.edits[key] = Edit(node, (2,), action, through=port)
         return changed
 
-    def record(self, region: Region, node: Node, value: Node, action: Action) -> bool:
-        """Give a value its action; True if it is new. A second one ties coordinates, or stops."""
-        if (node, value) in region.skipped:
-            raise Refused(Blocked(node, "it reads the original value too"))
-        old = region.actions.get(value)
-        if old is None:
-            self.need_whole(region, node, action)
-            region.actions[value] = action
-            return True
-        self.reconcile(region, node, old, action)
-        return False
+    def confine(self, region: Region, node: Node, flow: Flow) -> None:
+        if self.kind in MIXING and flow.cells:
+            mixes = region.confine(flow.cells)
+            if self.kind is Kind.PERMUTATION and not mixes:
+                raise Refused(Blocked(node, "no two channels can be exchanged here"))
 
-    def edit(self, region: Region, edit: Edit) -> None:
-        key = (edit.node, edit.port, edit.action.axes)
-        self.need_whole(region, edit.node, edit.action)
-        old = region.edits.get(key)
-        if old is not None:
-            self.reconcile(region, edit.node, old.action, edit.action)
-        else:
-            region.edits[key] = edit
+    def take_up(self, region: Region, node: Node, port: Port, action: Action) -> None:
+        """Let a parameter take an action up, be it one from which an op computes the weights.
 
-    def need_whole(self, region: Region, node: Node, action: Action) -> None:
-        """The mean is over one axis that holds all coordinates in order."""
-        if self.kind is Kind.CENTRE:
-            labels = action.labels.flatten()
-            if len(action.axes) != 1 or not torch.equal(
-                labels, torch.arange(region.size, dtype=labels.dtype)
-            ):
-                raise Refused(Blocked(node, "the channels are taken apart here"))
-
-    def need_side_by_side(self, region: Region, value: Node) -> None:
-        """An op can mix channels where one axis holds all of them, in order."""
-        if self.kind in MIXING:
-            action = region.actions[value]
-            whole = torch.arange(region.size, dtype=action.labels.dtype)
-            if len(action.axes) != 1 or not torch.equal(action.labels.flatten(), whole):
-                text = "no op can mix the channels here: they do not lie side by side"
-                raise Refused(Blocked(value, text))
-
-    def reconcile(self, region: Region, node: Node, old: Action, new: Action) -> None:
-        # A sign and an orthogonal matrix are their own opposites.
-        alike = old.power == new.power or self.kind in (Kind.SIGN, Kind.ORTHOGONAL)
-        if alike and torch.equal(old.labels, new.labels):
+        Such weights are no value with one action: they take one along each of their axes, as the
+        parameters do.
+        """
+        value = operand(node, port)
+        if value is None or value.op == "param":
+            edit(region, Edit(node, port, action))
             return
-        if not alike or self.kind not in DIAGONAL:
-            raise Refused(
-                Blocked(node, "it brings together channels that change in different ways")
-            )
-        left, right = torch.broadcast_tensors(old.labels, new.labels)
-        region.ties.append((left.flatten(), right.flatten()))
+        shapes = {place: self.shape(param) for place, param in operands(value).items()}
+        shapes[OUT] = self.shape(value)
+        attrs = {key: self.numbers(given) for key, given in value.attrs.items()}
+        args = (None,) * len(value.args)
+        call = Call(value, self.kind, {OUT: action}, shapes, attrs, args, region.size)
+        flow = self.asked(call)[0]
+        region.seen[value] = None
+        self.confine(region, value, flow)
+        for place, taken in flow.ports.items():
+            if place != OUT:
+                edit(region, Edit(value, place, taken))
 
     # -- small things ---------------------------------------------------------------------------
-
-    def fork(self, region: Region) -> Region:
-        return replace(
-            region,
-            actions=dict(region.actions),
-            edits=dict(region.edits),
-            restores=list(region.restores),
-            restore_causes=list(region.restore_causes),
-            ties=list(region.ties),
-            cells=list(region.cells),
-            seen=dict(region.seen),
-            centered=dict(region.centered),
-            skipped=set(region.skipped),
-        )
-
-    def adopt(self, region: Region, trial: Region) -> None:
-        region.actions, region.edits = trial.actions, trial.edits
-        region.ties, region.cells, region.seen = trial.ties, trial.cells, trial.seen
-        region.centered, region.skipped = trial.centered, trial.skipped
-        region.restores, region.restore_causes = trial.restores, trial.restore_causes
 
     def shape(self, node: Node) -> tuple[int, ...]:
         return tuple(evaluate(size, self.point) for size in node.shape)

@@ -17,20 +17,26 @@ from .core import Law as Law
 from .core import Port as Port
 from .core import Stop as Stop
 from .core import compact as compact
+from .core import filled as filled
 from .indexing import Along as Along
 from .indexing import Fill as Fill
+from .indexing import Fourier as Fourier
 from .indexing import Gather as Gather
 from .indexing import Lookup as Lookup
+from .indexing import MaskedScatter as MaskedScatter
 from .indexing import Pad as Pad
 from .indexing import Update as Update
 from .movement import Movement as Movement
+from .movement import Parts as Parts
 from .norms import BatchNorm as BatchNorm
 from .norms import Normalize as Normalize
 from .norms import Reduce as Reduce
 from .norms import Softmax as Softmax
+from .norms import WeightNorm as WeightNorm
 from .pointwise import Add as Add
 from .pointwise import Elementwise as Elementwise
 from .pointwise import Mul as Mul
+from .pointwise import Together as Together
 from .pointwise import Where as Where
 from .recurrence import Recurrence as Recurrence
 
@@ -50,22 +56,28 @@ __all__ = [
     "Embedding",
     "Fill",
     "Flow",
+    "Fourier",
     "Gather",
     "GroupedContract",
     "Kind",
     "Law",
     "Lookup",
+    "MaskedScatter",
     "Movement",
     "Mul",
     "Normalize",
     "Pad",
+    "Parts",
     "Port",
     "Recurrence",
     "Reduce",
     "ScaledDotProduct",
     "Softmax",
     "Stop",
+    "Together",
     "Update",
+    "WeightNorm",
     "Where",
     "compact",
+    "filled",
 ]

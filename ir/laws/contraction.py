@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -19,10 +20,16 @@ from .core import (
     Law,
     Port,
     Stop,
+    colours,
     compact,
     is_param,
+    joined,
     rows_of,
+    shared,
 )
+
+# Parameters that lack a labelled axis can serve all positions along it with these.
+_TIED = frozenset({Kind.SCALE, Kind.SIGN, Kind.PERMUTATION})
 
 
 @dataclass(frozen=True)
@@ -78,8 +85,8 @@ class Contract(Law):
         for back in self._back(call, letters, [other], bias):
             also = {p: a for p, a in back.ports.items() if p == other}
             ports = {**back.ports, **flow.ports}
-            cells = [*flow.cells, *back.cells]
-            return Flow(ports, through=flow.through, also=also, cells=cells)
+            cells, ties = [*flow.cells, *back.cells], [*flow.ties, *back.ties]
+            return Flow(ports, through=flow.through, also=also, cells=cells, ties=ties)
         raise Stop("no single factor has the labelled axes")
 
     def _contracted(
@@ -87,7 +94,8 @@ class Contract(Law):
     ) -> Flow:
         """An index that is summed over: the other factor takes the inverse."""
         action = call.known[port]
-        if not set(mine) <= set(letters[other]):
+        lacks = [letters[port].index(name) for name in mine if name not in letters[other]]
+        if lacks and not (is_param(call, other) and call.kind in _TIED):
             raise Stop("the channels are summed together with an axis that the other factor lacks")
         if call.kind is Kind.CENTRE:
             raise Stop("it reads the value without a norm that would take out the mean")
@@ -99,13 +107,14 @@ class Contract(Law):
         cells: list[torch.Tensor] = []
         if call.kind not in DIAGONAL and len(contracted) == len(mine):
             cells += call.held(action, "it reads")
-        partner = Action(_carry(action.labels, letters[port], letters[other]), -action.power)
+        labels, ties = shared(action, lacks, call.kind)
+        partner = Action(_carry(labels, letters[port], letters[other]), -action.power)
         if call.kind is Kind.PERMUTATION:
             partner = partner.inverse()
-        if len(contracted) < len(mine):
+        if len(contracted) < len(mine) and call.kind not in DIAGONAL:
             kept = [axis for axis, name in enumerate(letters[port]) if name not in contracted]
-            cells.append(rows_of(action.labels, kept))
-        return Flow({port: action, other: partner}, cells=cells)
+            cells += call.within(action, kept)
+        return Flow({port: action, other: partner}, cells=cells, ties=ties)
 
     def _along(
         self, call: Call, letters: dict[Port, list[str]], port: Port, other: Port, bias: Port | None
@@ -157,9 +166,27 @@ class Contract(Law):
                 other = next(p for p in letters if p in ((0,), (1,)) and p != port)
                 cells = _by_index(call, out, letters[OUT], letters[other])
                 answers.append(Flow(ports, cells=cells))
+            elif mine & set(letters[port]) and is_param(call, port) and call.kind in _TIED:
+                if bias is None or call.kind is Kind.PERMUTATION:
+                    answers.append(self._repeated(call, letters, port, bias))
         if not answers:
             raise Stop("no single factor has the labelled axes")
         return answers
+
+    def _repeated(
+        self, call: Call, letters: dict[Port, list[str]], port: Port, bias: Port | None
+    ) -> Flow:
+        """A parameter that lacks labelled axes does the same at all positions along them."""
+        out = call.known[OUT]
+        names = letters[OUT]
+        lacks = [i for i, name in enumerate(names) if name not in letters[port]]
+        labels, ties = shared(out, lacks, call.kind)
+        flow = Flow({OUT: out}, cells=call.within(out, lacks), ties=ties)
+        for taker in (port, bias):
+            if taker is not None:
+                own = _carry(labels, names, letters[taker])
+                flow.ports[taker] = Action(own, out.power)
+        return flow
 
 
 @dataclass(frozen=True)
@@ -188,47 +215,78 @@ class Conv(Law):
 
     def flow(self, call: Call) -> Sequence[Flow]:
         rank = len(call.shapes[OUT])
-        batched = len(call.shapes[(1,)]) == rank
-        if not batched:
+        if len(call.shapes[(1,)]) != rank:
             raise Stop("a convolution without a batch axis")
-        flows: list[Flow] = []
         if self.transposed and call.attrs.get("groups", 1) != 1:
             raise Stop("a transposed convolution in groups")
-        for port, action in call.known.items():
-            if port in ((1,), (2,)):
-                continue
-            if action.axes != (1 - rank,):
-                raise Stop("the labels vary over more than the channels")
-            labels = action.labels.flatten()
-            write = self._write if port == OUT else self._read
-            flows.append(write(call, action, labels))
+        data = {port: action for port, action in call.known.items() if port in ((0,), OUT)}
+        if any(action.axes != (1 - rank,) for action in data.values()):
+            return [self._beside(call, list(data.values()))]
         merged = Flow()
-        for flow in flows:
-            for port, action in flow.ports.items():
-                if port in merged.ports and not merged.ports[port].same(action):
+        for port, action in data.items():
+            labels = action.labels.flatten()
+            flow = (self._write if port == OUT else self._read)(call, action, labels)
+            for place, other in flow.ports.items():
+                old = merged.ports.setdefault(place, other)
+                if old.same(other):
+                    continue
+                if place != (1,) or old.axes == other.axes:
                     raise Stop("the input's and the result's channels are acted on at once")
-                merged.ports[port] = action
+                merged.also[place] = other
             merged.through |= flow.through
             merged.cells += flow.cells
         return [merged]
 
+    def _beside(self, call: Call, actions: list[Action]) -> Flow:
+        """Labels along axes on which the kernel is one wide, and channels that do not mix."""
+        rank, weight = len(call.shapes[OUT]), call.shapes[(1,)]
+        apart = weight[0] == weight[1] * call.attrs.get("groups", 1) and weight[1] == 1
+        for here in {axis % rank for action in actions for axis in action.axes}:
+            passes = apart if here == 1 else here == 0 or self._slides_not(call, here - 2)
+            if not passes:
+                raise Stop("the labels vary over more than the channels")
+        if call.kind is Kind.SHIFT or ((2,) in call.shapes and call.kind is not Kind.PERMUTATION):
+            raise Stop(f"its bias does not take a {call.kind.value} along other axes")
+        action = joined(call.kind, actions)
+        cells = [] if call.kind in DIAGONAL else call.within(action, (1,))
+        return Flow({(0,): action, OUT: action}, cells=cells)
+
+    @staticmethod
+    def _slides_not(call: Call, axis: int) -> bool:
+        """Whether the kernel is one wide along a spatial axis, and takes each place once."""
+
+        def at(name: str, default: int) -> Any:
+            value = call.attrs.get(name, default)
+            return value[axis if len(value) > 1 else 0] if isinstance(value, tuple) else value
+
+        one = call.shapes[(1,)][axis + 2] == 1 and at("stride", 1) == 1
+        return one and at("padding", 0) in (0, "valid", "same") and at("output_padding", 0) == 0
+
     def _write(self, call: Call, action: Action, labels: torch.Tensor) -> Flow:
-        ports: dict[Port, Action] = {OUT: action}
-        bias = Action(labels, action.power)
         if call.kind is Kind.SHIFT:
-            return Flow({OUT: action, (2,): bias})
-        groups = call.attrs.get("groups", 1)
+            return Flow({OUT: action, (2,): Action(labels, action.power)})
+        groups, shape = call.attrs.get("groups", 1), call.shapes[(1,)]
+        ports = {OUT: action, **self._taken(call, labels, action.power)}
+        cells: list[torch.Tensor] = []
         if call.kind not in DIAGONAL and groups != 1:
-            if groups != labels.numel() or call.kind is not Kind.PERMUTATION:
-                raise Stop(
-                    f"a grouped convolution mixes no channels, so it takes no {call.kind.value}"
-                )
-            ports[(0,)] = action
-        shape = call.shapes[(1,)]
-        ports[(1,)] = Action(self._along(labels, shape, 1 if self.transposed else 0), action.power)
-        if (2,) in call.shapes:
-            ports[(2,)] = bias
-        return Flow(ports)
+            if call.kind is Kind.CENTRE:
+                raise Stop("a grouped convolution's results are made of other inputs each")
+            by_group = labels.reshape(groups, -1)
+            whole = bool((by_group == by_group[:, :1]).all())
+            if not whole:
+                cells += self._in_groups(call, labels, groups)
+            elif call.kind is Kind.PERMUTATION:  # a group's inputs move with all its results
+                spread = by_group[:, 0].repeat_interleave(shape[1])
+                ports[(0,)] = Action(self._along(spread, shape, 1), action.power)
+            else:
+                raise Stop(f"each group gives one channel, so it takes no {call.kind.value}")
+        return Flow(ports, cells=cells)
+
+    def _taken(self, call: Call, labels: torch.Tensor, power: int) -> dict[Port, Action]:
+        """What weight and bias take up of an action on the result's channels."""
+        rows = self._along(labels, call.shapes[(1,)], 1 if self.transposed else 0)
+        bias = {(2,): Action(labels, power)} if (2,) in call.shapes else {}
+        return {(1,): Action(rows, power), **bias}
 
     def _read(self, call: Call, action: Action, labels: torch.Tensor) -> Flow:
         if call.kind is Kind.CENTRE:
@@ -242,19 +300,28 @@ class Conv(Law):
             if any(padding) if isinstance(padding, tuple) else padding not in (0, "valid"):
                 raise Stop("the convolution pads with zeros, which a shift would have to move too")
             return Flow({(0,): action}, {(0,): action})
-        if call.kind in DIAGONAL and not self.transposed:
-            by_group = labels.reshape(groups, -1)  # (groups, I / groups)
-            rows = by_group.repeat_interleave(shape[0] // groups, dim=0)  # (O, I / groups)
-            weight = compact(rows.reshape(*rows.shape, *[1] * (len(shape) - 2)))
-            return Flow({(0,): action, (1,): Action(weight, -action.power)})
+        power = action.power if call.kind is Kind.PERMUTATION else -action.power
         if groups == 1:
             cells = [] if call.kind in DIAGONAL else call.held(action, "it reads")
             weight = self._along(labels, shape, 0 if self.transposed else 1)
-            power = action.power if call.kind is Kind.PERMUTATION else -action.power
             return Flow({(0,): action, (1,): Action(weight, power)}, cells=cells)
-        if groups != labels.numel() or shape[0] != groups or call.kind is not Kind.PERMUTATION:
-            raise Stop(f"a grouped convolution takes no {call.kind.value} of its input channels")
-        return self._write(call, action, labels)
+        if call.kind not in DIAGONAL and labels.numel() == groups:
+            if call.kind is not Kind.PERMUTATION:
+                raise Stop(f"each group has one channel, so it takes no {call.kind.value}")
+            spread = labels.repeat_interleave(shape[0] // groups)  # a channel's results move too
+            result = Action(self._along(spread, shape, 1), action.power)
+            return Flow({(0,): action, OUT: result, **self._taken(call, spread, action.power)})
+        by_group = labels.reshape(groups, -1)  # (groups, I / groups)
+        rows = by_group.repeat_interleave(shape[0] // groups, dim=0)  # (O, I / groups)
+        weight = compact(rows.reshape(*rows.shape, *[1] * (len(shape) - 2)))
+        cells = [] if call.kind in DIAGONAL else self._in_groups(call, labels, groups)
+        return Flow({(0,): action, (1,): Action(weight, power)}, cells=cells)
+
+    @staticmethod
+    def _in_groups(call: Call, labels: torch.Tensor, groups: int) -> list[torch.Tensor]:
+        """The cells of channels that must keep to their group."""
+        group = torch.arange(groups).repeat_interleave(labels.numel() // groups)
+        return [colours(labels, group, call.size)]
 
     @staticmethod
     def _along(labels: torch.Tensor, shape: tuple[int, ...], axis: int) -> torch.Tensor:

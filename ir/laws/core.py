@@ -94,14 +94,19 @@ class Flow:
         also: Second actions of parameters, along other axes.
         through: Shifts that the op's bias takes up: the action at an operand, carried through the
             weights.
-        cells: Rows of coordinates, ``[rows, n]``; an element that mixes coordinates must keep each
-            row's in the row.
+        cells: Colours of the coordinates, ``[size]``, or rows of them, ``[rows, n]``: an element
+            that mixes coordinates must keep to those of one colour, or of one row.
+        ties: Coordinates that change alike, in pairs: place by place what one side and what the
+            other holds.
     """
 
     ports: dict[Port, Action] = field(default_factory=dict[Port, Action])
     through: dict[Port, Action] = field(default_factory=dict[Port, Action])
     also: dict[Port, Action] = field(default_factory=dict[Port, Action])
     cells: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
+    ties: list[tuple[torch.Tensor, torch.Tensor]] = field(
+        default_factory=list[tuple[torch.Tensor, torch.Tensor]]
+    )
 
 
 @dataclass(frozen=True)
@@ -121,19 +126,26 @@ class Call:
         return (port for port in self.shapes if port != OUT)
 
     def held(self, action: Action, where: str) -> list[torch.Tensor]:
-        """The cells of an action on an axis that is summed over: all its coordinates, as one row.
+        """The cells of an action on an axis that is summed over.
 
-        An axis that holds only some of the coordinates, or other channels beside them, will do for
-        an element that keeps to these; raises ``Stop`` where it will not do, or a coordinate stands
-        there more often than another.
+        What stands there equally often may be mixed, and what does not stand there with its like.
+        For the mean all coordinates must stand there once, and nothing else; raises ``Stop``.
         """
         flat = action.labels.flatten()
         counts = torch.bincount(flat[flat >= 0], minlength=self.size)
-        row = torch.nonzero(counts).flatten().to(flat.dtype)
-        partial = row.numel() < self.size or bool((flat < 0).any())
-        if (partial and self.kind not in MIXING) or counts[row.long()].unique().numel() != 1:
+        if self.kind is Kind.CENTRE and (bool((counts != 1).any()) or bool((flat < 0).any())):
             raise Stop(f"{where} only a part of the channels")
-        return [row[None]] if row.numel() < self.size else []
+        return [counts] if counts.unique().numel() > 1 else []
+
+    def within(self, action: Action, axes: Sequence[int]) -> list[torch.Tensor]:
+        """The cells of an action that may not move a place along these axes."""
+        labels, rank = action.labels, action.labels.dim()
+        sorts = torch.zeros((), dtype=torch.int64)
+        for axis in {axis % rank for axis in axes}:
+            size = labels.shape[axis]
+            index = torch.arange(size).reshape([-1 if a == axis else 1 for a in range(rank)])
+            sorts = sorts * size + index
+        return [colours(labels, sorts, self.size)] if sorts.numel() > 1 else []
 
 
 class Law:
@@ -151,6 +163,24 @@ class Law:
 OPAQUE = Law()
 
 
+def colours(labels: torch.Tensor, sorts: torch.Tensor, size: int) -> torch.Tensor:
+    """Which coordinates may be exchanged if what a place holds must come from one of its sort.
+
+    The first place of a coordinate then comes to hold what the first of another did, and so on: so
+    their places must be of the same sorts in the same order. The answer is a colour for each
+    coordinate, ``[size]``.
+    """
+    flat, sort = labels.flatten().long(), sorts.expand(labels.shape).flatten()
+    order = torch.argsort(flat, stable=True)
+    order = order[flat[order] >= 0]
+    held = flat[order]
+    counts = torch.bincount(held, minlength=size)
+    rank = torch.arange(held.numel()) - (counts.cumsum(0) - counts)[held]
+    table = torch.full((size, max(int(counts.max()), 1)), -1, dtype=torch.int64)
+    table[held, rank] = sort[order]
+    return torch.unique(table, dim=0, return_inverse=True)[1]
+
+
 def compact(labels: torch.Tensor) -> torch.Tensor:
     """Labels with size 1 along each axis on which they do not vary."""
     for axis, size in enumerate(labels.shape):
@@ -158,6 +188,44 @@ def compact(labels: torch.Tensor) -> torch.Tensor:
             first = labels.narrow(axis, 0, 1)
             if labels.stride(axis) == 0 or bool((labels == first).all()):
                 labels = first
+    return labels
+
+
+def joined(kind: Kind, actions: Sequence[Action]) -> Action:
+    """What several actions of one value say together.
+
+    Where coordinates are mixed, places that one leaves as they are may be known from another; if
+    both know a place, the first counts.
+    """
+    first = actions[0]
+    labels = first.labels
+    for other in actions[1:] if kind in MIXING else ():
+        if other.power == first.power or kind is Kind.ORTHOGONAL:
+            labels = torch.where(labels < 0, other.labels, labels)
+    return first if labels is first.labels else Action(compact(labels), first.power)
+
+
+Ties: TypeAlias = "list[tuple[torch.Tensor, torch.Tensor]]"
+
+
+def shared(action: Action, axes: Sequence[int], kind: Kind) -> tuple[torch.Tensor, Ties]:
+    """The labels of a parameter that lacks these axes, one for all positions along them; and which
+    coordinates must therefore change alike."""
+    first = action.labels
+    for axis in axes:
+        first = first.narrow(axis, 0, 1)
+    left, right = (side.flatten() for side in torch.broadcast_tensors(first, action.labels))
+    if kind in MIXING and not torch.equal(left < 0, right < 0):
+        raise Stop("one parameter serves channels that change and channels that do not")
+    return first, [] if torch.equal(left, right) else [(left, right)]
+
+
+def filled(labels: torch.Tensor) -> torch.Tensor:
+    """Labels extended over places that stay as they are, along axes on which they do not vary."""
+    for axis in range(labels.dim()):
+        whole = labels.amax(axis, keepdim=True).expand(labels.shape)
+        if bool(((labels == whole) | (labels < 0)).all()):
+            labels = whole
     return labels
 
 
@@ -218,9 +286,8 @@ def is_param(call: Call, port: Port) -> bool:
 
 def on_result(call: Call, ignore: Port | None = None) -> Action:
     """The action on the result of a broadcasting op, known there or at an operand."""
-    if OUT in call.known:
-        return call.known[OUT]
-    actions = [widen(a, call.shapes[OUT]) for port, a in call.known.items() if port != ignore]
-    if not actions:
+    known = {port: action for port, action in call.known.items() if port != ignore}
+    if not known:
         raise Stop("a mask is acted on")
-    return actions[0]
+    first = sorted(known, key=lambda port: port != OUT)
+    return joined(call.kind, [widen(known[port], call.shapes[OUT]) for port in first])

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..types import TensorType
-from .core import DIAGONAL, OUT, Action, Call, Flow, Kind, Law, Port, Stop
+import torch
+
+from .core import DIAGONAL, OUT, Action, Call, Flow, Kind, Law, Port, Stop, joined
+
+if TYPE_CHECKING:
+    from ..graph import Node
 
 
 @dataclass(frozen=True)
@@ -73,22 +78,59 @@ class Update(Law):
 
 
 @dataclass(frozen=True)
-class Gather(Law):
-    """``gather``: elements are chosen one by one along an axis, so channels may not be mixed."""
+class MaskedScatter(Law):
+    """``masked_scatter``: a source's rows take, one after the other, the places that a mask names,
+    where the mask is the same all along the last axis."""
 
     def passes(self, kind: Kind) -> bool:
-        return kind in DIAGONAL
+        return True
 
     def flow(self, call: Call) -> Sequence[Flow]:
-        if call.kind not in DIAGONAL:
+        shapes = [call.shapes[port] for port in (OUT, (0,), (2,))]
+        known = [action for port, action in call.known.items() if port != (1,)]
+        mask = call.node.args[1]
+        if len({shape[-1] for shape in shapes}) != 1 or not (
+            call.shapes[(1,)][-1] == 1 or _same_along(mask, (-1,))
+        ):
+            raise Stop("its mask may cut a row")
+        if not known or any(action.axes != (-1,) for action in known):
+            raise Stop(f"{call.node.op} chooses among the channels")
+        flat = [Action(action.labels.flatten(), action.power) for action in known]
+        whole = joined(call.kind, flat)
+        ports = [OUT, (0,), (2,)]
+        return [
+            Flow(
+                {
+                    port: Action(whole.labels.reshape([1] * (len(shape) - 1) + [-1]), whole.power)
+                    for port, shape in zip(ports, shapes, strict=True)
+                }
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class Gather(Law):
+    """``gather``: elements are chosen one by one along an axis; the index is permuted with them."""
+
+    def passes(self, kind: Kind) -> bool:
+        return kind in DIAGONAL or kind is Kind.PERMUTATION
+
+    def flow(self, call: Call) -> Sequence[Flow]:
+        if not self.passes(call.kind):
             raise Stop(f"a {call.kind.value} does not pass gather: its index may differ")
-        action = next(iter(call.known.values()))
+        known = [action for port, action in call.known.items() if port != (1,)]
+        if not known:
+            raise Stop("an index is acted on")
+        action = joined(call.kind, known)
         rank = len(call.shapes[OUT])
         if int(call.attrs.get("dim", 0)) % rank in {axis % rank for axis in action.axes}:
             raise Stop("it chooses among the channels")
         if any(call.shapes[OUT][axis] != call.shapes[(0,)][axis] for axis in action.axes):
             raise Stop("it takes only some of the channels")
-        return [Flow({(0,): action, OUT: action})]
+        ports: dict[Port, Action] = {(0,): action, OUT: action}
+        if call.kind is Kind.PERMUTATION and not _same_along(call.node.args[1], action.axes):
+            ports[(1,)] = action
+        return [Flow(ports)]
 
 
 @dataclass(frozen=True)
@@ -101,10 +143,32 @@ class Along(Law):
     def flow(self, call: Call) -> Sequence[Flow]:
         if call.kind is Kind.SHIFT:
             raise Stop(f"a shift does not pass {call.node.op}")
-        action = next(iter(call.known.values()))
+        action = joined(call.kind, list(call.known.values()))
         rank = len(call.shapes[OUT])
         if int(call.attrs["dim"]) % rank in {axis % rank for axis in action.axes}:
             raise Stop(f"{call.node.op} runs over the channels")
+        return [Flow({(0,): action, OUT: action})]
+
+
+@dataclass(frozen=True)
+class Fourier(Law):
+    """A discrete Fourier transform along some axes: a linear map along each of them."""
+
+    def passes(self, kind: Kind) -> bool:
+        return kind in (Kind.SCALE, Kind.SIGN, Kind.PERMUTATION)
+
+    def flow(self, call: Call) -> Sequence[Flow]:
+        if not self.passes(call.kind):
+            raise Stop(f"a {call.kind.value} does not pass {call.node.op}")
+        action = joined(call.kind, list(call.known.values()))
+        rank = len(call.shapes[OUT])
+        dims = call.attrs.get("dim")
+        over = {int(dim) % rank for dim in dims} if dims else set(range(rank))
+        if over & {axis % rank for axis in action.axes}:
+            raise Stop(
+                "each of its results is a sum over all channels with factors of its own: of the "
+                "permutations only j -> a j mod n would pass"
+            )
         return [Flow({(0,): action, OUT: action})]
 
 
@@ -150,10 +214,17 @@ def _axes_of_lookup(call: Call) -> dict[int, int]:
     if call.node.op == "index_select":
         dim = int(call.attrs["dim"]) % rank
         return {axis: axis for axis in range(rank) if axis != dim}
-    indices = call.node.args[1]
-    places = [axis for axis, index in enumerate(indices) if index is not None]
-    types = [indices[axis].type for axis in places]
-    width = max(len(t.shape) for t in types if isinstance(t, TensorType))
+    places: list[int] = []
+    width = axis = 0
+    indices: tuple[Node | None, ...] = call.node.args[1]
+    for index in indices:
+        spans = 1
+        if index is not None:
+            mask = index.dtype is torch.bool  # stands for an index along each of its axes
+            spans = len(index.shape) if mask else 1
+            places += range(axis, axis + spans)
+            width = max(width, 1 if mask else len(index.shape))
+        axis += spans
     side_by_side = places == list(range(places[0], places[-1] + 1))
     start = places[0] if side_by_side else 0
     rest = [axis for axis in range(rank) if axis not in places]
@@ -181,3 +252,11 @@ def _moved(call: Call, action: Action, axes: dict[int, int], shape: tuple[int, .
     kept = sorted((a for a in axes if labels.shape[a] > 1), key=lambda axis: axes[axis])
     others = [axis for axis in range(labels.dim()) if axis not in kept]
     return Action(labels.permute(*kept, *others).reshape(sizes), action.power)
+
+
+def _same_along(index: Node, axes: tuple[int, ...]) -> bool:
+    """Whether an index is known to be the same at all positions along these axes."""
+    if index.op not in ("expand", "repeat"):
+        return False
+    shape = index.inputs[0].shape
+    return all(len(shape) < -axis or shape[axis] == 1 for axis in axes)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from .core import MIXING, OUT, Action, Call, Flow, Kind, Law, Port, Stop, compact
+from .core import MIXING, OUT, Action, Call, Flow, Kind, Law, Port, Stop, compact, filled, joined
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,29 @@ class Movement(Law):
 
     def flow(self, call: Call) -> Sequence[Flow]:
         if OUT in call.known:
-            return [self._back(call, call.known[OUT])]
+            flow = self._back(call, call.known[OUT])
+            if call.kind not in MIXING or len(call.known) == 1:
+                return [flow]
+            return [self._both(call, flow)]
         power = next(iter(call.known.values())).power
         if any(action.power != power for action in call.known.values()):
             raise Stop("its operands are scaled opposite ways")
         parts = [self._labels(call, port) for port in call.operands]
         moved = compact(self._run(call, parts))
         return [Flow({**call.known, OUT: Action(moved, power)}, cells=_part(call, moved))]
+
+    def _both(self, call: Call, back: Flow) -> Flow:
+        """What is known on either side, where each may know places that the other does not."""
+        ports = {port: action for port, action in call.known.items() if port != OUT}
+        for port, action in back.ports.items():
+            ports[port] = joined(call.kind, [action, ports[port]]) if port in ports else action
+        there = replace(call, known={p: a for p, a in ports.items() if p != OUT})
+        (forth,) = self.flow(there)
+        return Flow(
+            {**there.known, OUT: joined(call.kind, [call.known[OUT], forth.ports[OUT]])},
+            cells=[*back.cells, *forth.cells],
+            ties=back.ties,
+        )
 
     def _labels(self, call: Call, port: Port) -> torch.Tensor:
         if port in call.known:
@@ -51,8 +67,7 @@ class Movement(Law):
         labels = torch.full((sum(map(math.prod, shapes)),), -1, dtype=torch.int32)
         spread = out.labels.expand(shape).flatten()
         labels[source] = spread
-        if not torch.equal(labels[source], spread):
-            raise Stop("one value is repeated into several channels")
+        ties = self._repeated(call, labels[source], spread)
         begin = 0
         cells: list[torch.Tensor] = []
         for port, size in zip(call.operands, shapes, strict=True):
@@ -63,10 +78,42 @@ class Movement(Law):
                 # left out.
                 whole = out.labels.numel() > 1 and not bool((out.labels < 0).any())
                 if whole and _read_once(call, port):
-                    part = _filled(part)
+                    part = filled(part)
                 ports[port] = Action(compact(part), out.power)
-                cells += _part(call, part)
-        return Flow(ports, cells=cells)
+                cells += _part(call, ports[port].labels)
+        return Flow(ports, cells=cells, ties=ties)
+
+    @staticmethod
+    def _repeated(
+        call: Call, taken: torch.Tensor, asked: torch.Tensor
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The ties between channels that one value is repeated into."""
+        if torch.equal(taken, asked):
+            return []
+        if call.kind is Kind.PERMUTATION and torch.equal(taken < 0, asked < 0):
+            return [(taken, asked)]
+        raise Stop("one value is repeated into several channels")
+
+
+@dataclass(frozen=True)
+class Parts(Law):
+    """A value cut into a tuple of parts along one axis, and the choice of one part.
+
+    The tuple has the action of each part, which is the value's: nothing varies along that axis.
+    """
+
+    cuts: bool
+
+    def passes(self, kind: Kind) -> bool:
+        return True
+
+    def flow(self, call: Call) -> Sequence[Flow]:
+        action = joined(call.kind, list(call.known.values()))
+        if self.cuts and call.attrs.get("dim", 0) % action.labels.dim() in {
+            axis % action.labels.dim() for axis in action.axes
+        }:
+            raise Stop("it cuts the channels into parts")
+        return [Flow({(0,): action, OUT: action})]
 
 
 @dataclass(frozen=True)
@@ -111,19 +158,7 @@ def _read_once(call: Call, port: Port) -> bool:
     return len(value.users) == 1
 
 
-def _filled(labels: torch.Tensor) -> torch.Tensor:
-    """Labels extended over what nobody reads, along the axes on which they do not vary."""
-    for axis in range(labels.dim()):
-        whole = labels.amax(axis, keepdim=True).expand(labels.shape)
-        if bool(((labels == whole) | (labels < 0)).all()):
-            labels = whole
-    return labels
-
-
 def _part(call: Call, labels: torch.Tensor) -> list[torch.Tensor]:
-    """Where only some of the coordinates go one way, what mixes them must keep them together."""
-    if call.kind not in MIXING:
-        return []
-    held = labels.unique()
-    held = held[held >= 0]
-    return [held[None]] if held.numel() < call.size else []
+    """Where some coordinates go one way more often than others, what mixes them must keep those
+    together that go the same ways."""
+    return call.held(Action(labels), "it moves") if call.kind in MIXING else []

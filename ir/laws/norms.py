@@ -5,7 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .core import OUT, Action, Call, Flow, Kind, Law, Port, Stop
+import torch
+
+from .core import (
+    OUT,
+    Action,
+    Call,
+    Flow,
+    Kind,
+    Law,
+    Port,
+    Stop,
+    colours,
+    compact,
+    filled,
+    joined,
+    shared,
+)
 
 
 @dataclass(frozen=True)
@@ -21,20 +37,41 @@ class Normalize(Law):
     grouped: bool = False
 
     def passes(self, kind: Kind) -> bool:
-        if kind in (Kind.SCALE, Kind.SIGN) or (kind is Kind.SHIFT and self.centres):
+        if kind in (Kind.SCALE, Kind.SIGN, Kind.PERMUTATION) or (
+            kind is Kind.SHIFT and self.centres
+        ):
             return True
-        own = {Kind.PERMUTATION, Kind.CENTRE if self.centres else Kind.ORTHOGONAL}
-        return kind in own and not self.grouped
+        return kind is (Kind.CENTRE if self.centres else Kind.ORTHOGONAL) and not self.grouped
 
     def flow(self, call: Call) -> Sequence[Flow]:
-        last = (1 - len(call.shapes[OUT]),) if self.grouped else (-1,)
+        rank = len(call.shapes[OUT])
+        own = 1 - rank if self.grouped else -1
         over = 1 if self.grouped else len(call.attrs["normalized_shape"])
+        tied = call.kind is Kind.PERMUTATION and not self.grouped
         for action in call.known.values():
-            if over != 1 or action.axes != last:
+            if over != 1 or (action.axes != (own,) and not (tied and own in action.axes)):
                 raise Stop("the labels vary over more than the axis of the norm")
+        if call.kind is Kind.PERMUTATION:
+            return [self._permuted(call, joined(call.kind, list(call.known.values())))]
         if (0,) in call.known:
             return [self._read(call, call.known[(0,)])]
         return [self._write(call, call.known[OUT])]
+
+    def _permuted(self, call: Call, action: Action) -> Flow:
+        """Places keep to their group, and along other axes to their place; a weight that serves
+        several positions has them all change alike."""
+        others = action.axes if self.grouped else action.axes[:-1]
+        labels, ties = shared(action, () if self.grouped else others, call.kind)
+        cells = call.held(action, "the norm is over")
+        cells += [] if self.grouped else call.within(action, others)
+        if self.grouped:
+            groups = int(call.attrs["num_groups"])
+            size = labels.numel() // groups
+            if size > 1:
+                sorts = torch.arange(groups).repeat_interleave(size).reshape(action.labels.shape)
+                cells.append(colours(action.labels, sorts, call.size))
+        affine = self._affine(call, Action(labels, action.power))
+        return Flow({(0,): action, OUT: action, **affine}, cells=cells, ties=ties if affine else [])
 
     def _affine(self, call: Call, action: Action) -> dict[Port, Action]:
         labels = action.labels.flatten()
@@ -51,10 +88,8 @@ class Normalize(Law):
                 if not self.centres:
                     raise Stop("an RMSNorm has no bias to take up a shift")
                 return Flow({OUT: out, (2,): Action(out.labels.flatten(), out.power)})
-            case Kind.PERMUTATION if not self.grouped:
-                return Flow({OUT: out, (0,): out, **affine})
             case Kind.ORTHOGONAL if not self.centres and not affine:
-                return Flow({OUT: out, (0,): out})
+                return Flow({OUT: out, (0,): out}, cells=call.held(out, "the norm is over"))
             case _:
                 raise Stop(f"{call.node.op} gives a result that takes no {call.kind.value}")
 
@@ -62,12 +97,9 @@ class Normalize(Law):
         match call.kind:
             case Kind.CENTRE if self.centres and not self.grouped:
                 return Flow({(0,): action}, cells=call.held(action, "the norm is over"))
-            case Kind.PERMUTATION if not self.grouped:
-                cells = call.held(action, "the norm is over")
-                ports: dict[Port, Action] = {(0,): action, OUT: action}
-                return Flow({**ports, **self._affine(call, action)}, cells=cells)
             case Kind.ORTHOGONAL if not self.centres and not self._affine(call, action):
-                return Flow({(0,): action, OUT: action})
+                cells = call.held(action, "the norm is over")
+                return Flow({(0,): action, OUT: action}, cells=cells)
             case Kind.ORTHOGONAL if not self.centres:
                 raise Stop(
                     "its weight does not commute with it, and must go into its readers first"
@@ -76,6 +108,37 @@ class Normalize(Law):
                 raise Stop(
                     f"a {call.kind.value} of the channels changes the statistics of {call.node.op}"
                 )
+
+
+@dataclass(frozen=True)
+class WeightNorm(Law):
+    """``g v / |v|``, where the norm is over all axes but one, along which g varies.
+
+    The norm is that of v after any orthogonal matrix along the axes it is over.
+    """
+
+    def passes(self, kind: Kind) -> bool:
+        return kind in (Kind.PERMUTATION, Kind.SIGN, Kind.ORTHOGONAL, Kind.SCALE)
+
+    def flow(self, call: Call) -> Sequence[Flow]:
+        if (1,) in call.known:
+            raise Stop("the lengths are acted on alone")
+        rank = len(call.shapes[OUT])
+        axis = int(call.attrs.get("dim", 0)) % rank - rank
+        action = joined(call.kind, list(call.known.values()))
+        if axis not in action.axes:
+            if call.kind not in (Kind.PERMUTATION, Kind.SIGN, Kind.ORTHOGONAL):
+                raise Stop(f"a {call.kind.value} changes the norm")
+            return [Flow({(0,): action, OUT: action})]
+        if action.axes != (axis,):
+            raise Stop("the labels vary along the axis of the lengths and along others")
+        match call.kind:
+            case Kind.PERMUTATION:
+                return [Flow({(0,): action, (1,): action, OUT: action})]
+            case Kind.SCALE | Kind.SIGN if (0,) not in call.known:
+                return [Flow({OUT: action, (1,): action})]
+            case _:
+                raise Stop(f"a {call.kind.value} changes the norm")
 
 
 @dataclass(frozen=True)
@@ -110,7 +173,8 @@ class BatchNorm(Law):
 
 @dataclass(frozen=True)
 class Softmax(Law):
-    """Softmax over one axis: any permutation passes, along the axis or off it."""
+    """Softmax over one axis: any permutation along it passes, and any of whole rows; no place may
+    go to another row alone."""
 
     def passes(self, kind: Kind) -> bool:
         return kind is Kind.PERMUTATION
@@ -118,8 +182,12 @@ class Softmax(Law):
     def flow(self, call: Call) -> Sequence[Flow]:
         if call.kind is not Kind.PERMUTATION:
             raise Stop(f"softmax does not commute with a {call.kind.value}")
-        action = next(iter(call.known.values()))
-        return [Flow({(0,): action, OUT: action})]
+        action = joined(call.kind, list(call.known.values()))
+        rank = len(call.shapes[OUT])
+        axes = {axis % rank for axis in action.axes}
+        along = int(call.attrs["dim"]) % rank
+        cells = call.within(action, sorted(axes - {along})) if along in axes else []
+        return [Flow({(0,): action, OUT: action}, cells=cells)]
 
 
 @dataclass(frozen=True)
@@ -150,14 +218,33 @@ class Reduce(Law):
         if not acted & set(reduced):
             labels = action.labels if keep else action.labels.squeeze(reduced)
             return [Flow({(0,): action, OUT: Action(labels, action.power)})]
-        ends = call.kind is Kind.PERMUTATION and not self.window
-        if ends and acted <= set(reduced):
-            return [Flow({(0,): action}, cells=call.held(action, f"{call.node.op} reduces"))]
+        if call.kind is Kind.PERMUTATION and not self.window:  # within what becomes one number
+            kept = acted - set(reduced)
+            if not {axis % rank for axis in Action(compact(filled(action.labels))).axes} - kept:
+                raise Stop("it reduces channels that change with channels that do not")
+            cells = call.held(action, f"{call.node.op} reduces")
+            return [Flow({(0,): action}, cells=[*cells, *call.within(action, sorted(kept))])]
         raise Stop(f"{call.node.op} reduces the channels")
 
     def _reduced(self, call: Call, rank: int) -> tuple[int, ...]:
         if self.window:
-            return tuple(range(rank - self.window, rank))
+            return tuple(a for a in range(rank - self.window, rank) if not self._apart(call, a))
         dims = call.attrs.get("dim")
         dims = (dims,) if isinstance(dims, int) else dims
         return tuple(sorted(d % rank for d in dims)) if dims else tuple(range(rank))
+
+    def _apart(self, call: Call, axis: int) -> bool:
+        """Whether a window is one wide along an axis and takes each place once."""
+        rank = len(call.shapes[OUT])
+        if call.shapes[(0,)][axis] != call.shapes[OUT][axis]:
+            return False
+        given = {key: call.attrs.get(key) for key in ("scale_factors", "scales_h", "scales_w")}
+        if "kernel_size" not in call.attrs:  # the sizes say all, unless a factor does
+            return not any(given.values())
+
+        def at(name: str, default: int) -> int:
+            value = call.attrs.get(name) or default
+            spread = value if isinstance(value, tuple) else (value,)
+            return int(spread[(axis - rank) if len(spread) > 1 else 0])
+
+        return at("kernel_size", 1) == 1 and at("stride", 1) == 1 and at("padding", 0) == 0

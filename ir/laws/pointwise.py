@@ -15,8 +15,12 @@ from .core import (
     Port,
     Stop,
     align,
+    compact,
+    filled,
     is_param,
+    joined,
     on_result,
+    shared,
     widen,
 )
 
@@ -33,8 +37,28 @@ class Elementwise(Law):
     def flow(self, call: Call) -> Sequence[Flow]:
         if call.kind not in self.kinds:
             raise Stop(f"{call.node.op} does not commute with a {call.kind.value}")
-        action = next(iter(call.known.values()))
+        action = joined(call.kind, list(call.known.values()))
         return [Flow({(0,): action, OUT: action})]
+
+
+@dataclass(frozen=True)
+class Together(Law):
+    """``f(a, b)`` acts position by position: f(g a, g b) = g f(a, b) for these kinds."""
+
+    kinds: frozenset[Kind]
+
+    def passes(self, kind: Kind) -> bool:
+        return kind in self.kinds
+
+    def flow(self, call: Call) -> Sequence[Flow]:
+        if call.kind not in self.kinds:
+            raise Stop(f"{call.node.op} does not commute with a {call.kind.value}")
+        flow = Flow({OUT: on_result(call)})
+        for port in ((0,), (1,)):
+            taken = port in call.shapes and _taken(call, flow, flow.ports[OUT], port)
+            if not taken and call.kind is not Kind.PERMUTATION:
+                raise Stop("one operand is the same in every channel")
+        return [flow]
 
 
 @dataclass(frozen=True)
@@ -48,7 +72,7 @@ class Add(Law):
         out = on_result(call)
         if call.kind is Kind.SHIFT:
             return self._shift(call, out)
-        ports: dict[Port, Action] = {OUT: out}
+        flow = Flow({OUT: out})
         for port in ((0,), (1,)):
             if port not in call.shapes:  # a number
                 if call.kind is not Kind.PERMUTATION and call.args[port[0]] != 0:
@@ -57,13 +81,10 @@ class Add(Law):
                     )
                 continue
             stretch = call.kind in (Kind.SCALE, Kind.SIGN) and is_param(call, port)
-            action = align(out, call.shapes[port], stretch=stretch)
-            if action is None:
-                if call.kind is not Kind.PERMUTATION:
-                    raise Stop("it adds the same value to every channel")
-                continue
-            ports[port] = action
-        return [Flow(ports)]
+            taken = _taken(call, flow, out, port, stretch=stretch)
+            if not taken and call.kind is not Kind.PERMUTATION:
+                raise Stop("it adds the same value to every channel")
+        return [flow]
 
     def _shift(self, call: Call, out: Action) -> Sequence[Flow]:
         if len([port for port in call.known if port != OUT]) > 1:
@@ -100,22 +121,22 @@ class Mul(Law):
     def flow(self, call: Call) -> Sequence[Flow]:
         if call.kind is Kind.SHIFT:
             raise Stop(f"a shift does not pass {call.node.op}")
+        if call.attrs.get("rounding_mode") and call.kind is not Kind.PERMUTATION:
+            raise Stop("the quotient is rounded")
         if len(call.node.inputs) == 2 and call.node.inputs[0] is call.node.inputs[1]:
             if call.kind is not Kind.PERMUTATION:
                 raise Stop("a value meets itself here")
         if call.kind in (Kind.SCALE, Kind.SIGN):
             return self._scale(call)
         out = on_result(call)
-        ports: dict[Port, Action] = {OUT: out}
+        flow = Flow({OUT: out})
         for port in call.operands:
-            action = align(out, call.shapes[port])
-            if action is not None:
-                ports[port] = action
-        if call.kind is not Kind.PERMUTATION and len(ports) != 2:
+            _taken(call, flow, out, port)
+        if call.kind is not Kind.PERMUTATION and len(flow.ports) != 2:
             raise Stop(f"a {call.kind.value} does not pass a product of two vectors")
-        if call.kind is not Kind.PERMUTATION and (1,) in ports and call.node.op == "div":
+        if call.kind is not Kind.PERMUTATION and (1,) in flow.ports and call.node.op == "div":
             raise Stop("it divides by the vector")
-        return [Flow(ports)]
+        return [flow]
 
     def _scale(self, call: Call) -> Sequence[Flow]:
         def sign(port: Port) -> int:
@@ -158,9 +179,12 @@ class Where(Law):
         value_ports = [(1,), (2,)] if call.node.op == "where" else [(0,), (2,)]
         mask_port = (0,) if call.node.op == "where" else (1,)
         out = on_result(call, ignore=mask_port)
-        ports: dict[Port, Action] = {OUT: out}
-        if align(out, call.shapes[mask_port]) is not None and call.kind is Kind.PERMUTATION:
-            raise Stop("the mask differs between channels")
+        flow = Flow({OUT: out})
+        if call.kind is Kind.PERMUTATION:  # a place may not move where the mask is another
+            differs = [a for a in out.axes if _size(call.shapes[mask_port], a) > 1]
+            if set(differs) == set(out.axes):
+                raise Stop("the mask differs between channels")
+            flow.cells += call.within(out, differs)
         for port in value_ports:
             if port not in call.shapes:
                 value = call.args[port[0]]
@@ -169,9 +193,38 @@ class Where(Law):
                 ):
                     raise Stop("it puts a number in place of a scaled value")
                 continue
-            action = align(out, call.shapes[port])
-            if action is not None:
-                ports[port] = action
-            elif call.kind is Kind.SCALE:
+            if not _taken(call, flow, out, port) and call.kind is Kind.SCALE:
                 raise Stop("it puts the same value in every channel")
-        return [Flow(ports)]
+        return [flow]
+
+
+def _taken(call: Call, flow: Flow, out: Action, port: Port, *, stretch: bool = False) -> bool:
+    """Let an operand take the action of a broadcast result; says whether it varies over it.
+
+    An operand that varies along only some of the labelled axes can bear a permutation: if it is a
+    parameter, one that does the same everywhere along the others, and if not, one that moves no
+    place along those on which it varies.
+    """
+    shape = call.shapes[port]
+    along = [axis for axis in out.axes if _size(shape, axis) > 1]
+    rest = [axis for axis in out.axes if axis not in along]
+    if call.kind is not Kind.PERMUTATION or not along or not rest:
+        action = align(out, shape, stretch=stretch)
+        if action is not None:
+            flow.ports[port] = action
+        return action is not None
+    if is_param(call, port):
+        labels, ties = shared(out, rest, call.kind)
+        flow.ports[port] = Action(labels[(0,) * (labels.dim() - len(shape))], out.power)
+        flow.ties += ties
+        flow.cells += call.within(out, rest)
+    elif not set(rest) & set(Action(compact(filled(out.labels))).axes):
+        raise Stop("an operand has one value for channels that change and channels that do not")
+    else:
+        flow.cells += call.within(out, along)
+    return True
+
+
+def _size(shape: tuple[int, ...], axis: int) -> int:
+    """The size along an axis counted from the end, of which there may be fewer."""
+    return shape[axis] if len(shape) >= -axis else 1

@@ -37,6 +37,7 @@ GRAPHS: dict[str, list[str]] = {
     "linear": [
         one("x: f64[2, 3, 6], *, w: f64[4, 6], b: f64[4]", "f64[2, 3, 4]", "linear(x, w, b)"),
         one("x: f64[2, 3, 6], *, w: f64[4, 6]", "f64[2, 3, 4]", "linear(x, w)"),
+        one("x: f64[2, 4, 3, 6], *, w: f64[5, 6], b: f64[5]", "f64[2, 4, 3, 5]", "linear(x, w, b)"),
     ],
     "matmul": [one("x: f64[2, 3, 6], z: f64[2, 6, 4]", "f64[2, 3, 4]", "matmul(x, z)")],
     "bmm": [one("x: f64[2, 3, 6], z: f64[2, 6, 4]", "f64[2, 3, 4]", "bmm(x, z)")],
@@ -57,6 +58,22 @@ GRAPHS: dict[str, list[str]] = {
     ],
     "conv1d": [
         one("x: f64[2, 6, 9], *, w: f64[4, 6, 3], b: f64[4]", "f64[2, 4, 7]", "conv1d(x, w, b)"),
+        one(
+            "x: f64[2, 6, 9], *, w: f64[6, 2, 3], b: f64[6]",
+            "f64[2, 6, 7]",
+            "conv1d(x, w, b, groups=3)",
+        ),
+        one(
+            "x: f64[2, 6, 9], *, w: f64[12, 1, 3], b: f64[12]",
+            "f64[2, 12, 7]",
+            "conv1d(x, w, b, groups=6)",
+        ),
+        one(
+            "x: f64[2, 6, 9], *, w: f64[3, 2, 3], b: f64[3]",
+            "f64[2, 3, 7]",
+            "conv1d(x, w, b, groups=3)",
+        ),
+        one("x: f64[2, 6, 9], *, w: f64[4, 6, 1]", "f64[2, 4, 9]", "conv1d(x, w)"),
     ],
     "conv2d": [
         one(
@@ -66,6 +83,11 @@ GRAPHS: dict[str, list[str]] = {
         ),
         one(
             "x: f64[2, 6, 5, 5], *, w: f64[6, 1, 3, 3]", "f64[2, 6, 3, 3]", "conv2d(x, w, groups=6)"
+        ),
+        one(
+            "x: f64[2, 6, 5, 5], *, w: f64[6, 1, 3, 1]",
+            "f64[2, 6, 5, 5]",
+            "conv2d(x, w, padding=(1, 0), groups=6)",
         ),
         one(
             "x: f64[2, 6, 5, 5], *, w: f64[4, 6, 3, 3], b: f64[4]",
@@ -102,14 +124,28 @@ GRAPHS: dict[str, list[str]] = {
             ("upsample_nearest", ", 8", f", output_size=({'8, ' * n}), scale_factors=None"),
         )
     },
+    "avg_pool2d": [
+        one("x: f64[2, 6, 4, 4]", "f64[2, 6, 2, 2]", "avg_pool2d(x, kernel_size=(2, 2))"),
+        one(
+            "x: f64[2, 6, 4, 5]",
+            "f64[2, 6, 2, 5]",
+            "avg_pool2d(x, kernel_size=(2, 1), stride=(2, 1), ceil_mode=True)",
+        ),
+    ],
     **{
         f"upsample_{kind}2d": [
+            one(
+                "x: f64[2, 6, 4, 4]",
+                "f64[2, 6, 8, 4]",
+                f"upsample_{kind}2d(x, output_size=(8, 4), align_corners=False, "
+                "scale_factors=None)",
+            ),
             one(
                 "x: f64[2, 6, 4, 4]",
                 "f64[2, 6, 8, 8]",
                 f"upsample_{kind}2d(x, output_size=(8, 8), align_corners=False, "
                 "scale_factors=None)",
-            )
+            ),
         ]
         for kind in ("bilinear", "bicubic")
     },
@@ -123,6 +159,11 @@ GRAPHS: dict[str, list[str]] = {
     ],
     "rms_norm": [
         one(
+            "x: f64[2, 4, 3, 6], *, w: f64[6]",
+            "f64[2, 4, 3, 6]",
+            "rms_norm(x, w, normalized_shape=(6,), eps=1e-06)",
+        ),
+        one(
             "x: f64[2, 3, 6], *, w: f64[6]",
             SAME,
             "rms_norm(x, w, normalized_shape=(6,), eps=1e-06)",
@@ -135,6 +176,16 @@ GRAPHS: dict[str, list[str]] = {
             "f64[2, 6, 5]",
             "group_norm(x, w, b, num_groups=2)",
         ),
+        one("x: f64[2, 6, 5, 3]", "f64[2, 6, 5, 3]", "group_norm(x, None, None, num_groups=6)"),
+        one(
+            "x: f64[2, 6, 5], *, w: f64[6], b: f64[6]",
+            "f64[2, 6, 5]",
+            "group_norm(x, w, b, num_groups=1)",
+        ),
+    ],
+    "_weight_norm": [
+        one("x: f64[4, 6, 3], *, g: f64[1, 1, 3]", "f64[4, 6, 3]", "_weight_norm(x, g, dim=2)"),
+        one("x: f64[4, 6, 3], *, g: f64[4, 1, 1]", "f64[4, 6, 3]", "_weight_norm(x, g, dim=0)"),
     ],
     "batch_norm": [
         one(
@@ -158,6 +209,8 @@ GRAPHS: dict[str, list[str]] = {
     "mul": [
         one(XZ, SAME, "mul(x, z)"),
         one("x: f64[2, 3, 6], z: f64[2, 3, 1]", SAME, "mul(x, z)"),
+        one("x: f64[2, 4, 3, 6], z: f64[2, 4, 3, 1]", "f64[2, 4, 3, 6]", "mul(x, z)"),
+        one("x: f64[2, 4, 3, 6], *, w: f64[6]", "f64[2, 4, 3, 6]", "mul(x, w)"),
         one("x: f64[2, 3, 6], *, w: f64[6]", SAME, "mul(x, w)"),
         one(X, SAME, "mul(x, 3.0)"),
         one(X, SAME, "mul(x, x)"),
@@ -165,14 +218,38 @@ GRAPHS: dict[str, list[str]] = {
     "div": [
         one(XZ, SAME, "div(x, z)"),
         one(X, SAME, "div(x, 3.0)"),
+        one(X, SAME, "div(x, 3.0, rounding_mode='floor')"),
     ],
-    "where": [one("c: bool[2, 3, 1], x: f64[2, 3, 6], z: f64[2, 3, 6]", SAME, "where(c, x, z)")],
-    "masked_fill": [one("x: f64[2, 3, 6], c: bool[2, 3, 1]", SAME, "masked_fill(x, c, 0.0)")],
+    **{op: [one(XZ, SAME, f"{op}(x, z)")] for op in ("maximum", "minimum")},
+    "pow": [one("x: f64[2, 3, 6], z: f64[2, 3, 1]", SAME, "pow(x, z)"), one(X, SAME, "pow(x, 2)")],
+    "softmax": [
+        one(X, SAME, "softmax(x, dim=-1)"),
+        one("x: f64[2, 4, 3, 6]", "f64[2, 4, 3, 6]", "softmax(x, dim=-1)"),
+    ],
+    "where": [
+        one(
+            "c: bool[2, 4, 3, 1], x: f64[2, 4, 3, 6], z: f64[2, 4, 3, 6]",
+            "f64[2, 4, 3, 6]",
+            "where(c, x, z)",
+        ),
+        one("c: bool[2, 3, 1], x: f64[2, 3, 6], z: f64[2, 3, 6]", SAME, "where(c, x, z)"),
+    ],
+    "masked_fill": [
+        one("x: f64[2, 3, 6], c: bool[2, 3, 1]", SAME, "masked_fill(x, c, 0.0)"),
+    ],
     "index": [
         one("x: f64[2, 3, 6], i: i64[5]", "f64[5, 3, 6]", "index(x, (i,))"),
         one("x: f64[2, 3, 6], i: i64[5], j: i64[5]", "f64[5, 6]", "index(x, (i, j))"),
         one("x: f64[2, 3, 6], i: i64[2, 1], j: i64[4]", "f64[2, 4, 3]", "index(x, (i, None, j))"),
         one("x: f64[2, 3, 6], i: i64[4]", "f64[2, 4, 6]", "index(x, (None, i))"),
+        one("x: f64[2, 3, 6], m: bool[2, 3]", "f64[4, 6]", "index(x, (m,))"),
+    ],
+    "aten.masked_scatter.default": [
+        one(
+            "x: f64[2, 3, 6], m: bool[2, 3, 1], z: f64[7, 6]",
+            SAME,
+            "aten.masked_scatter.default(x, m, z)",
+        ),
     ],
     "index_select": [
         one("x: f64[2, 3, 6], i: i64[5]", "f64[2, 5, 6]", "index_select(x, i, dim=1)"),
@@ -194,6 +271,10 @@ GRAPHS: dict[str, list[str]] = {
         ),
         one("x: f64[2, 3, 6], i: i64[1], j: i64[1], z: f64[1, 6]", SAME, "index_put(x, (i, j), z)"),
     ],
+    "unfold": [
+        one(X, "f64[2, 2, 6, 2]", "unfold(x, dimension=1, size=2, step=1)"),
+    ],
+    "fft_fftn": [one("x: f64[2, 3, 6]", "c128[2, 3, 6]", "fft_fftn(x, dim=(1,))")],
     "cumsum": [one(X, SAME, "cumsum(x, dim=1)")],
     **{
         op: [
@@ -245,7 +326,12 @@ GRAPHS: dict[str, list[str]] = {
     "pixel_unshuffle": [
         one("x: f64[2, 2, 6, 6]", "f64[2, 8, 3, 3]", "pixel_unshuffle(x, downscale_factor=2)"),
     ],
+    "linalg_vector_norm": [
+        one(X, "f64[2, 6]", "linalg_vector_norm(x, ord=2.0, dim=(1,))"),
+        one("x: f64[2, 4, 3, 6]", "f64[2, 4, 3]", "linalg_vector_norm(x, ord=2.0, dim=(-1,))"),
+    ],
     "mean": [
+        one("x: f64[2, 4, 3, 6]", "f64[2, 4, 3]", "mean(x, dim=(-1,))"),
         one(X, "f64[2, 6]", "mean(x, dim=(1,))"),
         one(X, "f64[2, 3, 1]", "mean(x, dim=(-1,), keepdim=True)"),
     ],
@@ -262,11 +348,14 @@ def graphs(op: str) -> list[str]:
     return GRAPHS.get(op) or [one(X, SAME, f"{op}(x{ATTRS.get(op, '')})")]
 
 
-NOT_ALONE = ("logical_not", "bitwise_not", "full", "zeros", "full_like", "zeros_like")
+NOT_ALONE = (
+    *("logical_not", "bitwise_not", "full", "zeros", "full_like", "zeros_like"),
+    *("aten.split_with_sizes.default", "getitem"),
+)
 LAWS = [name for name, op in OPS.items() if op.law is not OPAQUE and name not in NOT_ALONE]
 
 
-POSITIVE = {"log", "sqrt", "rsqrt"}  # what is not a number elsewhere
+POSITIVE = {"log", "pow", "sqrt", "rsqrt"}  # what is not a number elsewhere
 
 
 def op_of(graph: Graph) -> str:
