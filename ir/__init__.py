@@ -7,6 +7,7 @@ from .errors import ParseError as ParseError
 from .errors import PassError as PassError
 from .errors import PromiseError as PromiseError
 from .errors import RegaugeError as RegaugeError
+from .errors import SiteError as SiteError
 from .errors import TargetError as TargetError
 from .errors import TraceError as TraceError
 from .errors import WeightError as WeightError
@@ -32,6 +33,7 @@ __all__ = [
     "PromiseError",
     "RegaugeError",
     "ScalarType",
+    "SiteError",
     "TargetError",
     "TensorType",
     "TraceError",

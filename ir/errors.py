@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class RegaugeError(Exception):
     """The base of all our errors.
@@ -43,6 +46,21 @@ class WeightError(RegaugeError):
 
 class PassError(RegaugeError):
     """A pass cannot do what it was asked for, or its order breaks a promise."""
+
+
+class SiteError(PassError):
+    """A pass that was called directly could not act: where it was asked to, or anywhere.
+
+    Args:
+        missed: The pass's remarks on what it left, each with the site, the reason and the user's
+            line.
+    """
+
+    def __init__(
+        self, what: str, *, where: str = "", do: str = "", missed: Sequence[Any] = ()
+    ) -> None:
+        super().__init__(what, where=where, do=do)
+        self.missed = tuple(missed)
 
 
 class PromiseError(RegaugeError):

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..ir import Graph, InputError, Node
+from ..ir import Graph, InputError, Node, SiteError
+from ..ir.gauge import Blocked
 
 
 class Promise(Enum):
@@ -60,6 +61,11 @@ def applied(node: Node, text: str, **data: Any) -> Remark:
 def missed(node: Node, text: str, **data: Any) -> Remark:
     """A remark that something could not be done at a node."""
     return Remark(False, node.name, text, node.where, data)
+
+
+def blocked(node: Node, text: str, by: Blocked) -> Remark:
+    """A remark that another op keeps something from being done at a node."""
+    return missed(node, text, blocker=by.node.name, blocker_where=by.node.where)
 
 
 @dataclass
@@ -118,9 +124,50 @@ class Pass(abc.ABC):
         """Rewrite the graph in place and say what was done and what was not."""
 
     def __call__(self, graph: Graph, context: Context | None = None) -> tuple[Graph, list[Remark]]:
-        """A rewritten copy and the remarks; the input graph stays as it is."""
+        """A rewritten copy and the remarks; the input graph stays as it is.
+
+        Raises:
+            SiteError: It could not act where it was asked to, or anywhere. A pipeline only remarks
+                on that: what is asked of it is whatever of its passes can be done.
+        """
+        new, remarks = self.attempt(graph, context)
+        left = self.refused(remarks)
+        if left or not done(remarks):
+            raise _cannot(self.name, left)
+        return new, remarks
+
+    def attempt(self, graph: Graph, context: Context | None = None) -> tuple[Graph, list[Remark]]:
+        """The same, with what could not be done in the remarks alone."""
         new = graph.copy()
         remarks = self.run(new, context or Context(inputs=()))
         new.prune()
         new.verify()
         return new, remarks
+
+    def refused(self, remarks: Sequence[Remark]) -> list[Remark]:
+        """What the caller asked for and did not get."""
+        return [] if done(remarks) else [remark for remark in remarks if not remark.applied]
+
+
+def done(remarks: Sequence[Remark]) -> set[str]:
+    """The sites where something was done, and not only to prepare it."""
+    return {r.site for r in remarks if r.applied and not r.data.get("preparation")}
+
+
+def _cannot(name: str, left: Sequence[Remark]) -> SiteError:
+    """The error that says what was in the way, at the user's lines."""
+    lines: list[str] = []
+    for remark in left[:5]:
+        lines.append(f"{remark.site}: {remark.text}")
+        places = {remark.site: remark.where}
+        if "blocker" in remark.data:
+            places[remark.data["blocker"]] = remark.data["blocker_where"]
+        lines += [f"  {name} is {where}" for name, where in places.items() if where]
+    lines += [f"and {len(left) - 5} more"] if len(left) > 5 else []
+    names = ", ".join(dict.fromkeys(remark.site for remark in left[:5]))
+    return SiteError(
+        f"{name} cannot act at {names}" if left else f"{name} finds nothing to act on",
+        where="\n".join(lines),
+        do="ask for another site (`regauge inspect` lists them); in a pipeline this is a remark",
+        missed=left,
+    )

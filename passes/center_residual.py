@@ -12,18 +12,20 @@ by an op of its own, if more norms gain by it. A stream that is written by the n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from ..ir import Graph, Node
 from ..ir.gauge import Blocked, Region, apply, refusal, transport
 from ..ir.laws import Kind
-from .base import Context, Pass, Remark, applied, missed
+from .base import Context, Remark, applied, blocked, missed
+from .sites import Asked, SitePass
 from .ties import broken_tie, tie_in_the_way, transport_with_ties
 
 
 @dataclass(frozen=True)
-class CenterResidual(Pass):
+class CenterResidual(SitePass):
     """Replace LayerNorm by RMSNorm.
 
     Args:
@@ -31,13 +33,16 @@ class CenterResidual(Pass):
     """
 
     untie: bool = False
+    what: ClassVar[str] = "what a LayerNorm reads, or the norm"
 
-    def run(self, graph: Graph, context: Context) -> list[Remark]:
+    def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         remarks: list[Remark] = []
         for node in list(graph.nodes):
             if node.op != "layer_norm" or not node.args:  # an erased node has no arguments
                 continue
             stream = node.args[0]
+            if not asked(node, stream):
+                continue
             region = self._region(graph, node)
             if isinstance(region, Remark):
                 remarks.append(region)
@@ -62,10 +67,10 @@ class CenterResidual(Pass):
         if broken and (isinstance(region, Blocked) or not _gains(region)):
             return missed(node, broken_tie(broken))
         if isinstance(region, Blocked):
-            return missed(node, f"its input cannot be centred: {region}", blocker=region.node.name)
+            return blocked(node, f"its input cannot be centred: {region}", region)
         if not _gains(region):
             cause = next(iter(region.centered.values()))
-            return missed(node, f"its input cannot be centred: {cause}", blocker=cause.node.name)
+            return blocked(node, f"its input cannot be centred: {cause}", cause)
         return region
 
 

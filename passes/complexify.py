@@ -16,21 +16,24 @@ from typing import ClassVar
 import torch
 
 from ..ir import Graph, Node, TensorType
-from .base import Context, Pass, Remark, Stage, applied, missed
+from .base import Context, Remark, Stage, applied, missed
+from .sites import Asked, SitePass
 
 
 @dataclass(frozen=True)
-class Complexify(Pass):
+class Complexify(SitePass):
     """Store the weights of linear layers as U and V."""
 
+    what: ClassVar[str] = "a linear layer or its weight"
     stage: ClassVar[Stage] = Stage.GAUGE
 
-    def run(self, graph: Graph, context: Context) -> list[Remark]:
+    def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         found: dict[Node, Node] = {}
         for node in graph.nodes:
             if node.op == "linear" and node.args[1].op == "param":
                 found.setdefault(node.args[1], node)
-        return [_split(graph, weight, node) for weight, node in found.items()]
+        chosen = {w: node for w, node in found.items() if asked(w, *w.users)}
+        return [_split(graph, weight, node) for weight, node in chosen.items()]
 
 
 def parts(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

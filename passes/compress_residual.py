@@ -13,6 +13,7 @@ only readers. The gain is small, and n - 1 is an odd number of channels: measure
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -20,22 +21,25 @@ from ..ir import Graph, Node, TensorType
 from ..ir.gauge import Blocked, Region, apply, transport
 from ..ir.gauge.region import operand
 from ..ir.laws import Kind
-from .base import Context, Pass, Remark, applied, missed
+from .base import Context, Remark, applied, blocked, missed
 from .center_residual import norms_of
 from .fold_norm_affine import FoldNormAffine
+from .sites import Asked, SitePass
 from .ties import tie_in_the_way
 
 _SIZES = {"reshape": "shape", "expand": "size"}  # attributes that spell out the result's sizes
 
 
 @dataclass(frozen=True)
-class CompressResidual(Pass):
+class CompressResidual(SitePass):
     """Centre residual streams and drop their last channel; do it before ``CenterResidual``."""
 
-    def run(self, graph: Graph, context: Context) -> list[Remark]:
+    what: ClassVar[str] = "what a LayerNorm reads, or the norm"
+
+    def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         remarks: list[Remark] = []
         for node in list(graph.nodes):
-            if node.op == "layer_norm" and node.args:
+            if node.op == "layer_norm" and node.args and asked(node, node.args[0]):
                 remarks.append(self._compress(graph, node))
         return remarks
 
@@ -43,7 +47,7 @@ class CompressResidual(Pass):
         stream = node.args[0]
         region = transport(graph, stream, Kind.CENTRE)
         if isinstance(region, Blocked):
-            return missed(node, f"its input cannot be centred: {region}", blocker=region.node.name)
+            return blocked(node, f"its input cannot be centred: {region}", region)
         norms = norms_of(region)
         linear = [norm for norm in norms if _feeds_linear_maps(norm)]
         if reason := self._obstacle(graph, region, len(norms), len(linear)):

@@ -10,6 +10,7 @@ other embeddings of positions, and norms, stop it: they stand between the bias a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -24,26 +25,32 @@ from ..ir.gauge import (
     transport,
 )
 from ..ir.laws import Kind
-from .base import Context, Pass, Remark, applied, missed
+from .base import Context, Remark, applied, blocked, missed
+from .sites import Asked, SitePass
 from .ties import tie_in_the_way
+
+NO_BIAS = "nothing is added to what makes it"
 
 
 @dataclass(frozen=True)
-class FoldAttentionBias(Pass):
+class FoldAttentionBias(SitePass):
     """Leave the linear maps that make keys and values without a bias."""
 
-    def run(self, graph: Graph, context: Context) -> list[Remark]:
-        found = [_fold(graph, site) for site in list(attention_pairs(graph))]
-        return [remark for remark in found if remark is not None]
+    what: ClassVar[str] = "the keys or the values of an attention"
+
+    def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
+        found = [_fold(graph, s) for s in list(attention_pairs(graph)) if asked(s.value)]
+        # That there is no bias is worth a word only to who asked for it.
+        return [remark for remark in found if self.sites or remark.text != NO_BIAS]
 
 
-def _fold(graph: Graph, site: Site) -> Remark | None:
+def _fold(graph: Graph, site: Site) -> Remark:
     region = transport(graph, site.value, Kind.SHIFT, axes=site.axes)
     if isinstance(region, Blocked):
-        return missed(site.value, str(region), blocker=region.node.name)
+        return blocked(site.value, str(region), region)
     writer = _writer(region)
     if writer is None:
-        return None  # there is no bias
+        return missed(site.value, NO_BIAS)
     shift = graph.value(writer.args[2])
     if shift.numel() != region.size:
         return missed(writer, "its bias is of more than keys or values, and stays for the rest")

@@ -11,20 +11,22 @@ breaks ties, with a cost that is stated: by default it then leaves the norm alon
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from ..ir import Graph, Node
 from ..ir.gauge import Blocked, apply, refusal, transport
 from ..ir.laws import Kind
-from .base import Context, Pass, Remark, applied, missed
+from .base import Context, Remark, applied, blocked, missed
+from .sites import Asked, SitePass
 from .ties import tie_in_the_way
 
 NORMS = ("layer_norm", "rms_norm")
 
 
 @dataclass(frozen=True)
-class FoldNormAffine(Pass):
+class FoldNormAffine(SitePass):
     """Leave norms without weight and bias.
 
     Args:
@@ -32,12 +34,13 @@ class FoldNormAffine(Pass):
     """
 
     untie: bool = False
+    what: ClassVar[str] = "a norm with a weight or a bias"
 
-    def run(self, graph: Graph, context: Context) -> list[Remark]:
+    def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         return [
             self.fold_into_readers(graph, node)
             for node in list(graph.nodes)
-            if node.op in NORMS and _affine(node)
+            if node.op in NORMS and _affine(node) and asked(node)
         ]
 
     def fold_into_readers(self, graph: Graph, node: Node) -> Remark:
@@ -69,7 +72,7 @@ def fold(graph: Graph, node: Node, kind: Kind, element: torch.Tensor, untie: boo
     """Move one group element from a norm into its readers; says why not."""
     region = transport(graph, node, kind)
     if isinstance(region, Blocked):
-        return missed(node, str(region), blocker=region.node.name)
+        return blocked(node, str(region), region)
     if reason := refusal(region, element):
         return missed(node, reason)
     if sentence := tie_in_the_way(graph, region, untie):

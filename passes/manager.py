@@ -89,7 +89,7 @@ def _run(
 ) -> Graph:
     start = time.perf_counter()
     try:
-        new, remarks = step(graph, context)
+        new, remarks = step.attempt(graph, context)
     except Exception as error:
         error.add_note(f"in pass {step.name}, after {[report.name for report in reports]}")
         raise

@@ -22,6 +22,7 @@ from scipy.optimize import linear_sum_assignment
 
 from ..ir import Graph, InputError, Node
 from ..ir.gauge import (
+    Blocked,
     Region,
     apply,
     classes,
@@ -30,28 +31,30 @@ from ..ir.gauge import (
 )
 from ..ir.gauge.tensors import places_of
 from ..ir.laws import Kind
-from .base import Context, Pass, Remark, Stage, applied, missed
+from .base import Context, Remark, Stage, applied, blocked, missed
 from .calibration import observe
+from .sites import Asked, SitePass
 from .ties import tie_in_the_way
 
 
 @dataclass(frozen=True)
-class SortChannels(Pass):
+class SortChannels(SitePass):
     """Sort what contractions read by its magnitude, the least first."""
 
+    what: ClassVar[str] = "a contraction with weights, or what it reads"
     stage: ClassVar[Stage] = Stage.GAUGE
 
-    def run(self, graph: Graph, context: Context) -> list[Remark]:
+    def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         sites = list(inputs_of_contractions(graph))
         seen = observe(graph, context, {s.value.name: s.axis for s in sites}, self.name, sample=0)
         remarks: list[Remark] = []
         done: set[Node] = set()
         for site in sites:
-            if site.value in done:
+            if not asked(site.value, *site.readers) or site.value in done:
                 continue
             region = transport(graph, site.value, Kind.PERMUTATION, axes=site.axes)
             if not isinstance(region, Region):
-                remarks.append(missed(site.value, str(region), blocker=region.node.name))
+                remarks.append(blocked(site.value, str(region), region))
                 continue
             done.update(region.actions)
             together = [
@@ -74,7 +77,7 @@ class SortChannels(Pass):
 
 
 @dataclass(frozen=True)
-class Align(Pass):
+class Align(SitePass):
     """Put channels in the order of another model of the same architecture.
 
     Args:
@@ -84,20 +87,24 @@ class Align(Pass):
 
     reference: Graph
     rounds: int = 20
+    what: ClassVar[str] = "a value of a class of channels that weights write"
     stage: ClassVar[Stage] = Stage.GAUGE
 
-    def run(self, graph: Graph, context: Context) -> list[Remark]:
+    def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         names = set(graph.params) ^ set(self.reference.params)
         if names:
             raise InputError(
                 f"the models differ: {', '.join(sorted(names)[:3])} is in one alone",
                 do="align models of one architecture, traced on inputs of the same shapes",
             )
-        axes = {
-            site.value.name: site.axes
-            for site in classes(graph)
-            if isinstance(site.found[Kind.PERMUTATION], Region)
-        }
+        axes: dict[str, tuple[int, ...]] = {}
+        remarks: list[Remark] = []
+        for site in classes(graph):
+            region = site.found[Kind.PERMUTATION]
+            if isinstance(region, Region) and asked(*region.actions):
+                axes[site.value.name] = site.axes
+            elif isinstance(region, Blocked) and asked(site.value):
+                remarks.append(blocked(site.value, str(region), region))
         moved = dict.fromkeys(axes, 0)
         tied: dict[str, str] = {}
         for _ in range(self.rounds):
@@ -116,7 +123,7 @@ class Align(Pass):
                     changed = True
             if not changed:
                 break
-        return [
+        return remarks + [
             applied(graph[name], f"{count} channels moved") if count
             else missed(graph[name], tied.get(name, "its channels are in the best order already"))
             for name, count in moved.items()

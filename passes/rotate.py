@@ -13,7 +13,7 @@ in their weights. Exact; norms with weights are folded first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
@@ -29,17 +29,18 @@ from ..ir.gauge import (
     transport,
 )
 from ..ir.laws import Kind
-from .base import Context, Pass, Remark, Stage, applied, missed
+from .base import Context, Remark, Stage, applied, blocked, missed
 from .calibration import observe
 from .fold_norm_affine import FoldNormAffine
 from .hadamard import factors, hadamard, product, widest
+from .sites import Asked, SitePass
 from .ties import broken_tie, tie_in_the_way, transport_with_ties
 
 Matrix: TypeAlias = Literal["hadamard", "random", "pca"]
 
 
 @dataclass(frozen=True)
-class Rotate(Pass):
+class Rotate(SitePass):
     """Turn residual streams, attention heads and the inputs of contractions.
 
     Args:
@@ -56,23 +57,29 @@ class Rotate(Pass):
     inputs: bool = False
     ops: int = 2
     untie: bool = False
+    what: ClassVar[str] = "what an RMSNorm, an attention or a contraction reads, or the reader"
     stage: ClassVar[Stage] = Stage.GAUGE
 
-    def run(self, graph: Graph, context: Context) -> list[Remark]:
+    def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         remarks: list[Remark] = []
         turned: set[Node] = set()
         generator = context.generator()
         if self.residual is not None:
-            remarks += [r for r in FoldNormAffine(self.untie).run(graph, context) if r.applied]
+            folds = FoldNormAffine(self.untie).run(graph, context)
+            remarks += [replace(r, data={"preparation": True}) for r in folds if r.applied]
             for norm in [node for node in graph.nodes if node.op == "rms_norm"]:
-                if norm.args and norm.args[0] not in turned and norm not in turned:
+                if not norm.args or not asked(norm, norm.args[0]):
+                    continue
+                if norm.args[0] not in turned and norm not in turned:
                     remarks.append(self._stream(graph, context, norm, turned, generator))
         if self.heads is not None:
             for site in list(attention_pairs(graph)):
-                if site.value is site.readers[0].args[2]:
+                if site.value is site.readers[0].args[2] and asked(site.value, *site.readers):
                     remarks.append(self._heads(graph, site, self.heads, turned, generator))
         if self.inputs:
             for site in list(inputs_of_contractions(graph)):
+                if not asked(site.value, *site.readers):
+                    continue
                 if site.value not in turned and site.axis == -1:
                     remarks.append(self._input(graph, site))
         return remarks
@@ -94,7 +101,7 @@ class Rotate(Pass):
         )
         if isinstance(region, Blocked):
             text = broken_tie(broken) or f"its stream cannot be turned: {region}"
-            return missed(norm, text, blocker=region.node.name)
+            return blocked(norm, text, region)
         norms = [n for n in region.seen if n.op == "rms_norm" and n.args[0] in region.actions]
         costs = len({restore.value for restore in region.restores}) + region.inserted
         if costs >= len(norms):
@@ -130,7 +137,7 @@ class Rotate(Pass):
     ) -> Remark:
         region = transport(graph, site.value, Kind.ORTHOGONAL, axes=site.axes)
         if isinstance(region, Blocked):
-            return missed(site.value, f"its heads cannot be turned: {region}")
+            return blocked(site.value, f"its heads cannot be turned: {region}", region)
         if sentence := tie_in_the_way(graph, region, self.untie):
             return missed(site.value, sentence)
         matrix, name = _by_cell(region, kind, generator)
@@ -141,9 +148,10 @@ class Rotate(Pass):
     def _input(self, graph: Graph, site: Site) -> Remark:
         region = transport(graph, site.value, Kind.ORTHOGONAL, insert="always", restore=True)
         if isinstance(region, Blocked):
-            return missed(site.value, str(region))
+            return blocked(site.value, str(region), region)
         if region.restores:
-            return missed(site.value, f"it is also read by others: {region.restore_causes[0]}")
+            cause = region.restore_causes[0]
+            return blocked(site.value, f"it is also read by others: {cause}", cause)
         if sentence := tie_in_the_way(graph, region, self.untie):
             return missed(site.value, sentence)
         parts = _parts(site.size)

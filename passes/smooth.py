@@ -34,11 +34,12 @@ import torch
 from ..ir import Graph, Node
 from ..ir.gauge import Blocked, Region, Site, apply, inputs_of_contractions, transport
 from ..ir.laws import Kind
-from .base import Context, Pass, Remark, Stage, applied, missed
+from .base import Context, Remark, Stage, applied, blocked, missed
 from .calibration import Observation, observe
 from .integer_results import CONVOLUTIONS, IntegerResults
 from .quantize import Activations
 from .rounding import scales as weight_scales
+from .sites import Asked, SitePass
 from .ties import tie_in_the_way
 
 FEWEST = 8  # rows, below which ranges are chance
@@ -46,7 +47,7 @@ FLOOR = 0.1  # of the median range of the channels
 
 
 @dataclass(frozen=True)
-class Smooth(Pass):
+class Smooth(SitePass):
     """Shift and scale every site where it helps.
 
     Args:
@@ -69,9 +70,10 @@ class Smooth(Pass):
     group: int | None = None
     insert: bool = True
     untie: bool = False
+    what: ClassVar[str] = "what contractions with weights read, or such a contraction"
     stage: ClassVar[Stage] = Stage.GAUGE
 
-    def run(self, graph: Graph, context: Context) -> list[Remark]:
+    def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         results = IntegerResults.find(graph, context, self.activations or "none")
         # A grouped convolution's channels have weight scales of their own, so nothing is to be
         # gained.
@@ -79,7 +81,9 @@ class Smooth(Pass):
             site
             for found in inputs_of_contractions(graph)
             for site in [results.readers_of(found)[0]]
-            if site.readers and not any(map(_grouped, site.readers))
+            if site.readers
+            and not any(map(_grouped, site.readers))
+            and asked(site.value, *site.readers)
         ]
         axes = {site.value.name: site.axis for site in found}
         seen = observe(graph, context, axes, self.name)
@@ -171,7 +175,7 @@ class _SiteSearch:
         if isinstance(region, Blocked) and self.options.insert:
             region = transport(self.graph, self.value, kind, axes=axes, restore=True, insert=True)
         if isinstance(region, Blocked):
-            self.remarks.append(missed(self.site.value, f"no {kind.value}: {region}"))
+            self.remarks.append(blocked(self.site.value, f"no {kind.value}: {region}", region))
             return None
         if sentence := tie_in_the_way(self.graph, region, self.options.untie):
             self.remarks.append(missed(self.site.value, f"no {kind.value}: {sentence}"))

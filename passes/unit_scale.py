@@ -15,11 +15,12 @@ import torch
 
 from ..ir import Graph, Node
 from ..ir.gauge import inputs_of_contractions
-from .base import Context, Pass, Remark, Stage, applied, missed
+from .base import Context, Remark, Stage, applied, missed
+from .sites import Asked, SitePass
 
 
 @dataclass(frozen=True)
-class UnitScale(Pass):
+class UnitScale(SitePass):
     """Give each contraction's weights a root mean square of one.
 
     Args:
@@ -27,13 +28,15 @@ class UnitScale(Pass):
     """
 
     whole: bool = True
+    what: ClassVar[str] = "a contraction with weights, or what it reads"
     stage: ClassVar[Stage] = Stage.GAUGE
 
-    def run(self, graph: Graph, context: Context) -> list[Remark]:
+    def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         return [
             self._rescale(graph, reader)
             for site in list(inputs_of_contractions(graph))
             for reader in site.readers
+            if asked(site.value, reader)
         ]
 
     def _rescale(self, graph: Graph, node: Node) -> Remark:

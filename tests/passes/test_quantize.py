@@ -94,7 +94,7 @@ def test_asks_for_calibration_data() -> None:
 
 def test_small_weights_stay_as_they_are() -> None:
     graph, context = sample()
-    _, remarks = Quantize("static", least=10_000)(graph, context)
+    _, remarks = Quantize("static", least=10_000).attempt(graph, context)
     assert [str(remark) for remark in remarks] == [
         "missed  a: w has only 2048 elements",
         "missed  y: u has only 3200 elements",

@@ -35,7 +35,7 @@ def turned(text: str, **options: object) -> tuple[Graph, Graph, list[Remark]]:
         graph.store[name] = torch.randn(shape, generator=generator, dtype=torch.float64)
     ids = IDS
     context = Context(inputs=[ids], calibration=[[ids]])
-    new, remarks = Rotate(**options)(graph, context)  # type: ignore[arg-type]
+    new, remarks = Rotate(**options).attempt(graph, context)  # type: ignore[arg-type]
     assert difference(execute(new, [ids]), execute(graph, [ids])) < 1e-12
     return graph, new, remarks
 

@@ -54,7 +54,7 @@ def damage(*passes: Pass) -> float:
     for step in passes:
         if isinstance(step, Quantize):
             graph = astype(graph, torch.float32)
-        graph, _ = step(graph, context)
+        graph, _ = step.attempt(graph, context)
     inputs = [context.inputs[0].to(graph.inputs[0].dtype)]
     return difference(execute(graph, inputs), wanted)
 
@@ -87,14 +87,14 @@ def test_smoothing_makes_quantization_better() -> None:
 
 def test_the_shortcut_of_a_post_norm_block_gets_the_original_back() -> None:
     graph, context = with_outliers()
-    new, remarks = Smooth()(graph, context)
+    new, remarks = Smooth().attempt(graph, context)
     assert new["r"].args[0].name == "n_original"
     assert "undone for r" in remarks[0].text
 
 
 def test_without_insertion_only_free_sites_are_touched() -> None:
     graph, context = with_outliers()
-    new, remarks = smooth_quant(0.5)(graph, context)
+    new, remarks = smooth_quant(0.5).attempt(graph, context)
     assert [remark.applied for remark in remarks] == [False, False]
     assert "gelu does not commute with a scale" in remarks[1].text
     assert str(new) == str(graph)
