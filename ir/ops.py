@@ -293,6 +293,7 @@ _ROWS: tuple[Op, ...] = (
     _number("int_ge", operator.ge),
     _number("int_max", torch.sym_max),
     _number("int_min", torch.sym_min),
+    _number("int_where", torch.sym_ite, "condition a b"),
 )
 
 OPS: dict[str, Op] = {op.name: op for op in _ROWS}

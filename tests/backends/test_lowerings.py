@@ -288,6 +288,13 @@ CASES: dict[str, tuple[str, ...]] = {
     "aten.sort.default": (X, "p = aten.sort.default(x, dim=1)", "y = getitem(p, 0)"),
     "cumsum": ("p: bool[n, t]", "y = cumsum(p, dim=-1)"),
     "aten.diff.default": ("i: i64[n, t]", "y = aten.diff.default(i)"),
+    "aten.cummax.default": (
+        "i: i64[n, t]", "c = aten.cummax.default(i, dim=1)", "y = getitem(c, 0)"
+    ),
+    "aten.cummax.default, places": (
+        "i: i64[n, t]", "c = aten.cummax.default(i, dim=1)", "y = getitem(c, 1)"
+    ),
+    "aten.cummin.default": (X, "c = aten.cummin.default(x, dim=-2)", "y = getitem(c, 1)"),
     # -- sources
     "arange": (f"{X}", "s = sym_size(x, dim=1)", "y = arange(end=s)"),
     "arange, steps": ("x: f32[2]", "y = arange(start=1.0, end=4.0, step=0.5, dtype=f32)"),
@@ -313,6 +320,9 @@ CASES: dict[str, tuple[str, ...]] = {
         f"int_{name}": (X, "s = sym_size(x, dim=0)", f"y = int_{name}(s, 2)")
         for name in "add sub mul floordiv mod truediv eq ne lt le gt ge max min".split()
     },
+    "int_where": (
+        X, "s = sym_size(x, dim=1)", "p = int_gt(s, 4)", "y = int_where(p, s, 7)"
+    ),
     "int_neg": (X, "s = sym_size(x, dim=0)", "y = int_neg(s)"),
     "int_floordiv, down": (X, "s = sym_size(x, dim=0)", "m = int_neg(s)", "y = int_floordiv(m, 2)"),
     "getitem": (X, "p = topk(x, k=1)", "y = getitem(p, 0)"),

@@ -192,6 +192,19 @@ def test_an_assertion_about_data_is_left_out() -> None:
     assert torch.equal(graph.run(x, lengths), x * lengths[:, None])
 
 
+def test_a_choice_between_sizes_is_a_number() -> None:
+    class Padded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            size = torch.sym_ite(x.shape[0] > 5, x.shape[0], 5 * x.shape[0])
+            return torch.nn.functional.pad(x, (0, size))
+
+    dims = {"x": {0: torch.export.Dim("n", min=2, max=9)}}
+    graph = trace(Padded().eval(), (torch.randn(3, 2),), dynamic_shapes=dims)
+    assert "int_where" in {node.op for node in graph.nodes}
+    for n, width in ((4, 22), (7, 9)):
+        assert graph.run(torch.ones(n, 2)).shape == (n, width)
+
+
 def test_inputs_that_do_not_fit_are_refused(x: Tensor) -> None:
     with pytest.raises(InputError, match="the example inputs do not fit the model"):
         trace(Net().eval(), (x, x))

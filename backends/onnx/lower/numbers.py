@@ -50,6 +50,12 @@ def neg(builder: Builder, node: Node, a: Arg) -> str:
     return builder.op("Neg", _number(builder, a, _dtype(node, a)))
 
 
+def where(builder: Builder, node: Node, condition: Arg, a: Arg, b: Arg) -> str:
+    dtype = _dtype(node, a, b)
+    chosen = (_number(builder, arg, dtype) for arg in (a, b))
+    return builder.op("Where", _number(builder, condition, torch.bool), *chosen)
+
+
 def getitem(builder: Builder, node: Node, value: Arg, index: int) -> Value:
     parts = builder.value(value)
     return parts[index]
@@ -86,4 +92,5 @@ LOWERINGS = {
     "int_ge": _binary("GreaterOrEqual"),
     "int_max": _binary("Max"),
     "int_min": _binary("Min"),
+    "int_where": where,
 }

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from onnx import ValueInfoProto, helper
 
 from ....ir import Node
 from ....ir.graph import Arg
 from ....ir.recurrence import NAMES
-from ..builder import DTYPES, Builder
+from ..builder import Builder
 from .quantized import floats_of
+from .scan import scan
 
 _Linear: TypeAlias = "tuple[Node, tuple[Any, ...], Node | None]"
 _FLOAT = torch.float32  # ONNX Runtime's kernels know no other
@@ -133,30 +133,18 @@ def _scan(
     """The last states, and the hidden states of all times."""
     x, matrix, shift = b.tensor(gates), b.tensor(weight), b.tensor(bias)
     width = b.ints(int(weight.shape[1]))
-    zero = b.constant(0, node.dtype)
-    given = [
-        b.tensor(state) if state is not None
-        else b.op("Expand", zero, b.op("Concat", b.op("Shape", x, start=1, end=2), width, axis=0))
-        for state in initial
-    ]  # fmt: skip
-    inputs = [b.fresh() for _ in (*given, x)]
-    outer, b.nodes = b.nodes, []
-    product = b.op("Gemm", inputs[0], matrix, shift, transB=1)
-    results = _STEPS[node.op](b, inputs[-1], product, inputs[:-1])
-    results = [*results, b.op("Identity", results[0])]
-    inner, b.nodes = b.nodes, outer
-    body = helper.make_graph(
-        inner, "step", [_info(n, node) for n in inputs], [_info(n, node) for n in results]
-    )
-    way = [int(reverse)]
-    return b.ops(
-        "Scan", *given, x, count=len(results), body=body, num_scan_inputs=1,
-        scan_input_directions=way, scan_output_directions=way,
-    )  # fmt: skip
 
+    def zeros() -> str:
+        shape = b.op("Concat", b.op("Shape", x, start=1, end=2), width, axis=0)
+        return b.op("Expand", b.constant(0, node.dtype), shape)
 
-def _info(name: str, node: Node) -> ValueInfoProto:
-    return helper.make_tensor_value_info(name, DTYPES[node.dtype], None)
+    def step(b: Builder, states: list[str], inputs: list[str]) -> list[str]:
+        product = b.op("Gemm", states[0], matrix, shift, transB=1)
+        return _STEPS[node.op](b, inputs[0], product, states)
+
+    given = [zeros() if state is None else b.tensor(state) for state in initial]
+    states = [(name, node.dtype) for name in given]
+    return scan(b, states, [(x, node.dtype)], step, reverse=reverse)
 
 
 def _split(b: Builder, value: str, count: int) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import torch
 from ....ir import Node
 from ....ir.graph import Arg
 from ..builder import Builder, Declined, rank
+from .scan import scan
 
 
 def _axes(dim: Arg) -> tuple[int, ...]:
@@ -89,6 +90,32 @@ def cumsum(b: Builder, node: Node, self: Arg, dim: int, dtype: torch.dtype | Non
     return b.op("CumSum", b.tensor(self, node.dtype), b.constant(dim, torch.int64))
 
 
+def _running(compare: str) -> Callable[..., tuple[str, ...]]:
+    """The greatest, or the least, so far, and where the last such stands."""
+
+    def lowering(b: Builder, node: Node, self: Node, dim: int) -> tuple[str, ...]:
+        x, axis = b.tensor(self), dim % max(rank(self), 1)
+        if not self.shape or self.dtype == torch.bool:
+            raise Declined(f"of {self.type}")
+        first = b.op("Gather", x, b.constant(0, torch.int64), axis=axis)
+        start = b.op("Expand", b.constant(0, torch.int64), b.op("Shape", first))
+        one = b.constant(1, torch.int64)
+        size = b.op("Squeeze", b.size(x, axis))
+        places = b.op("Range", b.constant(0, torch.int64), size, one)
+
+        def step(b: Builder, states: list[str], inputs: list[str]) -> list[str]:
+            better = b.op(compare, inputs[0], states[0])
+            pairs = zip(inputs, states, strict=True)
+            return [b.op("Where", better, new, old) for new, old in pairs]
+
+        kinds = (self.dtype, torch.int64)
+        states = list(zip((first, start), kinds, strict=True))
+        inputs = list(zip((x, places), kinds, strict=True))
+        return scan(b, states, inputs, step, axes=(axis, 0), axis=axis, kept=2)[2:]
+
+    return lowering
+
+
 def diff(
     b: Builder,
     node: Node,
@@ -123,4 +150,6 @@ LOWERINGS = {
     "aten.sort.default": sort,
     "cumsum": cumsum,
     "aten.diff.default": diff,
+    "aten.cummax.default": _running("GreaterOrEqual"),
+    "aten.cummin.default": _running("LessOrEqual"),
 }
