@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -14,6 +15,7 @@ from .graph import Graph, Node, substitute
 from .types import DTYPE_NAMES, TensorType, evaluate, show
 
 Tap: TypeAlias = "Callable[[Node, Any], Any]"
+Read: TypeAlias = "Callable[[Node, Node, Any], Any]"
 
 
 def execute(
@@ -21,6 +23,7 @@ def execute(
     inputs: Sequence[Any],
     *,
     tap: Tap | None = None,
+    read: Read | None = None,
     params: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[Any, ...]:
     """The flat outputs for flat inputs; each value is freed after its last use.
@@ -28,6 +31,8 @@ def execute(
     Args:
         tap: Called with every node and its value; what it returns, unless ``None``, goes on in the
             value's place (so a tap can watch, or fake-quantize).
+        read: Called with a reader, a node that it reads, and the value; what it returns is read by
+            this reader alone.
         params: Tensors in place of the store's, by name (to differentiate by them).
     """
     store: Mapping[str, torch.Tensor] = graph.store if params is None else {**graph.store, **params}
@@ -41,9 +46,13 @@ def execute(
     for node in (*graph.nodes, graph.output):
         for used in node.inputs:
             last[used] = node
+
+    def seen(reader: Node, used: Node) -> Any:
+        return values[used] if read is None else read(reader, used, values[used])
+
     for node in graph.nodes:
-        args = substitute(node.args, values.__getitem__)
-        attrs = {key: substitute(value, values.__getitem__) for key, value in node.attrs.items()}
+        args = substitute(node.args, partial(seen, node))
+        attrs = {key: substitute(value, partial(seen, node)) for key, value in node.attrs.items()}
         try:
             value = ops.call(node.op, args, attrs)
         except Exception as error:

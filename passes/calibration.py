@@ -7,6 +7,7 @@ rows is drawn batch by batch, evenly, and so without a random number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,12 +55,17 @@ class Observation:
 
 
 def observe(
-    graph: Graph, context: Context, axes: Mapping[str, int], who: str, *, sample: int = SAMPLE
+    graph: Graph,
+    context: Context,
+    axes: Mapping[str, int | tuple[int, ...]],
+    who: str,
+    *,
+    sample: int = SAMPLE,
 ) -> dict[str, Observation]:
     """Run the calibration batches in float32 and gather what is seen of some values.
 
     Args:
-        axes: For the name of each value, the axis of its channels.
+        axes: For the name of each value, the axis of its channels, or all over which they vary.
         who: The pass that asks, for messages and the progress bar.
         sample: How many rows to keep of each value, in all.
     """
@@ -88,11 +94,15 @@ def observe(
     return found
 
 
-def as_rows(value: torch.Tensor, axis: int, mask: torch.Tensor | None = None) -> torch.Tensor:
+def as_rows(
+    value: torch.Tensor, axis: int | tuple[int, ...], mask: torch.Tensor | None = None
+) -> torch.Tensor:
     """A value as a matrix of one row a position, ``[positions, n]``, without those of padding."""
-    if mask is not None and axis == -1 and value.dim() > 2 and value.shape[:2] == mask.shape:
+    axes = (axis,) if isinstance(axis, int) else axis
+    if mask is not None and axes == (-1,) and value.dim() > 2 and value.shape[:2] == mask.shape:
         value = value[mask]
-    return value.movedim(axis, -1).reshape(-1, value.shape[axis])
+    last = tuple(range(-len(axes), 0))
+    return value.movedim(axes, last).reshape(-1, math.prod(value.shape[axis] for axis in axes))
 
 
 def padding_mask(batch: Sequence[Any]) -> torch.Tensor | None:

@@ -38,7 +38,7 @@ from .base import Context, Remark, Stage, applied, blocked, missed
 from .calibration import Observation, observe
 from .integer_results import CONVOLUTIONS, IntegerResults
 from .quantize import Activations
-from .rounding import scales as weight_scales
+from .simulated import fake_quantize, fake_quantize_weights
 from .sites import Asked, SitePass
 from .ties import tie_in_the_way
 
@@ -274,37 +274,6 @@ def matrix(graph: Graph, reader: Node, site: Site) -> torch.Tensor:
     """A reader's weights as ``[O, n]``; a convolution's have a row for each kernel position."""
     weight = graph.value(reader.args[1]).float()
     return weight if site.axis == -1 else weight.movedim(1, -1).reshape(-1, weight.shape[1])
-
-
-def fake_quantize_weights(weight: torch.Tensor, bits: int, group: int | None) -> torch.Tensor:
-    """Weights ``[O, n]`` as codes of a few bits give them back; simulated too."""
-    if bits == 8 and group is None:
-        step = weight_scales(weight)
-        return torch.round(weight / step) * step
-    n = weight.shape[1]
-    size = n if group is None or n % group else group
-    parts = weight.unflatten(1, (-1, size))
-    low, high = parts.amin(-1, keepdim=True), parts.amax(-1, keepdim=True)
-    low, high = low.clamp(max=0), high.clamp(min=0)
-    step = ((high - low) / (2**bits - 1)).clamp(min=1e-12)
-    zero = torch.round(-low / step)
-    codes = torch.clamp(torch.round(parts / step) + zero, 0, 2**bits - 1)
-    return ((codes - zero) * step).flatten(1)
-
-
-def fake_quantize(
-    rows: torch.Tensor, limits: tuple[torch.Tensor, torch.Tensor], mode: str | None
-) -> torch.Tensor:
-    """Rows as eight bits give them back: simulated, for the search alone."""
-    if mode is None:
-        return rows
-    if mode == "dynamic":
-        step = (rows.abs().amax(1, keepdim=True) / 127).clamp(min=1e-12)
-        return torch.round(rows / step) * step
-    low, high = limits[0].clamp(max=0), limits[1].clamp(min=0)
-    step = ((high - low) / 255).clamp(min=1e-12)
-    zero = torch.round(-low / step)
-    return (torch.clamp(torch.round(rows / step) + zero, 0, 255) - zero) * step
 
 
 def describe(region: Region) -> str:

@@ -2,7 +2,9 @@
 
 from .apply import Untied as Untied
 from .apply import apply as apply
+from .apply import folded as folded
 from .apply import refusal as refusal
+from .apply import separate as separate
 from .apply import ties_broken as ties_broken
 from .drop import drop as drop
 from .drop import mask as mask
@@ -35,11 +37,13 @@ __all__ = [
     "attention_pairs",
     "classes",
     "drop",
+    "folded",
     "inputs_of_contractions",
     "mask",
     "pairs",
     "random_element",
     "refusal",
+    "separate",
     "sites",
     "ties_broken",
     "transformed",

@@ -6,8 +6,7 @@ graph, so that rounding is no part of the question whether an equality holds.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,11 +14,13 @@ import torch
 
 from ..errors import GraphError
 from ..graph import Graph, Node
-from ..laws import Action, Kind
+from ..laws import Action, Kind, Port
+from ..types import of
 from .inserted import center, insert, restore
 from .region import Edit, Region, operand
 from .tensors import spread, transformed
 
+Place: TypeAlias = tuple[Node, Port]  # a reader, and its operand
 # The new values of a parameter, by one of the actions on it.
 Change: TypeAlias = Callable[[torch.Tensor, Action], torch.Tensor]
 
@@ -53,7 +54,9 @@ def apply(
     """
     if reason := refusal(region, element):
         raise GraphError(reason, where=region.value.at)
-    untied = _apply_edits(graph, region, element)
+    untied = separate(graph, region)
+    for param, value in folded(region, element, graph.value).items():
+        _set(graph, param, value)
     if region.inserted:
         insert(graph, region, element, compute)
     for value in region.centered:
@@ -64,20 +67,35 @@ def apply(
     return untied
 
 
+def change_parameters(graph: Graph, region: Region, change: Change) -> list[Untied]:
+    """Change all that takes the region's action up, action by action, in place.
+
+    Returns:
+        The parameters that were tied and are no longer.
+    """
+    untied = separate(graph, region)
+    for param, places in list(_shares(region)):
+        value = graph.value(param)
+        for edit in _edits_of(region, places[0]):
+            value = change(value, edit.action)
+        _set(graph, param, value)
+    return untied
+
+
+def _set(graph: Graph, param: Node, value: torch.Tensor) -> None:
+    graph.store[param.name] = value.to(param.dtype)
+    param.type = of(graph.value(param))  # one number for all channels becomes one for each
+
+
 def ties_broken(graph: Graph, region: Region) -> list[Untied]:
     """The parameters that applying the region would untie."""
-    broken: list[Untied] = []
-    for param in region.parameters:
-        places = {
-            (edit.node, edit.port)
-            for edit in region.edits.values()
-            if edit.through is None and operand(edit.node, edit.port) is param
-        }
-        reads = sum(n is param for user in param.users for n in user.inputs)
-        actions = [region.actions_of(*place) for place in places]
-        if actions and (len(actions) != reads or not all(_same(a, actions[0]) for a in actions)):
-            broken.append(Untied(param.name, graph.store.bytes([param.name])))
-    return broken
+    shares: dict[Node, int] = {}
+    split: dict[Node, None] = {}
+    for param, places in _shares(region):
+        shares[param] = shares.get(param, 0) + 1
+        if shares[param] > 1 or not _whole(param, places):
+            split[param] = None
+    return [Untied(param.name, graph.store.bytes([param.name])) for param in split]
 
 
 def refusal(region: Region, element: torch.Tensor) -> str:
@@ -106,70 +124,112 @@ def refusal(region: Region, element: torch.Tensor) -> str:
     return ""
 
 
-def _apply_edits(graph: Graph, region: Region, element: torch.Tensor) -> list[Untied]:
-    def act(value: torch.Tensor, action: Action) -> torch.Tensor:
-        return transformed(region.kind, value, action, element)
+def separate(graph: Graph, region: Region) -> list[Untied]:
+    """Give all that takes the region's action up parameters of its own, in place; the function
+    stays as it is.
 
-    if region.kind is not Kind.SHIFT:
-        return change_parameters(graph, region, act)
-    untied: list[Untied] = []
-    # What a bias makes up for is computed with the weights as they were before the shift (a shift
-    # leaves them).
-    for edit in [edit for edit in region.edits.values() if edit.through is not None]:
-        _set_bias(graph, edit.node, -edit.action.power * _through(graph, edit, element))
-    for edit in [edit for edit in region.edits.values() if edit.through is None]:
-        param = operand(edit.node, edit.port)
-        if param is not None and edit.port != (2,):
-            untied += _change(graph, region, param, [edit], act)
-        else:
-            _set_bias(graph, edit.node, spread(edit.action, element, 0.0) * edit.action.power)
-    return untied
+    A bias that is missing becomes zeros, and of a tied parameter each share that changes in a way
+    of its own becomes a copy.
 
-
-def _same(some: tuple[Action, ...], others: tuple[Action, ...]) -> bool:
-    return len(some) == len(others) and all(a.same(b) for a, b in zip(some, others, strict=True))
-
-
-def change_parameters(graph: Graph, region: Region, change: Change) -> list[Untied]:
-    """Give every parameter of a region its new values, made action by action."""
-    by_param: dict[Node | None, list[Edit]] = defaultdict(list)
+    Returns:
+        The parameters that were tied and are no longer.
+    """
     for edit in region.edits.values():
-        by_param[operand(edit.node, edit.port)].append(edit)
-    changes = ((param, edits) for param, edits in by_param.items() if param is not None)
-    return [one for param, edits in changes for one in _change(graph, region, param, edits, change)]
-
-
-def _change(
-    graph: Graph, region: Region, param: Node, edits: list[Edit], change: Change
-) -> list[Untied]:
-    """Give a parameter its new values: one tensor for readers that agree, a copy for others."""
+        if region.kind is Kind.SHIFT and operand(edit.node, edit.port) is None:
+            zeros = torch.zeros(_channels(graph, edit), dtype=edit.node.dtype)
+            graph.give(edit.node, 2, zeros, name=f"{edit.node.name}_bias")
     untied: list[Untied] = []
-    left = list(dict.fromkeys((edit.node, edit.port) for edit in edits))
-    while left:
-        actions = region.actions_of(*left[0])
-        same = [place for place in left if _same(region.actions_of(*place), actions)]
-        left = [place for place in left if place not in same]
-        value = graph.value(param)
-        for action in actions:
-            value = change(value, action)
-        readers = {node for node, _ in same}
-        reads = Counter(node for node, _ in same)
-        whole = all(reads[user] == sum(n is param for n in user.inputs) for user in param.users)
-        name = graph.store.origin.get(param.name, (param.name,))
-        new = graph.param(param.name, value.to(param.dtype), origin=name)
-        for reader in readers:
-            reader.replace_input(param, new)
-        if not whole:
-            untied.append(Untied(param.name, value.numel() * param.dtype.itemsize))
-        if not param.users:
-            graph.supersede(param, new)
+    for param, places in list(_shares(region)):
+        if not _whole(param, places):
+            name = graph.store.origin.get(param.name, (param.name,))
+            own = graph.param(param.name, graph.store.tensors[param.name], origin=name)
+            for place in places:
+                _put(own, place)
+            untied.append(Untied(param.name, graph.store.bytes([param.name])))
     return untied
 
 
-def _through(graph: Graph, edit: Edit, element: torch.Tensor) -> torch.Tensor:
+def folded(
+    region: Region, element: torch.Tensor, value: Callable[[Node], torch.Tensor]
+) -> dict[Node, torch.Tensor]:
+    """What the parameters of a separated region become; differentiable by all that goes in.
+
+    Regions of one graph may follow each other: the values of the next are those that this one
+    gives.
+
+    Args:
+        value: The value of a parameter before.
+    """
+    new: dict[Node, torch.Tensor] = {}
+    for param, places in _shares(region):
+        new[param] = value(param)
+        for edit in _edits_of(region, places[0]):
+            if edit.through is None:
+                new[param] = transformed(region.kind, new[param], edit.action, element)
+            else:
+                # The weights are those before: a shift leaves them.
+                moved = _through(edit, element, value(_param(edit.node, 1)))
+                new[param] = new[param] - edit.action.power * moved
+    return new
+
+
+def _shares(region: Region) -> Iterator[tuple[Node, list[Place]]]:
+    """The parameters that take the action up, each with places that change alike."""
+    places: dict[Node, list[Place]] = {}
+    for edit in region.edits.values():
+        param = operand(edit.node, edit.port)
+        if param is not None and (edit.node, edit.port) not in places.setdefault(param, []):
+            places[param].append((edit.node, edit.port))
+    for param, left in places.items():
+        while left:
+            alike = [place for place in left if _alike(region, place, left[0])]
+            left = [place for place in left if place not in alike]
+            yield param, alike
+
+
+def _alike(region: Region, place: Place, other: Place) -> bool:
+    """Whether two places change alike; what makes up for a shift depends on its op's weights."""
+    some, others = _edits_of(region, place), _edits_of(region, other)
+    return place == other or (
+        len(some) == len(others)
+        and all(edit.through is None for edit in (*some, *others))
+        and all(a.action.same(b.action) for a, b in zip(some, others, strict=True))
+    )
+
+
+def _edits_of(region: Region, place: Place) -> list[Edit]:
+    """What a place takes up, axis by axis."""
+    keys = [key for key in region.edits if key[:2] == place]
+    return [region.edits[key] for key in sorted(keys, key=lambda key: key[2] or ())]
+
+
+def _put(param: Node, place: Place) -> None:
+    """Let a place hold another parameter."""
+    node, (first, *rest) = place
+    args = list(node.args)
+    if rest:
+        parts = list(args[first])
+        parts[rest[0]] = param
+        args[first] = tuple(parts)
+    else:
+        args[first] = param
+    node.set(args)
+
+
+def _whole(param: Node, places: list[Place]) -> bool:
+    """Whether nobody reads the parameter at another place."""
+    return len(places) == sum(n is param for user in param.users for n in user.inputs)
+
+
+def _channels(graph: Graph, edit: Edit) -> int:
+    """How many elements a bias has."""
+    if edit.through is None:
+        return edit.action.labels.numel()
+    return graph.value(_param(edit.node, 1)).shape[0]
+
+
+def _through(edit: Edit, element: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """``W z``: what a shift of the input adds to the result."""
-    assert edit.through is not None
-    weight = graph.value(_param(edit.node, 1))
     shift = spread(edit.action, element, 0.0).flatten().to(weight.dtype)  # (I,)
     if edit.node.op == "linear":
         return weight @ shift
@@ -184,11 +244,3 @@ def _param(node: Node, index: int) -> Node:
     if not isinstance(param, Node) or param.op != "param":
         raise GraphError(f"operand {index} of {node.name} is not a parameter", where=node.at)
     return param
-
-
-def _set_bias(graph: Graph, node: Node, change: torch.Tensor) -> None:
-    """Add to the bias of a linear map, a convolution or a norm, which may have none yet."""
-    old = node.operand(2)
-    value = change if old is None else graph.value(_param(node, 2)) + change
-    dtype = node.dtype if old is None else old.dtype
-    graph.give(node, 2, value.to(dtype), name=f"{node.name}_bias")

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import pytest
 import torch
+from oracle import doubled
 
-from regauge.ir import Graph, GraphError, Node, parse
+from regauge.ir import Graph, GraphError, Node, astype, parse
 from regauge.ir.gauge import (
     Blocked,
     Region,
     apply,
+    attention_pairs,
     classes,
+    folded,
+    inputs_of_contractions,
     random_element,
+    separate,
     sites,
     ties_broken,
     transport,
 )
-from regauge.ir.interpret import execute
+from regauge.ir.interpret import execute, flatten
 from regauge.ir.laws import DIAGONAL, Kind
 
 POST_NORM = """
@@ -351,3 +357,55 @@ def graph(x: f64[2, 4], i: i64[8], *, w: f64[8, 4], u: f64[3, 8]):
     graph = parse(text)
     found = transport(graph, graph["h"], Kind.SCALE)
     assert isinstance(found, Blocked) and found.node.name == blocker
+
+
+def _regions(graph: Graph, kind: Kind) -> list[Region]:
+    """What all inputs of contractions and attention pairs take."""
+    wanted = [*inputs_of_contractions(graph), *attention_pairs(graph)]
+    found = [transport(graph, site.value, kind, axes=site.axes) for site in wanted]
+    return [region for region in found if isinstance(region, Region)]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "opt", "vit", "resnet"])
+def test_regions_folded_one_after_the_other_give_what_applying_them_gives(
+    traced: Callable[..., Graph], zoo_model: Callable[..., Any], name: str
+) -> None:
+    zoo = zoo_model(name)
+    graph = astype(traced(name), torch.float64)
+    inputs = doubled(flatten(traced(name), zoo.args, zoo.kwargs))
+    wanted = execute(graph, inputs)
+    applied, generator = graph.copy(), torch.Generator().manual_seed(0)
+    chosen: list[tuple[Region, torch.Tensor]] = []
+    for kind in (Kind.SHIFT, Kind.SCALE):
+        for region, other in zip(_regions(graph, kind), _regions(applied, kind), strict=True):
+            separate(graph, region)
+            chosen.append((region, random_element(region, generator)))
+            apply(applied, other, chosen[-1][1])
+    values = {node: graph.value(node) for node in graph.params.values()}
+    for region, element in chosen:
+        values |= folded(region, element, values.__getitem__)
+    params = {node.name: value for node, value in values.items()}
+    found = execute(graph, inputs, params=params)
+    for mine, theirs, original in zip(found, execute(applied, inputs), wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(mine, original, rtol=1e-9, atol=1e-9)
+    changed = {param.name for region, _ in chosen for param in region.parameters}
+    assert len(chosen) >= 3
+    assert not any(torch.equal(params[name], graph.store[name]) for name in changed)
+
+
+@pytest.mark.parametrize("kind", [Kind.SCALE, Kind.SHIFT, Kind.LINEAR])
+def test_what_is_folded_can_be_differentiated(kind: Kind) -> None:
+    graph, _ = filled(GROUPED)
+    site = next(site for site in attention_pairs(graph) if site.value.name == "vh")
+    found = transport(graph, site.value, kind, axes=site.axes)
+    assert isinstance(found, Region)
+    separate(graph, found)
+    element = random_element(found, torch.Generator().manual_seed(0)).requires_grad_()
+    weights = {n: graph.value(n).clone().requires_grad_() for n in graph.params.values()}
+
+    def run(element: torch.Tensor, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        given = dict(zip(weights, values, strict=True))
+        return tuple(folded(found, element, given.__getitem__).values())
+
+    torch.autograd.gradcheck(run, (element, *weights.values()))

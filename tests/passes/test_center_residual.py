@@ -38,12 +38,12 @@ def test_centres_what_writes_the_stream_and_drops_the_means(
             def graph(
                 x: f64[2, 3, 5],
                 *,
-                g: f64[8],
-                h: f64[4, 8],
-                p: f64[3, 8],
                 e: f64[8, 5],
+                p: f64[3, 8],
+                g: f64[8],
                 w: f64[8, 8],
                 c: f64[8],
+                h: f64[4, 8],
             ):
                 a: f64[2, 3, 8] = linear(x, e)
                 s: f64[2, 3, 8] = add(a, p)

@@ -20,7 +20,7 @@ def test_folds_weight_and_bias_into_all_readers(check_pass: Callable[..., list[R
                 return y
             """,
         after="""
-            def graph(x: f64[2, 3, 8], *, u_bias: f64[4], c: f64[4], q: f64[4, 8], k: f64[4, 8]):
+            def graph(x: f64[2, 3, 8], *, q: f64[4, 8], k: f64[4, 8], c: f64[4], u_bias: f64[4]):
                 n: f64[2, 3, 8] = layer_norm(x, normalized_shape=(8,))
                 u: f64[2, 3, 4] = linear(n, q, u_bias)
                 v: f64[2, 3, 4] = linear(n, k, c)

@@ -129,7 +129,7 @@ def test_scales_for_weights_of_four_bits_lower_their_error() -> None:
     assert any(remark.applied for remark in remarks)
 
     def error(which: Graph) -> float:
-        from regauge.passes.smooth import fake_quantize_weights
+        from regauge.passes.simulated import fake_quantize_weights
 
         (reader,) = (node for node in which.nodes if node.name == "a")
         values: dict[str, torch.Tensor] = {}
