@@ -12,6 +12,7 @@ from .fold_attention_bias import FoldAttentionBias as FoldAttentionBias
 from .fold_batch_norm import FoldBatchNorm as FoldBatchNorm
 from .fold_norm_affine import FoldNormAffine as FoldNormAffine
 from .join_readers import JoinReaders as JoinReaders
+from .learn_scales import LearnScales as LearnScales
 from .manager import PassReport as PassReport
 from .manager import apply as apply
 from .merge_branches import MergeBranches as MergeBranches
@@ -40,6 +41,7 @@ __all__ = [
     "FoldBatchNorm",
     "FoldNormAffine",
     "JoinReaders",
+    "LearnScales",
     "MergeBranches",
     "MergeChains",
     "Pass",

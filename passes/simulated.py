@@ -6,12 +6,23 @@ and what is rounded can all be learned.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 
+from ..ir import Graph, Node
+from ..ir.gauge import Region, inputs_of_contractions, transformed, weighted
+from ..ir.interpret import Read
+from .base import Context
+from .calibration import Observation, observe
+from .integer_results import IntegerResults
+from .quantize import Activations
 from .rounding import LIMIT
 from .rounding import scales as weight_scales
+
+Limits: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # the least and the greatest
 
 
 class _Round(torch.autograd.Function):
@@ -63,9 +74,7 @@ def fake_quantize_weights(
     return ((codes - zero) * step).flatten(1)
 
 
-def fake_quantize(
-    rows: torch.Tensor, limits: tuple[torch.Tensor, torch.Tensor], mode: str | None
-) -> torch.Tensor:
+def fake_quantize(rows: torch.Tensor, limits: Limits, mode: str | None) -> torch.Tensor:
     """Values ``[..., n]`` as eight bits give them back.
 
     Args:
@@ -84,3 +93,89 @@ def fake_quantize(
     step = ((high - low) / 255).clamp(min=1e-12)
     zero = _round(-low / step)
     return (torch.clamp(_round(rows / step) + zero, 0, 255) - zero) * step
+
+
+@dataclass
+class Simulation:
+    """A graph as it computes once weights, and what contractions read, are quantized; by
+    ``execute(graph, inputs, read=simulation.reading())``.
+
+    Attributes:
+        activations: How; ``None``: not at all.
+        bits, group: Of the weights.
+        values: What is quantized, with the axes over which its channels vary.
+        reads: The readers that see its codes.
+        seen: The range of each channel, on calibration data.
+    """
+
+    activations: Activations | None
+    bits: int
+    group: int | None
+    values: dict[Node, tuple[int, ...]]
+    reads: set[tuple[Node, Node]]
+    seen: dict[Node, Observation]
+
+    @classmethod
+    def of(
+        cls,
+        graph: Graph,
+        context: Context,
+        who: str,
+        *,
+        activations: Activations | None = "static",
+        bits: int = 8,
+        group: int | None = None,
+        attention: bool = False,
+    ) -> Simulation:
+        """What ``Quantize`` would do to the graph, or with ``attention`` somewhat more: what
+        attention multiplies."""
+        results = IntegerResults.find(graph, context, activations or "none")
+        sites = [results.readers_of(site)[0] for site in inputs_of_contractions(graph)]
+        values: dict[Node, tuple[int, ...]] = {s.value: (s.axis,) for s in sites if s.readers}
+        reads = {(reader, site.value) for site in sites for reader in site.readers}
+        for node in graph.nodes:
+            if attention and node.op == "scaled_dot_product_attention":
+                reads |= {(node, value) for value in node.args[:3]}
+                values |= {value: (-3, -1) for value in node.args[:3] if value not in values}
+        axes = {value.name: found for value, found in values.items()}
+        seen = observe(graph, context, axes, who, sample=0)
+        named = {value: seen[value.name] for value in values}
+        return cls(activations, bits, group, values, reads, named)
+
+    def reading(self, folded: Sequence[tuple[Region, torch.Tensor]] = ()) -> Read:
+        """What readers see, for one run.
+
+        Args:
+            folded: Regions with the elements that are folded into the parameters of this run, in
+                order: they change what was seen.
+        """
+        last: tuple[Node, torch.Tensor] | None = None  # most readers of a value follow each other
+
+        def read(reader: Node, used: Node, value: Any) -> Any:
+            nonlocal last
+            if (reader, used) in self.reads:
+                if last is None or last[0] is not used:
+                    last = used, fake_quantize(value, self._limits(used, folded), self._mode(used))
+                return last[1]
+            if weighted(reader) and used is reader.args[1] and used.op == "param":
+                rows = fake_quantize_weights(value.flatten(1), self.bits, self.group)
+                return rows.reshape(value.shape)
+            return value
+
+        return read
+
+    def _mode(self, value: Node) -> str | None:
+        by_token = self.activations == "dynamic" and -1 in self.values[value]
+        return self.activations if by_token or self.activations != "dynamic" else "dynamic-tensor"
+
+    def _limits(self, value: Node, folded: Sequence[tuple[Region, torch.Tensor]]) -> Limits:
+        """The range that a value has: that of its channels, each acted on."""
+        shape = [1] * value.tensor.rank
+        for axis in self.values[value]:
+            shape[axis] = int(value.shape[axis])
+        low, high = (part.reshape(shape) for part in (self.seen[value].low, self.seen[value].high))
+        for region, element in folded:
+            if (action := region.actions.get(value)) is not None:
+                low = transformed(region.kind, low, action, element)
+                high = transformed(region.kind, high, action, element)
+        return low.amin(), high.amax()
