@@ -15,9 +15,13 @@ from .integers import Integer as Integer
 from .names import named as named
 from .packing import pack as pack
 from .packing import unpack as unpack
+from .residual import stages as stages
 from .scales import ScaleFormat as ScaleFormat
 from .search import searched as searched
 from .search import squared_error as squared_error
+from .split import best_float as best_float
+from .tiles import tiled as tiled
+from .tiles import untiled as untiled
 from .vectors import Phase as Phase
 from .vectors import VectorCodebook as VectorCodebook
 from .vectors import lattice as lattice

@@ -45,6 +45,11 @@ class Minifloat(Scalar):
                 f"E{self.exponent}M{self.mantissa} is not a format of at most eight bits with a "
                 "sign and an exponent"
             )
+        # what goes without saying is not said, so that equal formats are equal
+        if self.bias == 2 ** (self.exponent - 1) - 1:
+            object.__setattr__(self, "bias", None)
+        if self.specials == STANDARD.get((self.exponent, self.mantissa), "none"):
+            object.__setattr__(self, "specials", None)
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from regauge.ir.formats import Parameters, ScaleFormat, named
+from regauge.ir.formats import Parameters, ScaleFormat, named, tiled, untiled
 
 NAMES = [
     "int2", "int3-g32", "int4-g32-asym", "int4-g128", "int5-channel@1", "int6-g32-fp16", "int8",
@@ -199,3 +199,24 @@ def test_what_is_packed_comes_back(name: str, dtype: torch.dtype) -> None:
 def test_bits_for_each_number_are_all_that_is_stored(name: str, bits: float) -> None:
     packed = named(name).quantize(sample(40, 384)).pack()
     assert packed.bits == pytest.approx(bits, abs=1e-3 if "ternary" in name else 1e-12)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(128, 4), (300, 10), (1, 1), (32, 8)])
+def test_scales_for_tensor_cores_lie_where_they_are_read(rows: int, columns: int) -> None:
+    scales = torch.randint(1, 256, (rows, columns), dtype=torch.uint8)
+    data = tiled(scales)
+    across = -(-columns // 4)
+    assert data.shape == (512 * -(-rows // 128) * across,)
+    for r in range(0, rows, 7):
+        for c in range(columns):
+            tile = r // 128 * across + c // 4
+            assert data[512 * tile + 16 * (r % 32) + 4 * (r // 32 % 4) + c % 4] == scales[r, c]
+    assert int((data != 0).sum()) == rows * columns
+    assert torch.equal(untiled(data, rows, columns), scales)
+
+
+def test_packed_scales_of_a_matrix_are_what_tiles_are_made_of() -> None:
+    packed = named("nvfp4").quantize(sample(40, 96)).pack()
+    scales = packed.scale.flatten(1)
+    assert scales.shape == (40, 6)
+    assert torch.equal(untiled(tiled(scales), 40, 6), scales)
