@@ -106,10 +106,13 @@ class WeightRounding:
 
     def fits(self, weight: torch.Tensor) -> bool:
         """Whether the format's groups divide a weight."""
+        if self.form is None:
+            return False
         try:
-            return self.form is not None and self.form.cut(weight.to("meta")) is not None
+            self.form.cut(weight.to("meta"))
         except InputError:
             return False
+        return True
 
     def read(self, node: Node) -> torch.Tensor:
         """What stored codes stand for."""

@@ -29,7 +29,6 @@ from ..errors import GraphError
 from ..graph import Graph, Node
 from ..infer import infer, sample
 from ..laws import (
-    OUT,
     Action,
     Add,
     Along,
@@ -188,7 +187,14 @@ class _Plan:
         return left
 
     def _before(self, node: Node) -> dict[Port, Kept]:
-        return {p: self.left[v] for p, v in operands(node).items() if v in self.left}
+        found = {port: self._held(node, port, value) for port, value in operands(node).items()}
+        return {port: self._left(node, action) for port, action in found.items() if action}
+
+    def _held(self, node: Node, port: Port, value: Node) -> Action | None:
+        """What a value at an operand holds; a parameter, as this reader takes it."""
+        if value.op != "param":
+            return self.region.actions.get(value)
+        return next(iter(self.region.actions_of(node, port)), None)
 
     def _changes(self, node: Node, before: Mapping[Port, Kept]) -> dict[str, Any]:
         """The attributes that hold a size, a place or a count of the channels."""
@@ -243,23 +249,24 @@ class _Plan:
     def _need_same_move(self, node: Node) -> None:
         """Each coordinate that is left must come to stand where it does now."""
         parts = tuple(
-            self._labels(port, value, self.left.get(value, {}))
+            self._labels(value, self._held(node, port, value))
             for port, value in operands(node).items()
         )
         many = isinstance(node.args[0], tuple)
         attrs = {key: sample(value, self.point) for key, value in self.attrs[node].items()}
         rest = tuple(sample(arg, self.point) for arg in node.args[1:])
         moved = ops.call(node.op, (parts if many else parts[0], *rest), attrs)
-        wanted = self._labels(OUT, node, self.left.get(node, {}))
+        wanted = self._labels(node, self.region.actions.get(node))
         if moved.shape != wanted.shape or not torch.equal(moved, wanted):
             raise Refused(Blocked(node, "it would move the channels to other places"))
 
-    def _labels(self, port: Port, value: Node, left: Kept) -> torch.Tensor:
+    def _labels(self, value: Node, action: Action | None) -> torch.Tensor:
+        """The coordinates in a value once it is narrowed."""
         shape = self._shape(value)
-        action = self.region.actions.get(value)
-        labels = torch.full((1,), -1) if action is None else action.labels.long()
-        labels = labels.expand(shape)
-        for axis, kept in left.items():
+        if action is None:
+            return torch.full((1,), -1).expand(shape)
+        labels = action.labels.long().expand(shape)
+        for axis, kept in self._left(value, action).items():
             labels = labels.index_select(axis, torch.nonzero(kept).flatten())
         return labels
 
@@ -290,6 +297,9 @@ class _Plan:
                     stop(f"{node.op} runs over the channels")
             case ScaledDotProduct():
                 sides = [*(before.get((i,), {}) for i in range(3)), self.left.get(node, {})]
+                bias = operand(node, (3,))
+                if bias is not None and math.prod(self._shape(bias)[-3:-2]) > 1:
+                    sides.append(before.get((3,), {}))  # it differs between heads
                 if len({-3 in side for side in sides}) > 1:
                     stop("whole heads would be left out of a part of its operands")
                 summed = {(0,): -1, (1,): -1}
