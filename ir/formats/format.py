@@ -170,6 +170,7 @@ class Format:
         scale, zero = parameters.scale.detach(), parameters.zero
         if not bool(((scale > 0) & scale.isfinite()).all()):
             raise InputError(f"{self}: a scale must be finite and greater than zero")
+        self.scale.refuse_too_great(scale)
         if zero is not None:
             zero = torch.round(zero.detach()).clamp(0, self.element.reach)
         whole = parameters.whole

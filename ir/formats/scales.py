@@ -96,10 +96,21 @@ class ScaleFormat:
             scale = torch.ldexp(torch.ones_like(peak), e)
         else:
             scale = exact.detach()
+        self.refuse_too_great(scale)
         return straight(exact, self.stored(torch.where(peak > 0, scale, empty))), whole
 
+    def refuse_too_great(self, scale: torch.Tensor) -> None:
+        """Raise where a scale is beyond the storage: all that it scales would be lost."""
+        greatest = GREATEST[self.storage]
+        if bool((scale > greatest).any()):
+            raise InputError(
+                f"a scale of {float(scale.max()):.3g} is beyond {self.storage}, which ends at "
+                f"{greatest:.3g}",
+                do="store scales in fp32 or bf16, or under one scale of the tensor (-twofold)",
+            )
+
     def stored(self, scale: torch.Tensor) -> torch.Tensor:
-        """Scales as the storage has them, in the dtype given; none becomes zero or infinite."""
+        """What is kept of scales, in the dtype given; none becomes zero or infinite."""
         scale = scale.clamp(LEAST[self.storage], GREATEST[self.storage])
         if self.storage != "e8m0":
             return scale.to(DTYPES[self.storage]).to(scale.dtype)

@@ -175,6 +175,14 @@ def test_what_is_not_finite_is_refused(name: str, value: float) -> None:
             "int4: a scale must be finite and greater than zero",
         ),
         (
+            lambda: named("int4-fp16").fit(torch.tensor([7e6])),
+            "a scale of 1e+06 is beyond fp16, which ends at 6.55e+04",
+        ),
+        (
+            lambda: named("int4-e4m3").quantize(torch.ones(2), Parameters(torch.tensor(449.0))),
+            "a scale of 449 is beyond e4m3, which ends at 448",
+        ),
+        (
             lambda: named("int4-channel@2").fit(torch.ones(2, 2)),
             "channel@2 needs axis 2 of a tensor of 2 axes",
         ),
