@@ -122,8 +122,8 @@ _ACTIVATIONS = ("relu", "gelu", "silu", "sigmoid", "tanh", "elu", "leaky_relu", 
 def found_sites(graph: Graph, flat: list[Any]) -> str:
     """The residual stream, the pairs of attention and the FFNs, as many as the graph has.
 
-    A model without one of them need not have it found. Outputs may change: these are bodies, whose
-    heads would take the change up.
+    A model without one of them need not have it found. Inputs and outputs may change: these are
+    bodies, and what makes their inputs and reads their outputs would take the change up.
     """
     regions = list(_classes(graph))
     free = [region for region in regions if isinstance(region, Region)]
@@ -176,9 +176,8 @@ def _joins(node: Node) -> bool:
     )
     if len(parts) != 2 or not alike or node.tensor.rank < 3:
         return False
-    whole: list[Node] = [
-        p.args[0] if p.op == "batch_norm" else p for p in parts
-    ]  # affine in each channel
+    # a batch norm is an affine map of each channel
+    whole: list[Node] = [p.args[0] if p.op == "batch_norm" else p for p in parts]
     return any(a in _ancestors(b) for a, b in (whole, reversed(whole)))
 
 

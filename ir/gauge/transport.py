@@ -322,7 +322,10 @@ class _Search:
     def changes(self, node: Node, flow: Flow) -> bool:
         """Whether a flow would change a parameter that must stay as it is."""
         ports = [port for port in {**flow.ports, **flow.also} if port != OUT]
-        return any(operand(node, port) in self.keep for port in ports)
+        taken = [operand(node, port) for port in ports]
+        if (1,) in ports and is_computed_weight(node, (1,)):
+            taken += node.args[1].inputs
+        return any(value in self.keep for value in taken)
 
     def assign(self, region: Region, node: Node, flow: Flow, hold: Node | None) -> list[Node]:
         """Record what the law asks for; returns the ops to look at next."""
@@ -365,6 +368,8 @@ class _Search:
         if value is None or value.op == "param":
             edit(region, Edit(node, port, action))
             return
+        if not is_computed_weight(node, port):
+            raise Refused(Blocked(node, "its weights would have to take two actions at once"))
         shapes = {place: self.shape(param) for place, param in operands(value).items()}
         shapes[OUT] = self.shape(value)
         attrs = {key: self.numbers(given) for key, given in value.attrs.items()}
@@ -373,6 +378,7 @@ class _Search:
         flow = self.asked(call)[0]
         region.seen[value] = None
         self.confine(region, value, flow)
+        region.ties += flow.ties
         for place, taken in flow.ports.items():
             if place != OUT:
                 edit(region, Edit(value, place, taken))
