@@ -92,7 +92,7 @@ class Smooth(SitePass):
             # An op between two convolutions on codes would cost more than the codes gain.
             fused = context.closed_convolutions and site.readers[0].op in CONVOLUTIONS
             options = replace(self, insert=self.insert and not fused)
-            remarks += _SiteSearch(options, graph, site, seen[site.value.name]).run()
+            remarks += SiteSearch(options, graph, site, seen[site.value.name]).run()
         return remarks
 
 
@@ -127,7 +127,7 @@ def _grouped(reader: Node) -> bool:
     return reader.attrs.get("groups", 1) != 1
 
 
-class _SiteSearch:
+class SiteSearch:
     """The search for one site's shift and scale."""
 
     def __init__(self, options: Smooth, graph: Graph, site: Site, seen: Observation) -> None:
