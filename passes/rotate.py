@@ -228,7 +228,8 @@ def _block(
 
 
 def _principal_axes(graph: Graph, context: Context, region: Region) -> torch.Tensor:
-    """The eigenvectors of what the norms of a stream give, those of great variance first."""
+    """The eigenvectors of what the norms of a stream give, cell by cell, those of great variance
+    first."""
     norms = {
         n.args[0].name: -1
         for n in region.seen
@@ -240,4 +241,8 @@ def _principal_axes(graph: Graph, context: Context, region: Region) -> torch.Ten
         rows = found.rows.double()
         rows = rows / rows.square().mean(-1, keepdim=True).sqrt()
         total += rows.T @ rows
-    return torch.linalg.eigh(total)[1].flip(-1).contiguous()
+    axes = torch.zeros_like(total)
+    for members in region.members:  # the principal axes of each cell
+        block = members[:, None], members
+        axes[block] = torch.linalg.eigh(total[block])[1].flip(-1)
+    return axes
