@@ -29,6 +29,26 @@ class _InDouble(TorchDispatchMode):
         return func(*map(double, args), **{k: double(v) for k, v in (kwargs or {}).items()})
 
 
+class FirstOfTies(TorchDispatchMode):
+    """``topk`` takes the lowest indices among equal values, as ONNX has it.
+
+    PyTorch leaves open which it takes, so a run of a model with these is one of its own.
+    """
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is not torch.ops.aten.topk.default:
+            return func(*args, **(kwargs or {}))
+        x, k, dim, largest, *_ = (*args, *(-1, True, True)[len(args) - 2 :])
+        found = torch.sort(x, dim=dim, descending=largest, stable=True)
+        return tuple(part.narrow(dim, 0, k) for part in found)
+
+
 def doubled(value: Any) -> Any:
     """A tree of values with its floating-point tensors in float64."""
     return tree_map_only(torch.Tensor, lambda t: t.double() if t.is_floating_point() else t, value)

@@ -12,6 +12,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from ..ir import Graph, Node, TraceError
 from ..ir import ops as table
 from ..ir.types import dim, of, symbols
+from .literals import literal
 
 _DROPPED = {"layout", "pin_memory", "non_blocking", "device", "memory_format"}
 
@@ -71,7 +72,7 @@ class _Converter:
         if known is not None:
             self.graph.store.origin[known.name] += (name,)
             return known
-        node = self.graph.param(name, tensor)
+        node = self.graph.param(name, literal(name, tensor))
         self.tied[key] = node
         return node
 

@@ -124,7 +124,7 @@ def _store(graph: Graph, node: Node, known: dict[Node, _Value]) -> bool:
         return False
     stored = _stored(known[node])
     if value.dim() == 0 and not isinstance(stored, Lazy):
-        new = _number(graph, value, node)
+        new = _number(graph, value, value, node)
     else:
         new = graph.param(_hint(node), stored, origin=())
     graph.replace(node, new)
@@ -142,9 +142,9 @@ def _hint(node: Node) -> str:
     return node.op.removeprefix("aten.").split(".")[0] if node.op != "param" else node.name
 
 
-def _number(graph: Graph, value: torch.Tensor, before: Node) -> Node:
+def _number(graph: Graph, value: torch.Tensor, exact: torch.Tensor, before: Node) -> Node:
     """A tensor without axes."""
-    attrs: dict[str, Any] = {"size": (), "fill_value": value.item(), "dtype": value.dtype}
+    attrs: dict[str, Any] = {"size": (), "fill_value": exact.item(), "dtype": value.dtype}
     return graph.add("full", type=of(value), where=before.where, before=before, **attrs)
 
 
@@ -155,7 +155,9 @@ def _numbers(graph: Graph, learned: Collection[str]) -> bool:
         if node.users and node.shape == () and node.name not in learned and graph.nodes:
             value = graph.value(node)
             if value.device.type != "meta":
-                graph.replace(node, _number(graph, value, graph.nodes[0]))
+                stored = graph.store.tensors[node.name]
+                exact = stored.exact() if isinstance(stored, Lazy) and stored.exact else value
+                graph.replace(node, _number(graph, value, exact, graph.nodes[0]))
                 changed = True
     return changed
 

@@ -162,6 +162,7 @@ CASES: dict[str, tuple[str, ...]] = {
     **{name: (X, "a = abs(x)", f"y = {name}(a)") for name in ("log", "sqrt", "rsqrt")},
     "gelu, tanh": (X, "y = gelu(x, approximate='tanh')"),
     "silu, double": ("x: f64[n, 8]", "y = silu(x)"),
+    "relu, of integers": ("i: i64[n, t]", "j = sub(i, 2)", "y = relu(j)"),
     "leaky_relu, steep": (X, "y = leaky_relu(x, negative_slope=0.3)"),
     "softplus, beta": (X, "y = softplus(x, beta=2.0)"),
     "elu, scaled": (X, "y = elu(x, alpha=1.5, scale=1.1)"),
@@ -229,6 +230,12 @@ CASES: dict[str, tuple[str, ...]] = {
     "pixel_shuffle": (IMAGE, "y = pixel_shuffle(x, upscale_factor=2)"),
     "pixel_unshuffle": ("x: f32[n, 3, 6, 4]", "y = pixel_unshuffle(x, downscale_factor=2)"),
     "constant_pad_nd": (X, "y = constant_pad_nd(x, pad=(1, -2, 0, 3), value=0.5)"),
+    "constant_pad_nd, between movements": (
+        X,
+        "p = permute(x, dims=(0, 2, 1))",
+        "q = constant_pad_nd(p, pad=(0, 3))",
+        "y = permute(q, dims=(0, 2, 1))",
+    ),
     "aten.split.Tensor": (
         X,
         "p = aten.split.Tensor(x, split_size=3, dim=2)",
@@ -288,9 +295,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "aten.sort.default": (X, "p = aten.sort.default(x, dim=1)", "y = getitem(p, 0)"),
     "cumsum": ("p: bool[n, t]", "y = cumsum(p, dim=-1)"),
     "aten.diff.default": ("i: i64[n, t]", "y = aten.diff.default(i)"),
-    "aten.cummax.default": (
-        "i: i64[n, t]", "c = aten.cummax.default(i, dim=1)", "y = getitem(c, 0)"
-    ),
+    "aten.cummax.default": (X, "c = aten.cummax.default(x, dim=1)", "y = getitem(c, 0)"),
     "aten.cummax.default, places": (
         "i: i64[n, t]", "c = aten.cummax.default(i, dim=1)", "y = getitem(c, 1)"
     ),
@@ -320,9 +325,7 @@ CASES: dict[str, tuple[str, ...]] = {
         f"int_{name}": (X, "s = sym_size(x, dim=0)", f"y = int_{name}(s, 2)")
         for name in "add sub mul floordiv mod truediv eq ne lt le gt ge max min".split()
     },
-    "int_where": (
-        X, "s = sym_size(x, dim=1)", "p = int_gt(s, 4)", "y = int_where(p, s, 7)"
-    ),
+    "int_where": (X, "s = sym_size(x, dim=1)", "p = int_gt(s, 4)", "y = int_where(p, s, 7)"),
     "int_neg": (X, "s = sym_size(x, dim=0)", "y = int_neg(s)"),
     "int_floordiv, down": (X, "s = sym_size(x, dim=0)", "m = int_neg(s)", "y = int_floordiv(m, 2)"),
     "getitem": (X, "p = topk(x, k=1)", "y = getitem(p, 0)"),

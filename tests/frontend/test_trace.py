@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from regauge.frontend import trace
-from regauge.ir import GraphError, InputError, TraceError, WeightError
+from regauge.ir import GraphError, InputError, TraceError, WeightError, astype
 
 HERE = Path(__file__).name
 
@@ -190,6 +191,27 @@ def test_an_assertion_about_data_is_left_out() -> None:
     graph = trace(Checked().eval(), (x, lengths))
     assert [node.op for node in graph.nodes] == ["unsqueeze", "mul"]
     assert torch.equal(graph.run(x, lengths), x * lengths[:, None])
+
+
+def test_numbers_in_the_code_are_the_decimals_that_it_says(
+    exact_outputs: Callable[..., list[Tensor]], x: Tensor
+) -> None:
+    class Literals(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("learned", torch.tensor(0.7))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x * x.new_tensor(0.1) + torch.tensor([0.2, 3.0, -1e-7, 1 / 3])
+            return y + self.get_buffer("learned")
+
+    model = Literals().eval()
+    graph = trace(model, (x,))
+    assert graph.nodes[0].args[1] == 0.1  # and not 0.10000000149
+    assert graph.nodes[-1].args[1] == torch.tensor(0.7).item()  # of float32, as the buffer is
+    assert torch.equal(graph.run(x), model(x))
+    found = astype(graph, torch.float64).run(x.double())
+    torch.testing.assert_close(found[:, :3], exact_outputs(model, (x,))[0][:, :3])
 
 
 def test_a_choice_between_sizes_is_a_number() -> None:

@@ -65,6 +65,12 @@ def hardtanh(b: Builder, node: Node, self: Arg, min_val: Arg = -1, max_val: Arg 
     return clamp(b, node, self, min_val, max_val)
 
 
+def relu(b: Builder, node: Node, self: Arg) -> str:
+    x = b.tensor(self)  # ONNX Runtime's Relu knows few integers
+    whole = not node.dtype.is_floating_point
+    return b.op("Max", x, b.constant(0, node.dtype)) if whole else b.op("Relu", x)
+
+
 def relu6(b: Builder, node: Node, self: Arg) -> str:
     return clamp(b, node, self, 0, 6)
 
@@ -96,7 +102,7 @@ def to(b: Builder, node: Node, self: Arg, dtype: torch.dtype | None = None) -> s
 
 LOWERINGS = {
     "neg": _unary("Neg"),
-    "relu": _unary("Relu"),
+    "relu": relu,
     "abs": _unary("Abs"),
     "sigmoid": _unary("Sigmoid"),
     "tanh": _unary("Tanh"),

@@ -192,10 +192,11 @@ def pixel_unshuffle(b: Builder, node: Node, self: Node, downscale_factor: int) -
 def constant_pad_nd(
     b: Builder, node: Node, self: Node, pad: tuple[Arg, ...], value: Arg = 0
 ) -> str:
-    count = len(pad) // 2  # the last axis comes first, as (before, after)
-    axes = b.ints(*(rank(self) - 1 - i for i in range(count)))
-    pads = b.numbers((*pad[0::2], *pad[1::2]))
-    return b.op("Pad", b.tensor(self), pads, b.tensor(value, node.dtype), axes)
+    # The last axis comes first, as (before, after). All axes are named: where ONNX Runtime moves a
+    # Transpose over a Pad of some axes, it takes their pads for those of all.
+    rest = (0,) * (rank(self) - len(pad) // 2)
+    pads = b.numbers((*rest, *pad[-2::-2], *rest, *pad[::-2]))
+    return b.op("Pad", b.tensor(self), pads, b.tensor(value, node.dtype))
 
 
 def split(b: Builder, node: Node, self: Node, split_size: Arg, dim: int = 0) -> tuple[str, ...]:
