@@ -44,7 +44,9 @@ class FirstOfTies(TorchDispatchMode):
     ) -> Any:
         if func is not torch.ops.aten.topk.default:
             return func(*args, **(kwargs or {}))
-        x, k, dim, largest, *_ = (*args, *(-1, True, True)[len(args) - 2 :])
+        x, k, *rest = args
+        dim = rest[0] if rest else -1
+        largest = rest[1] if len(rest) > 1 else True
         found = torch.sort(x, dim=dim, descending=largest, stable=True)
         return tuple(part.narrow(dim, 0, k) for part in found)
 
