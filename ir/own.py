@@ -8,6 +8,7 @@ scalar per tensor, ``[O, 1]`` per output channel of a weight, ``[..., 1]`` per t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -141,6 +142,10 @@ def crms_norm(
 
     ``x / sqrt((sum x^2 + (sum x)^2) / d + eps)`` with ``d`` one more than the last axis holds.
     """
+    return _crms_normed(input, weight, eps=eps)
+
+
+def _crms_normed(input: torch.Tensor, weight: torch.Tensor | None, *, eps: float) -> torch.Tensor:
     last = torch.sum(input, dim=-1, keepdim=True)
     square = torch.sum(input * input, dim=-1, keepdim=True) + last * last
     normed = input * torch.rsqrt(square / (input.shape[-1] + 1) + eps)
@@ -152,6 +157,24 @@ def _(
     input: torch.Tensor, weight: torch.Tensor | None = None, *, eps: float = 1e-6
 ) -> torch.Tensor:
     return torch.empty_like(input)
+
+
+def _save_for_crms_norm(
+    ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: torch.Tensor
+) -> None:
+    ctx.save_for_backward(*inputs)
+    ctx.eps = keyword_only_inputs["eps"]
+
+
+def _crms_norm_gradient(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    with torch.enable_grad():
+        given: list[Any] = [part if part is None else part.detach() for part in ctx.saved_tensors]
+        inputs = [part.requires_grad_() for part in given if part is not None]
+        found = torch.autograd.grad(_crms_normed(*given, eps=ctx.eps), inputs, gradient)
+    return (*found, *[None] * (len(given) - len(found)))
+
+
+crms_norm.register_autograd(_crms_norm_gradient, setup_context=_save_for_crms_norm)
 
 
 @torch.library.custom_op("regauge::grouped_mm", mutates_args=())
@@ -174,3 +197,22 @@ def grouped_mm(input: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor)
 @grouped_mm.register_fake
 def _(input: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
     return input.new_empty(input.shape[0], weight.shape[2])
+
+
+def _save_for_grouped_mm(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _grouped_mm_gradient(
+    ctx: Any, gradient: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, None]:
+    input, weight, offsets = ctx.saved_tensors
+    by_weight = torch.zeros_like(weight)
+    start = 0
+    for matrix, end in zip(by_weight, offsets.tolist(), strict=True):
+        matrix += input[start:end].T @ gradient[start:end]
+        start = end
+    return grouped_mm(gradient, weight.transpose(1, 2), offsets), by_weight, None
+
+
+grouped_mm.register_autograd(_grouped_mm_gradient, setup_context=_save_for_grouped_mm)

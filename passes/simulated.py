@@ -6,7 +6,7 @@ and what is rounded can all be learned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,12 +14,11 @@ import torch
 
 from ..ir import Graph, Node
 from ..ir.gauge import Region, inputs_of_contractions, transformed, weighted
-from ..ir.interpret import Read
+from ..ir.interpret import Read, Tap
 from .base import Context
-from .calibration import Observation, observe
+from .calibration import Observation, as_rows, observe
 from .integer_results import IntegerResults
 from .quantize import Activations
-from .rounding import LIMIT
 from .rounding import scales as weight_scales
 
 Limits: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # the least and the greatest
@@ -42,33 +41,21 @@ def _round(value: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def fake_quantize_weights(
-    weight: torch.Tensor,
-    bits: int,
-    group: int | None = None,
-    stretch: torch.Tensor | None = None,
-) -> torch.Tensor:
+def fake_quantize_weights(weight: torch.Tensor, bits: int, group: int | None) -> torch.Tensor:
     """Weights ``[O, n]`` as codes give them back.
 
     Args:
         group: How many neighbours share a scale; all of a row where not given.
-        stretch: Of each row's range, ``[O, 1]``; what lies outside is clipped.
     """
     if bits == 8 and group is None:
         step = weight_scales(weight)
-        if stretch is None:
-            return _round(weight / step) * step
-        step = step * stretch
-        return torch.clamp(_round(weight / step), -LIMIT, LIMIT) * step
+        return _round(weight / step) * step
     n = weight.shape[1]
     size = n if group is None or n % group else group
     parts = weight.unflatten(1, (-1, size))
     low, high = parts.amin(-1, keepdim=True), parts.amax(-1, keepdim=True)
     low, high = low.clamp(max=0), high.clamp(min=0)
     step = ((high - low) / (2**bits - 1)).clamp(min=1e-12)
-    if stretch is not None:
-        step = step * stretch[:, None]
-        low = low * stretch[:, None]
     zero = _round(-low / step)
     codes = torch.clamp(_round(parts / step) + zero, 0, 2**bits - 1)
     return ((codes - zero) * step).flatten(1)
@@ -140,6 +127,8 @@ class Simulation:
         axes = {value.name: found for value, found in values.items()}
         seen = observe(graph, context, axes, who, sample=0)
         named = {value: seen[value.name] for value in values}
+        for found in named.values():  # what nothing was sent to has no range
+            found.low, found.high = (part.nan_to_num(0, 0, 0) for part in (found.low, found.high))
         return cls(activations, bits, group, values, reads, named)
 
     def reading(self, folded: Sequence[tuple[Region, torch.Tensor]] = ()) -> Read:
@@ -164,18 +153,59 @@ class Simulation:
 
         return read
 
+    def watch(self, means: dict[Node, torch.Tensor], mask: torch.Tensor | None) -> Tap:
+        """Keep the mean of each channel of what linear maps with a bias give, ``[O]``."""
+
+        def tap(node: Node, value: Any) -> None:
+            if _biased(node):
+                means[node] = as_rows(value, -1, mask).mean(0)
+
+        return tap
+
+    def correct(
+        self,
+        means: dict[Node, torch.Tensor],
+        folded: Sequence[tuple[Region, torch.Tensor]],
+        mask: torch.Tensor | None,
+    ) -> Tap:
+        """Let biases take up the mean error."""
+
+        def tap(node: Node, value: Any) -> Any:
+            if not _biased(node) or not value.numel():
+                return None
+            (wanted,) = _acted(node, (-1,), (means[node],), folded)
+            return value + (wanted - as_rows(value, -1, mask).mean(0))
+
+        return tap
+
     def _mode(self, value: Node) -> str | None:
         by_token = self.activations == "dynamic" and -1 in self.values[value]
         return self.activations if by_token or self.activations != "dynamic" else "dynamic-tensor"
 
     def _limits(self, value: Node, folded: Sequence[tuple[Region, torch.Tensor]]) -> Limits:
         """The range that a value has: that of its channels, each acted on."""
-        shape = [1] * value.tensor.rank
-        for axis in self.values[value]:
-            shape[axis] = int(value.shape[axis])
-        low, high = (part.reshape(shape) for part in (self.seen[value].low, self.seen[value].high))
+        seen = self.seen[value]
+        low, high = _acted(value, self.values[value], (seen.low, seen.high), folded)
+        return low.amin(), high.amax()
+
+
+def _biased(node: Node) -> bool:
+    return node.op == "linear" and weighted(node) and node.operand(2) is not None
+
+
+def _acted(
+    value: Node,
+    axes: tuple[int, ...],
+    statistics: tuple[torch.Tensor, ...],
+    folded: Sequence[tuple[Region, torch.Tensor]],
+) -> Iterator[torch.Tensor]:
+    """What statistics of a value's channels become, broadcast against the value."""
+    shape = [1] * value.tensor.rank
+    for axis in axes:
+        shape[axis] = int(value.shape[axis])
+    for statistic in statistics:
+        found = statistic.reshape(shape)
         for region, element in folded:
             if (action := region.actions.get(value)) is not None:
-                low = transformed(region.kind, low, action, element)
-                high = transformed(region.kind, high, action, element)
-        return low.amin(), high.amax()
+                found = transformed(region.kind, found, action, element)
+        yield found
