@@ -21,13 +21,15 @@ from regauge.ir.interpret import execute, flatten
 from regauge.ir.laws import Kind
 from regauge.ir.ops import OPS
 from regauge.passes import (
-    CenterResidual,
+    PRESETS,
     Context,
-    FoldBatchNorm,
     FoldNormAffine,
+    Pass,
     PassReport,
     Quantize,
+    Rotate,
     Smooth,
+    SortChannels,
     apply,
 )
 from regauge.passes.manager import EXACT_TOLERANCE, difference
@@ -208,7 +210,13 @@ def _most_frequent(blocked: list[Blocked]) -> str:
 
 def exact_passes(graph: Graph, flat: list[Any]) -> str:
     """Each pass keeps the function to 1e-9 in float64."""
-    passes = [FoldBatchNorm(), CenterResidual(), FoldNormAffine(), Smooth(grid=(0.5,))]
+    passes: list[Pass] = [
+        *PRESETS["exact"](target("onnxruntime")),
+        FoldNormAffine(),
+        Rotate(),
+        SortChannels(),
+        Smooth(grid=(0.5,)),
+    ]
     _, reports = apply(graph, passes, Context(inputs=flat, calibration=[flat]))
     return ", ".join(_applied(report) for report in reports if report.promise == "exact")
 

@@ -48,6 +48,8 @@ def edit(region: Region, edit: Edit) -> None:
 
 def agree(region: Region, node: Node, old: Action, new: Action) -> Action:
     """What two actions of one value make together: ties where they differ, or a larger action."""
+    if old is new:
+        return old
     # A sign and an orthogonal matrix are their own opposites.
     alike = old.power == new.power or region.kind in (Kind.SIGN, Kind.ORTHOGONAL)
     if alike and torch.equal(old.labels, new.labels):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -111,19 +112,15 @@ class Region:
     def groups(self) -> torch.Tensor:
         if self.kind in DIAGONAL:
             return self._tied()[0]
-        label = torch.zeros(self.size, dtype=torch.int64)
-        for cells in self.cells:  # their common refinement
-            mark = self.colours(cells)
-            label = torch.unique(label * (mark.max() + 2) + mark + 1, return_inverse=True)[1]
-        first = torch.full((int(label.max()) + 1,), self.size, dtype=torch.int64)
-        first.scatter_reduce_(0, label, torch.arange(self.size), "amin")
-        return first[label]
+        marks = tuple(self.colours(cells).long().numpy().tobytes() for cells in self.cells)
+        return _refinement(marks, self.size)
 
     def confine(self, cells: list[torch.Tensor]) -> bool:
         """Let an element keep to further cells; says whether it may still mix any coordinates."""
         self.cells = [*self.cells, *cells]
-        self.cells = [self.groups]
-        return self.cells[0].unique().numel() < self.size
+        groups = self.groups
+        self.cells = [groups]
+        return not torch.equal(groups, torch.arange(self.size))
 
     def colours(self, cells: torch.Tensor) -> torch.Tensor:
         """Rows of coordinates as a colour for each, -1 for one in no row."""
@@ -222,3 +219,15 @@ def is_computed_weight(node: Node, port: Port) -> bool:
         return False
     parts = value.inputs
     return bool(parts) and all(part.op == "param" for part in parts) and len(value.users) == 1
+
+
+@functools.lru_cache(maxsize=256)  # the layers of a model repeat a few
+def _refinement(marks: tuple[bytes, ...], size: int) -> torch.Tensor:
+    """The common refinement of colourings: for each coordinate the first of its colours."""
+    label = torch.zeros(size, dtype=torch.int64)
+    for data in marks:
+        mark = torch.frombuffer(bytearray(data), dtype=torch.int64)
+        label = torch.unique(label * (mark.max() + 2) + mark + 1, return_inverse=True)[1]
+    first = torch.full((int(label.max()) + 1,), size, dtype=torch.int64)
+    first.scatter_reduce_(0, label, torch.arange(size), "amin")
+    return first[label]

@@ -21,7 +21,7 @@ import torch
 from .. import ops
 from ..graph import Graph, Node, substitute
 from ..infer import sample
-from ..laws import MIXING, OUT, Action, Call, Flow, Kind, Movement, Port, Stop
+from ..laws import MIXING, OUT, Action, Call, Flow, Kind, Movement, Port, Stop, interned
 from ..types import TensorType, evaluate
 from .notes import edit, fill, need_side_by_side, need_whole, partial_values, record
 from .region import (
@@ -85,7 +85,7 @@ class _Search:
             marked[axis] = shape[axis]
         labels = torch.arange(size, dtype=torch.int32).reshape(marked)
         # x' = x / s and x' = x - z, as the literature has it
-        action = Action(labels, -1)
+        action = interned(Action(labels, -1))
         region = Region(self.graph, self.kind, value, size)
         region.actions[value] = action
         try:
@@ -340,9 +340,8 @@ class _Search:
                 self.take_up(region, node, port, action)
             else:
                 readers = () if value is hold else value.users
-                changed += [
-                    n for n in record(region, node, value, action) if n in {value, *readers}
-                ]
+                further = record(region, node, value, interned(action))
+                changed += [other for other in further if other in {value, *readers}]
         for port, action in flow.also.items():
             self.take_up(region, node, port, action)
         for port, action in flow.through.items():

@@ -18,6 +18,7 @@ from .core import Port as Port
 from .core import Stop as Stop
 from .core import compact as compact
 from .core import filled as filled
+from .core import interned as interned
 from .indexing import Along as Along
 from .indexing import Fill as Fill
 from .indexing import Fourier as Fourier
@@ -80,4 +81,5 @@ __all__ = [
     "Where",
     "compact",
     "filled",
+    "interned",
 ]

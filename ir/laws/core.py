@@ -81,6 +81,18 @@ class Action:
         return self.power == other.power and torch.equal(self.labels, other.labels)
 
 
+def interned(action: Action) -> Action:
+    """The same action, one object for all with its labels: the layers of a model repeat a few, and
+    what is found out of one is kept."""
+    labels = action.labels.int().contiguous()
+    return _interned(tuple(labels.shape), labels.numpy().tobytes(), action.power)
+
+
+@functools.lru_cache(maxsize=512)
+def _interned(shape: tuple[int, ...], labels: bytes, power: int) -> Action:
+    return Action(torch.frombuffer(bytearray(labels), dtype=torch.int32).reshape(shape), power)
+
+
 class Stop(Exception):
     """The symmetry does not pass; the message says why."""
 
@@ -131,11 +143,11 @@ class Call:
         What stands there equally often may be mixed, and what does not stand there with its like.
         For the mean all coordinates must stand there once, and nothing else; raises ``Stop``.
         """
-        flat = action.labels.flatten()
-        counts = torch.bincount(flat[flat >= 0], minlength=self.size)
-        if self.kind is Kind.CENTRE and (bool((counts != 1).any()) or bool((flat < 0).any())):
-            raise Stop(f"{where} only a part of the channels")
-        return [counts] if counts.unique().numel() > 1 else []
+        counts, even = _counts(action, self.size)
+        if self.kind is Kind.CENTRE:
+            if bool((counts != 1).any()) or bool((action.labels < 0).any()):
+                raise Stop(f"{where} only a part of the channels")
+        return [] if even else [counts]
 
     def within(self, action: Action, axes: Sequence[int]) -> list[torch.Tensor]:
         """The cells of an action that may not move a place along these axes."""
@@ -146,6 +158,14 @@ class Call:
             index = torch.arange(size).reshape([-1 if a == axis else 1 for a in range(rank)])
             sorts = sorts * size + index
         return [colours(labels, sorts, self.size)] if sorts.numel() > 1 else []
+
+
+@functools.lru_cache(maxsize=512)
+def _counts(action: Action, size: int) -> tuple[torch.Tensor, bool]:
+    """In how many places each coordinate stands, and whether that is the same for all."""
+    flat = action.labels.flatten()
+    counts = torch.bincount(flat[flat >= 0], minlength=size)
+    return counts, bool((counts == counts[0]).all())
 
 
 class Law:
@@ -170,7 +190,14 @@ def colours(labels: torch.Tensor, sorts: torch.Tensor, size: int) -> torch.Tenso
     their places must be of the same sorts in the same order. The answer is a colour for each
     coordinate, ``[size]``.
     """
-    flat, sort = labels.flatten().long(), sorts.expand(labels.shape).flatten()
+    flat, sort = labels.flatten().int(), sorts.expand(labels.shape).flatten().long()
+    return _colours(flat.numpy().tobytes(), sort.numpy().tobytes(), size)
+
+
+@functools.lru_cache(maxsize=256)  # the layers of a model repeat a few
+def _colours(labels: bytes, sorts: bytes, size: int) -> torch.Tensor:
+    flat = torch.frombuffer(bytearray(labels), dtype=torch.int32).long()
+    sort = torch.frombuffer(bytearray(sorts), dtype=torch.int64)
     order = torch.argsort(flat, stable=True)
     order = order[flat[order] >= 0]
     held = flat[order]

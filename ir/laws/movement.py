@@ -10,7 +10,21 @@ from typing import Any
 
 import torch
 
-from .core import MIXING, OUT, Action, Call, Flow, Kind, Law, Port, Stop, compact, filled, joined
+from .core import (
+    MIXING,
+    OUT,
+    Action,
+    Call,
+    Flow,
+    Kind,
+    Law,
+    Port,
+    Stop,
+    compact,
+    filled,
+    interned,
+    joined,
+)
 
 
 @dataclass(frozen=True)
@@ -34,9 +48,10 @@ class Movement(Law):
         power = next(iter(call.known.values())).power
         if any(action.power != power for action in call.known.values()):
             raise Stop("its operands are scaled opposite ways")
-        parts = [self._labels(call, port) for port in call.operands]
-        moved = compact(self._run(call, parts))
-        return [Flow({**call.known, OUT: Action(moved, power)}, cells=_part(call, moved))]
+        parts = tuple(call.known.get(port) for port in call.operands)
+        shapes = tuple(call.shapes[port] for port in call.operands)
+        moved = _put_together(_Move.of(call), shapes, parts, power)
+        return [Flow({**call.known, OUT: moved}, cells=_part(call, moved))]
 
     def _both(self, call: Call, back: Flow) -> Flow:
         """What is known on either side, where each may know places that the other does not."""
@@ -51,37 +66,15 @@ class Movement(Law):
             ties=back.ties,
         )
 
-    def _labels(self, call: Call, port: Port) -> torch.Tensor:
-        if port in call.known:
-            return call.known[port].labels.expand(call.shapes[port])
-        return torch.full((1,), -1, dtype=torch.int32).expand(call.shapes[port])
-
-    def _run(self, call: Call, parts: list[torch.Tensor]) -> torch.Tensor:
-        return _moved(_Move.of(call), tuple(parts))
-
     def _back(self, call: Call, out: Action) -> Flow:
         """Where each position came from, found by moving the positions' numbers."""
-        ports = {OUT: out}
-        shapes = [call.shapes[port] for port in call.operands]
-        source, shape = _sources(_Move.of(call), tuple(shapes))
-        labels = torch.full((sum(map(math.prod, shapes)),), -1, dtype=torch.int32)
-        spread = out.labels.expand(shape).flatten()
-        labels[source] = spread
-        ties = self._repeated(call, labels[source], spread)
-        begin = 0
-        cells: list[torch.Tensor] = []
-        for port, size in zip(call.operands, shapes, strict=True):
-            part = labels[begin : begin + math.prod(size)].reshape(size)
-            begin += math.prod(size)
-            if bool((part >= 0).any()):
-                # What is -1 in the result is there and stays as it is; what is -1 only here was
-                # left out.
-                whole = out.labels.numel() > 1 and not bool((out.labels < 0).any())
-                if whole and _read_once(call, port):
-                    part = filled(part)
-                ports[port] = Action(compact(part), out.power)
-                cells += _part(call, ports[port].labels)
-        return Flow(ports, cells=cells, ties=ties)
+        shapes = tuple(call.shapes[port] for port in call.operands)
+        alone = tuple(_read_once(call, port) for port in call.operands)
+        parts, taken, asked = _taken_apart(_Move.of(call), shapes, out, alone)
+        ties = self._repeated(call, taken, asked)
+        found = {p: a for p, a in zip(call.operands, parts, strict=True) if a is not None}
+        cells = [cell for action in found.values() for cell in _part(call, action)]
+        return Flow({OUT: out, **found}, cells=cells, ties=ties)
 
     @staticmethod
     def _repeated(
@@ -151,6 +144,48 @@ def _sources(
     return source.flatten().long(), tuple(source.shape)
 
 
+@functools.lru_cache(maxsize=256)
+def _put_together(
+    move: _Move,
+    shapes: tuple[tuple[int, ...], ...],
+    parts: tuple[Action | None, ...],
+    power: int,
+) -> Action:
+    """What the result holds, of what the operands do."""
+    untouched = torch.full((1,), -1, dtype=torch.int32)
+    labels = [untouched if part is None else part.labels for part in parts]
+    spread = tuple(some.expand(shape) for some, shape in zip(labels, shapes, strict=True))
+    return interned(Action(compact(_moved(move, spread)), power))
+
+
+@functools.lru_cache(maxsize=256)
+def _taken_apart(
+    move: _Move, shapes: tuple[tuple[int, ...], ...], out: Action, alone: tuple[bool, ...]
+) -> tuple[tuple[Action | None, ...], torch.Tensor, torch.Tensor]:
+    """What the operands hold, of what the result does; and what each position of the result then
+    gets, beside what it asks for.
+
+    Args:
+        alone: Whether nobody else reads the operand, so that what is left out nobody misses.
+    """
+    source, shape = _sources(move, shapes)
+    labels = torch.full((sum(map(math.prod, shapes)),), -1, dtype=torch.int32)
+    asked = out.labels.expand(shape).flatten()
+    labels[source] = asked
+    taken = labels[source]
+    # What is -1 in the result is there and stays as it is; what is -1 only here was left out.
+    whole = out.labels.numel() > 1 and not bool((out.labels < 0).any())
+    parts: list[Action | None] = []
+    for part, size, only in zip(
+        labels.split([*map(math.prod, shapes)]), shapes, alone, strict=True
+    ):
+        found = part.reshape(size)
+        found = filled(found) if whole and only else found
+        changes = bool((part >= 0).any())
+        parts.append(interned(Action(compact(found), out.power)) if changes else None)
+    return tuple(parts), taken, asked
+
+
 def _read_once(call: Call, port: Port) -> bool:
     """Whether nobody else reads the operand, so that what this op leaves out nobody misses."""
     value = call.node.args[0]
@@ -158,7 +193,7 @@ def _read_once(call: Call, port: Port) -> bool:
     return len(value.users) == 1
 
 
-def _part(call: Call, labels: torch.Tensor) -> list[torch.Tensor]:
+def _part(call: Call, action: Action) -> list[torch.Tensor]:
     """Where some coordinates go one way more often than others, what mixes them must keep those
     together that go the same ways."""
-    return call.held(Action(labels), "it moves") if call.kind in MIXING else []
+    return call.held(action, "it moves") if call.kind in MIXING else []

@@ -279,6 +279,11 @@ CASES: dict[str, tuple[str, ...]] = {
     "mean": (X, "y = mean(x, dim=(1, -1), keepdim=True)"),
     "mean, all": (X, "y = mean(x)"),
     "sum": (X, "y = sum(x, dim=(1,))"),
+    "linalg_vector_norm": (X, "y = linalg_vector_norm(x, dim=(-1,), keepdim=True)"),
+    "linalg_vector_norm, magnitudes": (X, "y = linalg_vector_norm(x, ord=1)"),
+    "_weight_norm": ("v: f32[6, 3, 2], g: f32[6, 1, 1]", "y = _weight_norm(v, g, dim=0)"),
+    "_weight_norm, by place": ("v: f32[6, 3, 2], g: f32[1, 1, 2]", "y = _weight_norm(v, g, dim=2)"),
+    "unfold": ("x: f32[n, 7, 3]", "y = unfold(x, dimension=1, size=3, step=2)"),
     "sum, truths": ("p: bool[n, t]", "y = sum(p, dim=(1,))"),
     "amax": (X, "y = amax(x, dim=(1,))"),
     "amin": (X, "y = amin(x)"),
@@ -394,4 +399,6 @@ def test_every_lowering_has_a_case() -> None:
 
 def test_every_op_of_the_table_has_a_lowering() -> None:
     pure = {op.name for op in ops.OPS.values() if not op.impure}
-    assert pure - set(LOWERINGS) == set()
+    # Complex numbers have no form in ONNX, and the other is torch.onnx's to spell.
+    others = {"fft_fftn", "aten.masked_scatter.default"}
+    assert pure - set(LOWERINGS) == others

@@ -163,7 +163,7 @@ def test_rotary_pairs_and_shared_keys_take_one_scale(
     graph = spoiled(traced("llama"))
     data = data_for(graph, zoo_model("llama"), 4)
     step = LearnScales(bits=4, attention=True, steps=12, rate=0.05)
-    new, remarks = step(graph, Context(data[0], calibration=data))
+    new, remarks = step.attempt(graph, Context(data[0], calibration=data))
     assert remarks[-1].applied
     key, query = (next(n for n in graph.params if part in n) for part in ("k_proj", "q_proj"))
     by_key = _row_scale(graph.store[key], new.store[key]).reshape(2, 2, 4)  # (head, half, channel)
@@ -185,7 +185,7 @@ def test_queries_and_keys_have_scales_only_where_attention_is_quantized() -> Non
     sites: dict[bool, set[str]] = {}
     for attention in (False, True):
         step = LearnScales(bits=4, attention=attention, steps=8, rate=0.05)
-        new, remarks = step(graph, Context(data[0], calibration=data))
+        new, remarks = step.attempt(graph, Context(data[0], calibration=data))
         sites[attention] = {remark.site for remark in remarks if remark.applied}
         inputs = [data[0][0].double()]
         assert difference(execute(new, inputs), execute(graph, inputs)) < 1e-12
@@ -206,7 +206,7 @@ def test_the_seed_decides() -> None:
 
 def missed_last(step: LearnScales, graph: Graph, context: Context) -> Remark:
     """The last remark, where the graph must be left as it was."""
-    new, remarks = step(graph, context)
+    new, remarks = step.attempt(graph, context)
     assert str(new) == str(graph)
     assert all(torch.equal(new.store[name], graph.store[name]) for name in graph.store)
     assert not any(remark.applied for remark in remarks)
@@ -240,7 +240,7 @@ def test_there_may_be_nothing_to_learn() -> None:
     )
     data = batches(graph, 4, seed=1)
     step = LearnScales()
-    new, remarks = step(graph, Context(data[0], calibration=data))
+    new, remarks = step.attempt(graph, Context(data[0], calibration=data))
     assert str(new) == str(graph)
     assert [remark.text for remark in remarks] == [
         "no scale: x (input): it is an input of the graph",

@@ -51,6 +51,18 @@ def matrix_transpose(b: Builder, node: Node, self: Node) -> str:
     return transpose(b, node, self, 0, -1)
 
 
+def unfold(b: Builder, node: Node, self: Node, dimension: int, size: int, step: int) -> str:
+    """Windows along one axis, each a row at the end."""
+    axis = dimension % rank(self)
+    length = self.shape[axis]
+    if not isinstance(length, int):
+        raise Declined("along an axis of symbolic size")
+    places = torch.arange(length).unfold(0, size, step)
+    windows = b.op("Gather", b.tensor(self), b.constant(places, torch.int64), axis=axis)
+    order = [i for i in range(rank(self) + 1) if i != axis + 1]
+    return b.op("Transpose", windows, perm=[*order, axis + 1])
+
+
 def unsqueeze(b: Builder, node: Node, self: Node, dim: int) -> str:
     return b.op("Unsqueeze", b.tensor(self), b.ints(dim % (rank(self) + 1)))
 
@@ -270,6 +282,7 @@ LOWERINGS = {
     "permute": permute,
     "transpose": transpose,
     "aten.t.default": matrix_transpose,
+    "unfold": unfold,
     "unsqueeze": unsqueeze,
     "squeeze": squeeze,
     "expand": expand,

@@ -32,6 +32,29 @@ def _reduce(kind: str) -> Callable[..., str]:
     return lowering
 
 
+def vector_norm(
+    b: Builder,
+    node: Node,
+    self: Node,
+    ord: float = 2,
+    dim: Arg = None,
+    keepdim: bool = False,
+    dtype: torch.dtype | None = None,
+) -> str:
+    kinds = {1: "ReduceL1", 2: "ReduceL2"}
+    if ord not in kinds:
+        raise Declined(f"of order {ord}")
+    axes = b.ints(*_axes(dim)) if _axes(dim) else ""
+    return b.op(kinds[ord], b.tensor(self, node.dtype), axes, keepdims=int(keepdim))
+
+
+def weight_norm(b: Builder, node: Node, v: Node, g: Node, dim: int = 0) -> str:
+    """``g v / |v|``, a norm for each index of ``dim``."""
+    value, ndim = b.tensor(v), rank(v)
+    others = [axis for axis in range(ndim) if axis != dim % ndim]
+    return b.op("Mul", value, b.op("Div", b.tensor(g), b.op("ReduceL2", value, b.ints(*others))))
+
+
 def _boolean(kind: str) -> Callable[..., str]:
     """``any`` and ``all`` as extrema of 0 and 1."""
 
@@ -136,6 +159,8 @@ def diff(
 
 LOWERINGS = {
     "mean": _reduce("ReduceMean"),
+    "_weight_norm": weight_norm,
+    "linalg_vector_norm": vector_norm,
     "sum": _reduce("ReduceSum"),
     "amax": _reduce("ReduceMax"),
     "amin": _reduce("ReduceMin"),
