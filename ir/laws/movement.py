@@ -179,10 +179,12 @@ def _taken_apart(
     for part, size, only in zip(
         labels.split([*map(math.prod, shapes)]), shapes, alone, strict=True
     ):
+        if not bool((part >= 0).any()):
+            parts.append(None)
+            continue
         found = part.reshape(size)
         found = filled(found) if whole and only else found
-        changes = bool((part >= 0).any())
-        parts.append(interned(Action(compact(found), out.power)) if changes else None)
+        parts.append(interned(Action(compact(found), out.power)))
     return tuple(parts), taken, asked
 
 
