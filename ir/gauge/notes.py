@@ -24,7 +24,8 @@ def record(region: Region, node: Node, value: Node, action: Action) -> list[Node
     if old is None:
         need_whole(region, node, action)
         region.actions[value] = action
-        return [other for other in (value, *value.users) if other is not node]
+        again = node.inputs.count(value) > 1  # it has asked for one operand, and reads another
+        return [other for other in (value, *value.users) if again or other is not node]
     grown = agree(region, node, old, action)
     if grown is old:
         return []

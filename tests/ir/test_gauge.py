@@ -182,6 +182,22 @@ def test_all_that_attention_reads_is_acted_on_at_once() -> None:
         assert same_after(copy, inputs, found, element)
 
 
+def test_a_value_that_is_read_twice_by_the_op_that_asks_for_it_is_seen_twice() -> None:
+    graph, inputs = filled(
+        """
+        def graph(x: f64[2, 5, 8], *, a: f64[8, 8], q: f64[2, 1, 3, 8], b: f64[5, 8]):
+            h: f64[2, 5, 8] = linear(x, a)
+            n: f64[2, 1, 5, 8] = unsqueeze(h, dim=1)
+            s: f64[2, 1, 3, 8] = scaled_dot_product_attention(q, n, n)
+            y: f64[2, 1, 3, 5] = linear(s, b)
+            return y
+        """
+    )
+    found = region(graph, "s", Kind.PERMUTATION)  # the values are the keys too
+    assert graph.params["q"] in found.parameters
+    assert same_after(graph, inputs, found, torch.arange(8).roll(3))
+
+
 @pytest.mark.parametrize("kind", [Kind.SCALE, Kind.SHIFT, Kind.ORTHOGONAL, Kind.PERMUTATION])
 def test_the_values_of_a_fused_map_leave_queries_and_keys_alone(kind: Kind) -> None:
     graph, inputs = filled(

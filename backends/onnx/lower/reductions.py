@@ -41,11 +41,11 @@ def vector_norm(
     keepdim: bool = False,
     dtype: torch.dtype | None = None,
 ) -> str:
-    kinds = {1: "ReduceL1", 2: "ReduceL2"}
+    kinds = {1.0: "ReduceL1", 2.0: "ReduceL2"}
     if ord not in kinds:
         raise Declined(f"of order {ord}")
     axes = b.ints(*_axes(dim)) if _axes(dim) else ""
-    return b.op(kinds[ord], b.tensor(self, node.dtype), axes, keepdims=int(keepdim))
+    return b.op(kinds[float(ord)], b.tensor(self, node.dtype), axes, keepdims=int(keepdim))
 
 
 def weight_norm(b: Builder, node: Node, v: Node, g: Node, dim: int = 0) -> str:
