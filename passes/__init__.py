@@ -6,6 +6,8 @@ from .base import Promise as Promise
 from .base import Remark as Remark
 from .base import Stage as Stage
 from .center_residual import CenterResidual as CenterResidual
+from .choose import ChooseBest as ChooseBest
+from .choose import smooth_quant_plus as smooth_quant_plus
 from .complexify import Complexify as Complexify
 from .compress_residual import CompressResidual as CompressResidual
 from .fold_attention_bias import FoldAttentionBias as FoldAttentionBias
@@ -34,6 +36,7 @@ __all__ = [
     "PRESETS",
     "Align",
     "CenterResidual",
+    "ChooseBest",
     "Complexify",
     "CompressResidual",
     "Context",
@@ -60,4 +63,5 @@ __all__ = [
     "pre_shift",
     "repquant",
     "smooth_quant",
+    "smooth_quant_plus",
 ]
