@@ -6,29 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from graphs import GROUPED, filled
 
-from regauge.ir import Graph, GraphError, parse
+from regauge.ir import Graph, GraphError
 from regauge.ir.gauge import Region, drop, mask, transport, units
 from regauge.ir.interpret import execute
 from regauge.ir.laws import Kind
 
-ATTENTION = """
-def graph(x: f64[2, 5, 8], *, wq: f64[12, 8], wk: f64[6, 8], wv: f64[6, 8], wo: f64[8, 12]):
-    q: f64[2, 5, 12] = linear(x, wq)
-    qs: f64[2, 5, 4, 3] = reshape(q, shape=(2, 5, 4, 3))
-    qh: f64[2, 4, 5, 3] = transpose(qs, dim0=1, dim1=2)
-    k: f64[2, 5, 6] = linear(x, wk)
-    ks: f64[2, 5, 2, 3] = reshape(k, shape=(2, 5, 2, 3))
-    kh: f64[2, 2, 5, 3] = transpose(ks, dim0=1, dim1=2)
-    v: f64[2, 5, 6] = linear(x, wv)
-    vs: f64[2, 5, 2, 3] = reshape(v, shape=(2, 5, 2, 3))
-    vh: f64[2, 2, 5, 3] = transpose(vs, dim0=1, dim1=2)
-    a: f64[2, 4, 5, 3] = scaled_dot_product_attention(qh, kh, vh, enable_gqa=True)
-    t: f64[2, 5, 4, 3] = transpose(a, dim0=1, dim1=2)
-    m: f64[2, 5, 12] = reshape(t, shape=(2, 5, 12))
-    y: f64[2, 5, 8] = linear(m, wo)
-    return y
-"""
 STREAM = """
 def graph(x: f64[2, 3, 4], *, a: f64[6, 4], g: f64[6], w: f64[6, 6], c: f64[6], o: f64[2, 6]):
     h: f64[2, 3, 6] = linear(x, a)
@@ -54,16 +38,6 @@ def graph(x: f64[2, 3, 4], *, a: f64[6, 4], b: f64[6], o: f64[2, 6]):
     y: f64[2, 3, 2] = linear(z, o)
     return y
 """
-
-
-def filled(text: str) -> tuple[Graph, list[torch.Tensor]]:
-    graph = parse(text)
-    generator = torch.Generator().manual_seed(1)
-    for name, node in graph.params.items():
-        sizes = [int(size) for size in node.shape]
-        graph.store[name] = torch.randn(sizes, generator=generator, dtype=torch.float64)
-    inputs = [[int(size) for size in node.shape] for node in graph.inputs]
-    return graph, [torch.randn(s, generator=generator, dtype=torch.float64) for s in inputs]
 
 
 def region(graph: Graph, name: str, axes: tuple[int, ...] = (-1,)) -> Region:
@@ -102,7 +76,7 @@ def test_a_depthwise_convolution_loses_groups() -> None:
 
 
 def test_the_queries_that_share_a_head_go_with_it() -> None:
-    narrow = cut(ATTENTION, "kh", (-3,), torch.tensor([False, True]))
+    narrow = cut(GROUPED, "kh", (-3,), torch.tensor([False, True]))
     assert [narrow[name].shape for name in ("qh", "kh", "vh")] == [
         (2, 2, 5, 3),
         *[(2, 1, 5, 3)] * 2,
@@ -113,13 +87,13 @@ def test_the_queries_that_share_a_head_go_with_it() -> None:
 
 def test_narrower_heads_keep_the_scale_of_the_logits() -> None:
     kept = torch.tensor([True, False, True, True, False, True])
-    narrow = cut(ATTENTION, "kh", (-3, -1), kept)
+    narrow = cut(GROUPED, "kh", (-3, -1), kept)
     assert narrow["a"].attrs["scale"] == pytest.approx(3**-0.5)
     assert narrow["qh"].shape == (2, 4, 5, 2) and narrow["vh"].shape == (2, 2, 5, 3)
 
 
 def test_units_are_heads_or_places_in_all_heads() -> None:
-    graph, _ = filled(ATTENTION)
+    graph, _ = filled(GROUPED)
     values = units(graph, region(graph, "vh", (-3, -1)))
     assert [unit.tolist() for unit in values] == [[0, 1, 2, 0, 1, 2]]  # heads go with their queries
     heads = units(graph, region(graph, "kh", (-3,)))
@@ -156,14 +130,14 @@ def test_what_counts_the_channels_refuses(op: str, reason: str) -> None:
 
 
 def test_what_is_left_must_be_whole_rows() -> None:
-    graph, _ = filled(ATTENTION)
+    graph, _ = filled(GROUPED)
     found = region(graph, "vh", (-3, -1))
     with pytest.raises(GraphError, match="whole rows"):
         drop(graph, found, torch.arange(6) > 0)
 
 
 def test_heads_cannot_be_left_out_of_queries_and_keys_alone() -> None:
-    graph, _ = filled(ATTENTION)
+    graph, _ = filled(GROUPED)
     with pytest.raises(GraphError, match="a part of its operands"):
         drop(graph, region(graph, "kh", (-3, -1)), torch.arange(6) < 3)
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from graphs import GROUPED, filled
 from oracle import doubled
 
 from regauge.ir import Graph, GraphError, Node, astype, parse
@@ -44,23 +45,6 @@ def graph(x: f64[2, 3, 8], *, gate: f64[6, 8], up: f64[6, 8], down: f64[8, 6]):
     y: f64[2, 3, 8] = linear(h, down)
     return y
 """
-GROUPED = """
-def graph(x: f64[2, 5, 8], *, wq: f64[12, 8], wk: f64[6, 8], wv: f64[6, 8], wo: f64[8, 12]):
-    q: f64[2, 5, 12] = linear(x, wq)
-    qs: f64[2, 5, 4, 3] = reshape(q, shape=(2, 5, 4, 3))
-    qh: f64[2, 4, 5, 3] = transpose(qs, dim0=1, dim1=2)
-    k: f64[2, 5, 6] = linear(x, wk)
-    ks: f64[2, 5, 2, 3] = reshape(k, shape=(2, 5, 2, 3))
-    kh: f64[2, 2, 5, 3] = transpose(ks, dim0=1, dim1=2)
-    v: f64[2, 5, 6] = linear(x, wv)
-    vs: f64[2, 5, 2, 3] = reshape(v, shape=(2, 5, 2, 3))
-    vh: f64[2, 2, 5, 3] = transpose(vs, dim0=1, dim1=2)
-    a: f64[2, 4, 5, 3] = scaled_dot_product_attention(qh, kh, vh, enable_gqa=True)
-    t: f64[2, 5, 4, 3] = transpose(a, dim0=1, dim1=2)
-    m: f64[2, 5, 12] = reshape(t, shape=(2, 5, 12))
-    y: f64[2, 5, 8] = linear(m, wo)
-    return y
-"""
 ROTARY = """
 def graph(x: f64[2, 5, 4], cos: f64[5, 4], sin: f64[5, 4], *, wq: f64[4, 4], wk: f64[4, 4]):
     q: f64[2, 5, 4] = linear(x, wq)
@@ -76,18 +60,6 @@ def graph(x: f64[2, 5, 4], cos: f64[5, 4], sin: f64[5, 4], *, wq: f64[4, 4], wk:
     y: f64[2, 5, 5] = matmul(qe, kt)
     return y
 """
-
-
-def filled(text: str) -> tuple[Graph, list[torch.Tensor]]:
-    graph = parse(text)
-    generator = torch.Generator().manual_seed(1)
-
-    def noise(shape: tuple[int | str, ...]) -> torch.Tensor:
-        return torch.randn([int(s) for s in shape], generator=generator, dtype=torch.float64)
-
-    for name, node in graph.params.items():
-        graph.store[name] = noise(node.shape)
-    return graph, [noise(node.shape) for node in graph.inputs]
 
 
 def region(

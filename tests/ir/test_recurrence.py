@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from graphs import filled
 
-from regauge.ir import Graph, parse
+from regauge.ir import Graph
 from regauge.ir.gauge import Blocked, Region, apply, classes, random_element, transport
 from regauge.ir.interpret import execute
 from regauge.ir.laws import Kind
@@ -40,18 +41,6 @@ def graph(x: f64[1, 2, 6], i: f64[2, 6], *, w: f64[16, 6], u: f64[16, 4], m: f64
     return y
 """
 WIDTHS = {"lstm_states": 16, "gru_states": 12, "rnn_tanh_states": 4, "rnn_relu_states": 4}
-
-
-def filled(text: str) -> tuple[Graph, list[torch.Tensor]]:
-    graph = parse(text)
-    generator = torch.Generator().manual_seed(0)
-
-    def random(shape: tuple[int | str, ...]) -> torch.Tensor:
-        return torch.randn([int(s) for s in shape], generator=generator, dtype=torch.float64)
-
-    for name, node in graph.params.items():
-        graph.store[name] = random(node.shape)
-    return graph, [random(node.shape) for node in graph.inputs]
 
 
 def keeps(graph: Graph, inputs: list[torch.Tensor], region: Region) -> None:

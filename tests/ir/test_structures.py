@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from graphs import filled
 
-from regauge.ir import Graph, GraphError, parse
+from regauge.ir import GraphError, parse
 from regauge.ir.gauge import Blocked, Region, apply, random_element, transport
 from regauge.ir.interpret import execute
 from regauge.ir.laws import Kind
@@ -95,18 +96,6 @@ def graph(x: f64[6, 3], *, a: f64[4, 3], u: f64[5, 4], v: f64[5, 4]):
     y: f64[6, 5] = cat((d, e), dim=0)
     return y
 """
-
-
-def filled(text: str) -> tuple[Graph, list[torch.Tensor]]:
-    graph = parse(text)
-    generator = torch.Generator().manual_seed(1)
-
-    def noise(shape: tuple[int | str, ...]) -> torch.Tensor:
-        return torch.randn([int(s) for s in shape], generator=generator, dtype=torch.float64)
-
-    for name, node in graph.params.items():
-        graph.store[name] = noise(node.shape)
-    return graph, [noise(node.shape) for node in graph.inputs]
 
 
 def check(text: str, name: str, axes: tuple[int, ...], members: list[list[int]]) -> None:
