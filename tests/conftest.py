@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import small_models
 import torch
 from oracle import doubled, eager_in_double
 from torch.utils._pytree import tree_leaves
 
 from regauge.frontend import trace
 from regauge.ir import Graph
-
-
-def _load(name: str) -> ModuleType:
-    """A module beside this file; tests do not import each other."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
@@ -52,13 +39,13 @@ def graph_outputs() -> Callable[..., list[torch.Tensor]]:
 
 @pytest.fixture(scope="session")
 def zoo_names() -> tuple[str, ...]:
-    return _load("models").NAMES
+    return small_models.NAMES
 
 
 @pytest.fixture(scope="session")
 def zoo_model() -> Callable[..., Any]:
-    """``zoo_model("bert", attention="eager")``: a small random model, as ``models.py`` has them."""
-    return functools.cache(_load("models").zoo_model)
+    """``zoo_model("bert", attention="eager")``: one of ``small_models``, made once."""
+    return functools.cache(small_models.zoo_model)
 
 
 @pytest.fixture(scope="session")

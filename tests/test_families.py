@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import small_models
 import torch
 from oracle import doubled
 
@@ -55,20 +53,7 @@ from regauge.passes import (
 )
 from regauge.passes.manager import EXACT_TOLERANCE, difference
 
-
-def _models() -> ModuleType:
-    """tests/models.py: with importlib's import mode tests cannot import each other by name."""
-    path = Path(__file__).with_name("models.py")
-    spec = importlib.util.spec_from_file_location("regauge_test_models", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-models = _models()
-NAMES = set(models.NAMES)
+NAMES = set(small_models.NAMES)
 FLOAT32_TOLERANCE = 1e-4  # relative L2; a dozen layers of rounding by 6e-8
 # How many LayerNorms become RMSNorms. The others read a stream that a norm writes (post-LN), that a
 # patch merging takes apart, or the result of a depthwise convolution.
@@ -78,9 +63,9 @@ CENTRED = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=models.NAMES)
+@pytest.fixture(scope="module", params=small_models.NAMES)
 def family(request: pytest.FixtureRequest) -> tuple[str, Graph, list[Any]]:
-    made = models.zoo_model(request.param)
+    made = small_models.zoo_model(request.param)
     graph = trace(made.model, made.args, made.kwargs)
     return request.param, graph, flatten(graph, made.args, made.kwargs)
 
