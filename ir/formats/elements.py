@@ -69,6 +69,12 @@ class Element(ABC):
     def nearest(self, values: torch.Tensor) -> torch.Tensor:
         """Codes of numbers that are known to be finite."""
 
+    @cached_property
+    def outermost(self) -> float:
+        """The greatest magnitude there is."""
+        numbers = self.table if self.dimension is None else self.table.norm(dim=-1)
+        return float(numbers[numbers.isfinite()].abs().max())
+
     def magnitude(self, values: torch.Tensor) -> torch.Tensor:
         """What is compared with ``reach``: one number for each code."""
         return values.abs()
@@ -81,6 +87,10 @@ class Element(ABC):
         """Codes, ``uint8``, of the numbers nearest to those given."""
         refuse_non_finite(values, self.name)
         return self.nearest(values)
+
+    def rounded(self, values: torch.Tensor) -> torch.Tensor:
+        """The numbers nearest to those given, which are known to be finite; a new tensor."""
+        return self.decode(self.nearest(values), values.dtype)
 
     def decode(self, codes: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """The numbers that codes stand for."""
@@ -113,11 +123,20 @@ class Scalar(Element):
     def high(self) -> float:
         return float(self._numbers[0][-1])
 
+    def rounded(self, values: torch.Tensor) -> torch.Tensor:
+        numbers = self._numbers[0].to(values.device, values.dtype)
+        return numbers[self._places(values)]
+
+    def _places(self, values: torch.Tensor) -> torch.Tensor:
+        """Where the nearest are, in ascending order."""
+        exact = values if values.dtype == torch.float64 else values.float()
+        steps = self._steps[exact.dtype].to(exact.device)
+        return torch.bucketize(exact, steps, out_int32=True)
+
     def nearest(self, values: torch.Tensor) -> torch.Tensor:
         exact = values if values.dtype == torch.float64 else values.float()
         _, codes, minus_zero = self._numbers
-        steps = self._steps[exact.dtype].to(exact.device)
-        place = torch.bucketize(exact, steps, out_int32=True)
+        place = self._places(exact)
         found = codes.to(exact.device)[place]
         if minus_zero is None:
             return found

@@ -193,6 +193,17 @@ class Format:
             values = torch.round(values) + parameters.zero
         return self.element.nearest(values)
 
+    def rounded(self, blocks: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+        """What the codes of blocks give back, without making the codes."""
+        element, zero, step = self.element, parameters.zero, parameters.step
+        if element.scale_free:
+            return self.values(element.nearest(blocks), parameters)
+        values = blocks / step
+        if zero is not None:
+            values = values.round_().add_(zero)
+        numbers = element.rounded(values)
+        return (numbers if zero is None else numbers.sub_(zero)).mul_(step)
+
     def values(self, codes: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """The blocks that codes give back, in the dtype of the scale."""
         numbers = self.element.decode(codes, parameters.scale.dtype)

@@ -62,6 +62,11 @@ class Integer(Scalar):
         codes = torch.clamp(torch.round(exact * 2**self.fraction), *self.limits)
         return codes.to(torch.int16).to(torch.uint8) & (2**self.width - 1)
 
+    def rounded(self, values: torch.Tensor) -> torch.Tensor:
+        if self.fraction:
+            return (values * 2**self.fraction).round_().clamp_(*self.limits) / 2**self.fraction
+        return values.round().clamp_(*self.limits)
+
     def integers(self, codes: torch.Tensor) -> torch.Tensor:
         """The integers of codes as integer kernels take them: ``int8``, or ``uint8`` where there
         are no negative ones."""
