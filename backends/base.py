@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..ir import Graph, TargetError
+from ..ir.formats import Format
+from .blocks import BlockKernels
 
 
 class Runner(Protocol):
@@ -57,6 +59,8 @@ class Target:
         unsigned_activations: Whether it runs uint8 activations faster than int8.
         pairs_in_16_bits: Whether it may add two products of codes in 16 bits, which saturate.
         closed_convolutions: Whether a convolution on codes gains only where its result is codes.
+        weights: The kernels for weights of a few bits (``ir.formats``); where there are none, the
+            target decodes them, in any format.
         simulates: Whether quantized ops are computed in floating point: latency says nothing.
     """
 
@@ -68,6 +72,7 @@ class Target:
     unsigned_activations: bool = True
     pairs_in_16_bits: bool = False
     closed_convolutions: bool = False
+    weights: BlockKernels | None = None
     simulates: bool = False
 
     @property
@@ -84,6 +89,17 @@ class Target:
                 f"target {self.name!r} needs {', '.join(absent)}, which is not installed",
                 do=f"pip install '{self.install}'",
             )
+
+    def check_weights(self, form: Format, what: str = "weights", where: str = "") -> None:
+        """Raise ``TargetError`` where there is no kernel for weights in a format."""
+        if self.weights is None or self.weights.take(form):
+            return
+        raise TargetError(
+            f"target {self.name!r} has no kernel for {what} in {form}",
+            where=where,
+            do=f"choose one of its formats ({self.weights}), such as "
+            f"{', '.join(self.weights.examples)}, or target='torch', which decodes them all",
+        )
 
     def lower(self, graph: Graph) -> Runner:
         """The graph as something that runs."""
@@ -109,6 +125,11 @@ TARGETS: dict[str, Target] = {
             takes="f32; int8 weights and activations, static or per token; symbolic sizes",
             pairs_in_16_bits=True,  # on x86 without VNNI
             closed_convolutions=True,
+            weights=BlockKernels(
+                bits=(2, 4, 8),
+                sizes=(16, 32, 64, 128, 256),
+                examples=("int4-g32-asym", "int4-g128", "int8-g128"),
+            ),
         ),
         Target(
             name="torch",

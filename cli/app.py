@@ -132,9 +132,10 @@ def report(
 def targets() -> None:
     """Show where a model can run, what each target takes, and what it needs."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for heading in ("target", "installed", "takes", "needs"):
+    for heading in ("target", "installed", "takes", "weights of few bits", "needs"):
         table.add_column(heading)
     for target in TARGETS.values():
         row: list[Any] = [target.name, "yes" if target.installed else "no", target.takes]
+        row.append("every format" if target.weights is None else str(target.weights))
         table.add_row(*row, f"pip install '{target.install}'" if not target.installed else "")
     Console().print(table)

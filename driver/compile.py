@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from ..backends.base import Runner, Target
 from ..backends.base import target as find_target
 from ..frontend.trace import trace
-from ..ir import Graph, InputError, PromiseError, TargetError, WeightError
+from ..ir import Graph, InputError, PromiseError, TargetError, WeightError, formats
 from ..ir.interpret import execute
 from ..ir.text import line
 from ..passes import Context, Pass, apply
@@ -29,7 +29,7 @@ from .presets import Asked, label, resolve
 from .progress import Bars
 from .report import Model, Report
 
-QUANTIZED = ("quantize", "dequantize", "dynamic_quantize")
+QUANTIZED = ("quantize", "dequantize", "dynamic_quantize", "decode")
 
 
 def compile(
@@ -62,6 +62,8 @@ def compile(
     place.check_installed()
     chosen = resolve(passes, place)
     check_order(chosen)
+    for name in (name for step in chosen for name in step.formats):
+        place.check_weights(formats.named(name))
     with Bars() as bars:
         with bars.stage("tracing"):
             graph, flat = capture(model, args, kwargs, dynamic_shapes)
@@ -194,7 +196,7 @@ def _measure(
     quantized = any(node.op in QUANTIZED for node in final.nodes)
     if place.simulates and quantized:
         report.notes.append(
-            f"int8 arithmetic is simulated on {place.name}: the error is real, "
+            f"arithmetic on codes is simulated on {place.name}: the error is real, "
             "and a latency would say nothing"
         )
         return

@@ -119,6 +119,11 @@ class Pass(abc.ABC):
     def name(self) -> str:
         return type(self).__name__
 
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats (``ir.formats``) in which it keeps weights: not every target takes all."""
+        return ()
+
     @abc.abstractmethod
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         """Rewrite the graph in place and say what was done and what was not."""

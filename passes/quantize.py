@@ -76,6 +76,10 @@ class Quantize(Pass):
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.QUANTIZE
 
+    @property
+    def formats(self) -> tuple[str, ...]:
+        return () if self.weights == CHANNELWISE else (self.weights,)
+
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         remarks: list[Remark] = []
         pairs = context.pairs_in_16_bits and self.activations is not None

@@ -209,6 +209,8 @@ def test_targets(run: Run) -> None:
     code, out, _ = run("targets")
     rows = [line.split() for line in out.splitlines()]
     assert code == 0 and ["torch", "yes"] in [row[:2] for row in rows]
+    text = " ".join(out.split())
+    assert "every format" in text and "int2 .. int8" in text
 
 
 def test_version(run: Run) -> None:

@@ -248,5 +248,6 @@ def test_simulated_arithmetic_is_reported_as_such_and_not_as_a_speed(x: Tensor) 
     report = rg.compile(_Fake().eval(), (x,), passes=[], target="torch").report
     assert report.latency is None and report.errors
     assert report.notes == [
-        "int8 arithmetic is simulated on torch: the error is real, and a latency would say nothing"
+        "arithmetic on codes is simulated on torch: the error is real, "
+        "and a latency would say nothing"
     ]

@@ -5,13 +5,13 @@ what the graph computes.
 """
 
 from ....ir import Graph
-from . import attention, padding, quantized, residual, rotary
+from . import attention, blocks, padding, quantized, residual, rotary
 
 
 def fuse(graph: Graph) -> Graph:
     """A copy of the graph in the runtime's forms."""
     new = graph.copy()
-    for form in (rotary, attention, padding, quantized, residual):
+    for form in (rotary, attention, padding, quantized, blocks, residual):
         form.fuse(new)
         new.prune()
     return new

@@ -11,6 +11,7 @@ from ..builder import Value
 from . import (
     arithmetic,
     attention,
+    blocks,
     contractions,
     elementwise,
     indexing,
@@ -29,6 +30,7 @@ LOWERINGS: Mapping[str, Callable[..., Value]] = {
     for family in (
         arithmetic,
         attention,
+        blocks,
         contractions,
         elementwise,
         indexing,
