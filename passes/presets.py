@@ -48,9 +48,24 @@ def w8(profile: Profile) -> tuple[Pass, ...]:
     return (*exact(profile), Quantize(None, rounding="nearest", correct_bias=False))
 
 
+def w4a16(profile: Profile) -> tuple[Pass, ...]:
+    """Weights and tables in four bits, groups of 32 and zero points; needs calibration data.
+
+    Nothing is done to activations here; a target whose kernels round them says so.
+    """
+    return (*exact(profile), Quantize(None, weights="int4-g32-asym", make_up=True))
+
+
+def w3a16(profile: Profile) -> tuple[Pass, ...]:
+    """The same in three bits, which targets without kernels for three store in four."""
+    return (*exact(profile), Quantize(None, weights="int3-g32-asym", make_up=True))
+
+
 PRESETS: dict[str, Callable[[Profile], tuple[Pass, ...]]] = {
     "exact": exact,
     "w8a8": w8a8,
     "w8a8-dynamic": w8a8_dynamic,
     "w8": w8,
+    "w4a16": w4a16,
+    "w3a16": w3a16,
 }

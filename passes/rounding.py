@@ -156,6 +156,20 @@ def gptq_in(
     return Quantized(form, shape, weight.dtype, form.cut(codes), parameters)
 
 
+def making_up(drift: torch.Tensor, hessian: torch.Tensor, damp: float) -> torch.Tensor:
+    """The matrix T with which ``W + W T`` gives from the inputs at hand what W gave from the exact
+    ones, as nearly as it can: ``T = D (H + damp mean(diag H) I)^-1`` (A05, F5).
+
+    Args:
+        drift: ``D = sum_t (x_t - x'_t) x'_t'``, of the exact inputs x and those at hand x'.
+        hessian: ``H = sum_t x'_t x'_t'``, in float64.
+        damp: Keeps to W what few rows would fit by chance.
+    """
+    mean = torch.clamp(hessian.diagonal().mean(), min=1e-30)
+    damped = hessian + torch.eye(len(hessian), dtype=hessian.dtype) * damp * mean
+    return torch.cholesky_solve(drift.T, torch.linalg.cholesky(damped)).T
+
+
 def _by_columns(
     weight: torch.Tensor, hessian: torch.Tensor, column: Column, damp: float, block: int
 ) -> None:

@@ -93,15 +93,26 @@ class WeightRounding:
             self.tables[table] = Channelwise(*rounded(value, pairs=self.pairs and multiplied))
 
     def round(
-        self, reader: Node, hessian: torch.Tensor | None
+        self,
+        reader: Node,
+        hessian: torch.Tensor | None,
+        change: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Stored | None]:
-        """What a reader's weights become, and what is to be stored, if that is still to be done."""
+        """What a reader's weights become, and what is to be stored, if that is still to be done.
+
+        Args:
+            hessian: Of what it reads.
+            change: T, where a linear layer's codes are to stand for ``W + W T``.
+        """
         source: Node = reader.args[1]
         if source in self.tables:  # tied to an embedding
             return self.tables[source].value, None
         if source.op != "param":  # quantized before
             return self.read(source), None
-        found = self.decide(reader.op, self.graph.value(source), hessian)
+        weight = self.graph.value(source)
+        if change is not None and reader.op == "linear":
+            weight = weight + weight @ change.to(weight.dtype)
+        found = self.decide(reader.op, weight, hessian)
         return found.value, found
 
     def fits(self, weight: torch.Tensor) -> bool:

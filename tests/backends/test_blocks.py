@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
@@ -207,6 +208,21 @@ def test_compile_refuses_before_it_traces() -> None:
             model, (torch.zeros(1, 4, dtype=torch.long),), passes=Quantize(None, weights="mxfp4")
         )
     assert model.calls == 0
+
+
+@pytest.mark.parametrize(("preset", "bits"), [("w4a16", 5.13), ("w3a16", 5.13)])
+def test_the_presets_of_few_bits(preset: str, bits: float, tmp_path: Path) -> None:
+    ids = torch.randint(0, 100, (8, 40), generator=torch.Generator().manual_seed(1))
+    artifact = rg.compile(
+        Tied().eval(), (ids,), passes=preset, calibration=[ids.flip(0), ids.flip(1)], measure=False
+    )
+    artifact.save(tmp_path / "out")
+    with torch.no_grad():
+        wanted = Tied().eval()(ids)
+    found = rg.load(tmp_path / "out")(ids)
+    assert 1e-3 < float((found - wanted).norm() / wanted.norm()) < 0.3
+    weights = 100 * 64 + 64 * 64
+    assert artifact.report.bytes_after < weights * bits / 8 + 3000
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "torch"])

@@ -86,6 +86,30 @@ def test_the_bias_takes_up_the_mean_error() -> None:
     assert gap(better) < 1e-5 < gap(plain)
 
 
+def test_weights_make_up_for_the_errors_before_them() -> None:
+    graph = parse(
+        """
+        def graph(x: f32[600, 32], *, u: f32[48, 32], v: f32[32, 48], w: f32[32, 32]):
+            a: f32[600, 48] = linear(x, u)
+            b: f32[600, 32] = linear(a, v)
+            y: f32[600, 32] = linear(b, w)
+            return y
+        """
+    )
+    generator = torch.Generator().manual_seed(1)
+    for name, node in graph.params.items():
+        graph.store[name] = torch.randn([int(n) for n in node.shape], generator=generator)
+    seen, fresh = (torch.randn(600, 32, generator=generator) for _ in range(2))
+    context = Context(inputs=[fresh], calibration=[[seen]])
+
+    def error(make_up: bool) -> float:
+        options = Quantize(None, weights="int3-g16", make_up=make_up, least=1)
+        new, _ = options(graph, context)
+        return difference(execute(new, [fresh]), execute(graph, [fresh]))
+
+    assert error(True) < 0.85 * error(False)
+
+
 def test_asks_for_calibration_data() -> None:
     graph, context = sample()
     with pytest.raises(InputError, match="Quantize needs calibration data, and there is none"):

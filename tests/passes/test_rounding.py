@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from regauge.ir.codes import fits_pairs, in_kernel_order, out_of_kernel_order
-from regauge.passes.rounding import gptq, nearest, rounded, scales
+from regauge.passes.rounding import gptq, making_up, nearest, rounded, scales
 
 
 def sample(rows: int = 12, columns: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,3 +88,17 @@ def test_kernels_of_convolutions_add_over_channels_first() -> None:
     rows = in_kernel_order(weight)
     assert rows[0, :4].tolist() == [0, 4, 8, 1]
     assert torch.equal(out_of_kernel_order(rows, weight.shape), weight)
+
+
+def test_making_up_gives_back_what_the_exact_inputs_gave() -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight, _ = sample()
+    exact = torch.randn(500, 40, generator=generator, dtype=torch.float64)
+    mix = torch.eye(40, dtype=torch.float64) + 0.1 * torch.rand(40, 40, generator=generator)
+    at_hand = exact @ mix  # all of the error follows from the inputs
+    drift, hessian = (exact - at_hand).T @ at_hand, at_hand.T @ at_hand
+    found = weight + weight @ making_up(drift, hessian, 0)
+    torch.testing.assert_close(at_hand @ found.T, exact @ weight.T, rtol=0, atol=1e-9)
+    damped = weight @ making_up(drift, hessian, 1.0)
+    assert 0 < float(damped.norm()) < float((found - weight).norm())
+    assert not bool(making_up(torch.zeros(40, 40).double(), hessian, 0.3).any())
