@@ -25,7 +25,7 @@ import torch
 
 from ..ir import Graph, Node, ops
 from ..ir.codes import fits_pairs
-from ..ir.formats import named
+from ..ir.formats import Format, named
 from ..ir.gauge import Site, inputs_of_contractions, weighted
 from ..ir.recurrence import NAMES as RECURRENCES
 from .base import Context, Pass, Promise, Remark, Stage, applied, missed
@@ -68,6 +68,7 @@ class Quantize(Pass):
             these follow from what they read (QEP); needs calibration data, and gains most where
             errors are great.
         embeddings: Whether embedding tables are quantized.
+        tables: The format of embedding tables, where it is another.
         least: Matrices of fewer elements stay as they are: they weigh nothing.
     """
 
@@ -77,21 +78,25 @@ class Quantize(Pass):
     correct_bias: bool = True
     make_up: bool = False
     embeddings: bool = True
+    tables: str | None = None
     least: int = 1024
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.QUANTIZE
 
     @property
     def formats(self) -> tuple[str, ...]:
-        return () if self.weights == CHANNELWISE else (self.weights,)
+        asked = (self.weights, self.tables or self.weights)
+        return tuple(name for name in dict.fromkeys(asked) if name != CHANNELWISE)
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         remarks: list[Remark] = []
         pairs = context.pairs_in_16_bits and self.activations is not None
-        form = None if self.weights == CHANNELWISE else named(self.weights)
-        weights = WeightRounding(graph, form, by_gptq=self.rounding == "gptq", pairs=pairs)
+        weights = WeightRounding(
+            graph, _form(self.weights), by_gptq=self.rounding == "gptq", pairs=pairs
+        )
+        of_tables = _form(self.tables or self.weights)
         for table in self._tables(graph):
-            weights.add_table(table, multiplied=any(map(weighted, table.users)))
+            weights.add_table(table, of_tables, multiplied=any(map(weighted, table.users)))
         results = None
         if self.activations is not None:
             results = IntegerResults.find(graph, context, self.activations)
@@ -232,6 +237,11 @@ class Quantize(Pass):
         scaled = "for each token" if per_token else "for the tensor"
         text = f"{kinds} weights and activations scaled {scaled} of {names}"
         return applied(site.value, text)
+
+
+def _form(name: str) -> Format | None:
+    """The format of a name, where it is not that of integer kernels."""
+    return None if name == CHANNELWISE else named(name)
 
 
 class _Solver:

@@ -67,11 +67,20 @@ class InFormat:
         return str(self.quantized.format)
 
 
+def fits(form: Format, weight: torch.Tensor) -> bool:
+    """Whether a format's groups divide a weight."""
+    try:
+        form.cut(weight.to("meta"))
+    except InputError:
+        return False
+    return True
+
+
 class WeightRounding:
     """The codes of a graph's weights.
 
     Args:
-        form: The format of linear layers and tables; ``None`` for ``Channelwise``, which
+        form: The format of linear layers; ``None`` for ``Channelwise``, which
             convolutions have in any case.
         by_gptq: Whether linear layers are rounded by GPTQ, where there is a Hessian.
         pairs: Whether neighbouring int8 codes obey the limit of 16 bits.
@@ -81,14 +90,14 @@ class WeightRounding:
         self.graph, self.form, self.by_gptq, self.pairs = graph, form, by_gptq, pairs
         self.tables: dict[Node, Stored] = {}
 
-    def add_table(self, table: Node, *, multiplied: bool) -> None:
+    def add_table(self, table: Node, form: Format | None, *, multiplied: bool) -> None:
         """Decide for an embedding table; ``multiplied`` says that a contraction reads it too.
 
         Row by row, to the nearest: a row is read as it is, so no error makes up for another's.
         """
         value = self.graph.value(table)
-        if self.form is not None and self.fits(value):
-            self.tables[table] = InFormat(self.form.quantize(value, searched(self.form, value)))
+        if form is not None and fits(form, value):
+            self.tables[table] = InFormat(form.quantize(value, searched(form, value)))
         else:
             self.tables[table] = Channelwise(*rounded(value, pairs=self.pairs and multiplied))
 
@@ -115,16 +124,6 @@ class WeightRounding:
         found = self.decide(reader.op, weight, hessian)
         return found.value, found
 
-    def fits(self, weight: torch.Tensor) -> bool:
-        """Whether the format's groups divide a weight."""
-        if self.form is None:
-            return False
-        try:
-            self.form.cut(weight.to("meta"))
-        except InputError:
-            return False
-        return True
-
     def read(self, node: Node) -> torch.Tensor:
         """What stored codes stand for."""
         values = [None if arg is None else self.graph.value(arg) for arg in node.args]
@@ -134,7 +133,7 @@ class WeightRounding:
         """Codes for a weight ``[O, I, ...]``."""
         importance = None if hessian is None else hessian.diagonal().to(weight.dtype)
         solves = self.by_gptq and op == "linear"
-        if self.form is not None and op == "linear" and self.fits(weight):
+        if self.form is not None and op == "linear" and fits(self.form, weight):
             parameters = searched(self.form, weight, importance)
             if hessian is None or not solves:
                 return InFormat(self.form.quantize(weight, parameters))

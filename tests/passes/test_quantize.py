@@ -110,6 +110,18 @@ def test_weights_make_up_for_the_errors_before_them() -> None:
     assert error(True) < 0.85 * error(False)
 
 
+def test_tables_may_have_a_format_of_their_own() -> None:
+    graph, context = sample()
+    options = Quantize(None, weights="int4-g16-asym", tables="int8-g32")
+    assert options.formats == ("int4-g16-asym", "int8-g32")
+    new, _ = options(graph, context)
+    found = {node.name: node.attrs["format"] for node in new.nodes if node.op == "decode"}
+    assert found == {"e_value": "int8-g32", "w_value": "int4-g16-asym", "u_value": "int4-g16-asym"}
+    plain, _ = Quantize(None, weights="int4-g16-asym", tables="int8-channel")(graph, context)
+    assert [node.name for node in plain.nodes if node.op == "dequantize"] == ["e_value"]
+    assert Quantize("static").formats == ()
+
+
 def test_asks_for_calibration_data() -> None:
     graph, context = sample()
     with pytest.raises(InputError, match="Quantize needs calibration data, and there is none"):
