@@ -56,6 +56,7 @@ def minilm() -> Task:
         "relative L2 error",
         "batch 8, length 128",
         "Error of last_hidden_state against float32 on 32 windows of text; calibrated on others.",
+        ("exact", "w8a8", "w8a8-dynamic", "w8", "w4a16"),
     )
 
 

@@ -132,13 +132,14 @@ def gptq_in(
     parameters: Parameters,
     hessian: torch.Tensor,
     *,
-    damp: float = 0.01,
+    damp: float = 0.1,
     block: int = 128,
 ) -> Quantized:
     """A weight ``[O, n]`` in any format of single numbers, by GPTQ.
 
     Args:
         parameters: Scales and zero points of the weight's blocks; they stay.
+        damp: As above; codes of few bits err by more, and fit more of what is chance in a sample.
     """
     blocks, shape = form.cut(weight), weight.shape
     step = form.join(parameters.step.expand_as(blocks), shape)
