@@ -134,14 +134,12 @@ def gptq_in(
     *,
     damp: float = 0.1,
     block: int = 128,
-    sweeps: int = 2,
 ) -> Quantized:
-    """A weight ``[O, n]`` in any format of single numbers, by GPTQ and coordinate descent.
+    """A weight ``[O, n]`` in any format of single numbers, by GPTQ.
 
     Args:
         parameters: Scales and zero points of the weight's blocks; they stay.
         damp: As above; codes of few bits err by more, and fit more of what is chance in a sample.
-        sweeps: Of coordinate descent (QuantEase, F6.2) from what GPTQ found.
     """
     blocks, shape = form.cut(weight), weight.shape
     step = form.join(parameters.step.expand_as(blocks), shape)
@@ -156,8 +154,6 @@ def gptq_in(
         return (form.element.decode(codes[:, i], values.dtype) - offset[:, i]) * step[:, i]
 
     _by_columns(weight, hessian, column, damp, block)
-    found = Quantized(form, shape, weight.dtype, form.cut(codes), parameters).dequantize()
-    _descend(weight, found, hessian, column, damp, sweeps)
     return Quantized(form, shape, weight.dtype, form.cut(codes), parameters)
 
 
@@ -173,32 +169,6 @@ def making_up(drift: torch.Tensor, hessian: torch.Tensor, damp: float) -> torch.
     mean = torch.clamp(hessian.diagonal().mean(), min=1e-30)
     damped = hessian + torch.eye(len(hessian), dtype=hessian.dtype) * damp * mean
     return torch.cholesky_solve(drift.T, torch.linalg.cholesky(damped)).T
-
-
-def _descend(
-    weight: torch.Tensor,
-    found: torch.Tensor,
-    hessian: torch.Tensor,
-    column: Column,
-    damp: float,
-    sweeps: int,
-) -> None:
-    """Round each column again, to what is best as the others are; the damage never grows.
-
-    Args:
-        found: What the codes stand for, ``[O, n]``; changed in place.
-    """
-    diagonal = hessian.diagonal()
-    mean = torch.clamp(diagonal.mean(), min=1e-30)
-    eye = torch.eye(len(hessian), dtype=hessian.dtype)
-    metric = (hessian / mean + eye * damp).to(weight.dtype)
-    slope = (found - weight) @ metric
-    order = torch.argsort(diagonal, descending=True).tolist()
-    for i in order * sweeps:
-        moved = column(i, found[:, i] - slope[:, i] / metric[i, i]) - found[:, i]
-        (rows,) = moved.nonzero(as_tuple=True)
-        found[rows, i] += moved[rows]
-        slope[rows] += moved[rows, None] * metric[i]
 
 
 def _by_columns(
