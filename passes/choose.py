@@ -70,8 +70,15 @@ class ChooseBest(Pass):
 
     def _loss(self, graph: Graph, context: Context, wanted: Sequence[list[torch.Tensor]]) -> float:
         """The relative error of the outputs once the graph is quantized."""
-        options = {"activations": self.activations, "bits": self.bits, "group": self.group}
-        read: Read = Simulation.of(graph, context, self.name, **options).reading()
+        simulation = Simulation.of(
+            graph,
+            context,
+            self.name,
+            activations=self.activations,
+            bits=self.bits,
+            group=self.group,
+        )
+        read: Read = simulation.reading()
         wrong, power = 0.0, 0.0
         for batch, outputs in zip(context.calibration, wanted, strict=True):
             with torch.no_grad():
@@ -85,10 +92,10 @@ class ChooseBest(Pass):
 def smooth_quant_plus(bits: int = 4, group: int | None = 128) -> ChooseBest:
     """SmoothQuant+ (A56): one exponent for the whole model, searched in steps of 0.05 by the loss
     of the whole model; for weights alone."""
-    options = {"activations": None, "bits": bits, "group": group, "insert": False}
-    return ChooseBest(
-        tuple(Smooth(False, "power", (alpha,), **options) for alpha in ALPHAS), None, bits, group
+    candidates = tuple(
+        Smooth(False, "power", (alpha,), None, bits, group, insert=False) for alpha in ALPHAS
     )
+    return ChooseBest(candidates, None, bits, group)
 
 
 def _floats(outputs: Sequence[Any]) -> list[torch.Tensor]:
