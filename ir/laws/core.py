@@ -85,6 +85,8 @@ def interned(action: Action) -> Action:
     """The same action, one object for all with its labels: the layers of a model repeat a few, and
     what is found out of one is kept."""
     labels = action.labels.int().contiguous()
+    if not labels.numel():  # a cache that starts empty
+        return action
     return _interned(tuple(labels.shape), labels.numpy().tobytes(), action.power)
 
 
@@ -191,6 +193,8 @@ def colours(labels: torch.Tensor, sorts: torch.Tensor, size: int) -> torch.Tenso
     coordinate, ``[size]``.
     """
     flat, sort = labels.flatten().int(), sorts.expand(labels.shape).flatten().long()
+    if not flat.numel():
+        return torch.zeros(size, dtype=torch.int64)
     return _colours(flat.numpy().tobytes(), sort.numpy().tobytes(), size)
 
 
