@@ -229,6 +229,14 @@ CASES: dict[str, tuple[str, ...]] = {
     "repeat_interleave, flat": (X, "y: f32[16*n*t] = repeat_interleave(x, repeats=2)"),
     "pixel_shuffle": (IMAGE, "y = pixel_shuffle(x, upscale_factor=2)"),
     "pixel_unshuffle": ("x: f32[n, 3, 6, 4]", "y = pixel_unshuffle(x, downscale_factor=2)"),
+    "constant_pad_nd, zeros before a max pool": (
+        "x: f32[n, 3, 8, 8], *, w: f32[3, 3, 1, 1]",
+        "a = conv2d(x, w)",
+        "c = abs(a)",
+        "m = neg(c)",
+        "p = constant_pad_nd(m, pad=(1, 1, 1, 1))",
+        "y = max_pool2d(p, kernel_size=(3, 3), stride=(2, 2))",
+    ),
     "constant_pad_nd": (X, "y = constant_pad_nd(x, pad=(1, -2, 0, 3), value=0.5)"),
     "constant_pad_nd, between movements": (
         X,

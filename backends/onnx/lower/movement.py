@@ -206,6 +206,10 @@ def constant_pad_nd(
 ) -> str:
     # The last axis comes first, as (before, after). All axes are named: where ONNX Runtime moves a
     # Transpose over a Pad of some axes, it takes their pads for those of all.
+    if value == 0 and any(user.op.startswith("max_pool") for user in node.users):
+        # ONNX Runtime lets a MaxPool do the work of a Pad of zeros, as if it padded with them; it
+        # does not know minus zero.
+        value = -0.0
     rest = (0,) * (rank(self) - len(pad) // 2)
     pads = b.numbers((*rest, *pad[-2::-2], *rest, *pad[::-2]))
     return b.op("Pad", b.tensor(self), pads, b.tensor(value, node.dtype))
