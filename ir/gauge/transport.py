@@ -252,7 +252,8 @@ class _Search:
     def may_center(self, region: Region, node: Node) -> bool:
         """Whether a value that nothing upstream can centre may be centred by an op of its own."""
         reads = any(value in region.actions for value in operands(node).values())
-        return self.kind is Kind.CENTRE and self.insert and node in region.actions and not reads
+        whole = isinstance(node.type, TensorType) and node in region.actions and not reads
+        return self.kind is Kind.CENTRE and self.insert and whole
 
     def choose(
         self, region: Region, node: Node, flows: list[Flow], rest: list[Node], hold: Node | None
