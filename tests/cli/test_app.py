@@ -234,7 +234,13 @@ def test_an_error_is_a_message_and_exit_code_2(place: Path) -> None:
 def test_an_interrupt_exits_with_130_and_leaves_nothing(place: Path) -> None:
     words = [sys.executable, "-m", "regauge", "compile", "nets:slow", "-t", "torch", "-o", "made"]
     process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=place
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=place,
+        # Whoever runs the tests in the background has interrupts ignored, and so has a child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None and process.stdout.readline() == "started\n"
     process.send_signal(signal.SIGINT)

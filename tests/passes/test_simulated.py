@@ -35,7 +35,7 @@ def filled() -> tuple[Graph, Context]:
 @pytest.mark.parametrize("activations", ["static", "dynamic", "dynamic-tensor", None])
 def test_readers_see_what_they_will_read(activations: Any) -> None:
     graph, context = filled()
-    quantized, _ = Quantize(activations, "nearest", correct_bias=False)(graph, context)
+    quantized, _ = Quantize(activations, rounding="nearest", correct_bias=False)(graph, context)
     simulation = Simulation.of(graph, context, "test", activations=activations)
     found = execute(graph, context.inputs, read=simulation.reading())
     exact = execute(graph, context.inputs)
