@@ -1,0 +1,139 @@
+"""What every demonstration of a published method shares: graphs of trained models with data to
+calibrate on and other data to judge by, and a page that keeps the figures."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import zoo
+
+import regauge as rg
+from regauge.ir import Graph, astype
+from regauge.ir.interpret import Read, execute
+from regauge.passes import Context, Pass
+from regauge.passes.manager import difference
+
+RESULTS = Path(__file__).parents[1] / "results" / "claims"
+Batches = list[list[torch.Tensor]]
+
+
+@dataclass
+class Subject:
+    """A traced model in float32, untouched by any pass.
+
+    Attributes:
+        measure: What ``judge`` gives: ``perplexity``, ``error`` (relative L2) or ``accuracy``.
+    """
+
+    title: str
+    measure: str
+    graph: Graph
+    calibration: Batches
+    judge: Callable[[Callable[[list[Any]], torch.Tensor]], float]
+
+    @property
+    def context(self) -> Context:
+        return Context(inputs=self.calibration[0], calibration=self.calibration)
+
+    def quality(self, graph: Graph, read: Read | None = None) -> float:
+        """The measure of a graph, as its ops say, in float32; ``read`` is ``execute``'s."""
+        single = astype(graph, torch.float32)
+        with torch.no_grad():
+            return self.judge(lambda batch: execute(single, batch, read=read)[0])
+
+    def after(self, passes: Sequence[Pass], graph: Graph | None = None) -> Graph:
+        """A copy on which passes ran, in the dtype it came in."""
+        graph = self.graph if graph is None else graph
+        for step in passes:
+            graph, _ = step.attempt(graph, self.context)
+        return graph
+
+
+def smollm2(windows: int = 16, judged: int = 16) -> Subject:
+    """A decoder of 135M parameters: perplexity on windows of 256 tokens of text, calibrated on
+    other text."""
+    model, tokenizer = zoo.smollm2()
+    model.config.use_cache = False
+    calibration = [
+        [ids] for ids in zoo.text_windows(tokenizer, windows, 256, "calibration").split(4)
+    ]
+    evaluation = zoo.text_windows(tokenizer, judged, 256, "evaluation")
+    graph = rg.trace(model, (), {"input_ids": calibration[0][0]})
+    title = (
+        f"SmolLM2-135M-Instruct; {windows} windows of 256 tokens of text to calibrate on, "
+        f"{judged} of other text"
+    )
+
+    def judge(run: Callable[[list[Any]], torch.Tensor]) -> float:
+        return zoo.perplexity(lambda ids: run([ids]), evaluation)
+
+    return Subject(title, "perplexity", graph, calibration, judge)
+
+
+def minilm(windows: int = 32, judged: int = 16) -> Subject:
+    """A post-LN encoder of 23M parameters: error of the last hidden state."""
+    model, tokenizer = zoo.minilm()
+    calibration = [
+        [ids] for ids in zoo.text_windows(tokenizer, windows, 128, "calibration").split(8)
+    ]
+    evaluation = [[ids] for ids in zoo.text_windows(tokenizer, judged, 128, "evaluation").split(8)]
+    graph = rg.trace(model, (), {"input_ids": calibration[0][0]})
+    title = f"MiniLM; {windows} windows of 128 tokens to calibrate on, {judged} of other text"
+    with torch.no_grad():
+        wanted = torch.cat([execute(graph, batch)[0] for batch in evaluation])
+
+    def judge(run: Callable[[list[Any]], torch.Tensor]) -> float:
+        return difference([torch.cat([run(batch) for batch in evaluation])], [wanted])
+
+    return Subject(title, "error", graph, calibration, judge)
+
+
+def digits_vit() -> Subject:
+    """A pre-LN vision transformer of 203k parameters: accuracy."""
+    model, data = zoo.digits_vit(), zoo.digits()
+    calibration = [[part] for part in data.train[:256].split(32)]
+    count = len(data.test) // 32 * 32
+    graph = rg.trace(model, (calibration[0][0],))
+
+    def judge(run: Callable[[list[Any]], torch.Tensor]) -> float:
+        logits = torch.cat([run([part]) for part in data.test[:count].split(32)])
+        return float((logits.argmax(-1) == data.test_labels[:count]).float().mean())
+
+    title = f"ViT on scikit-learn's digits; 256 images to calibrate on, {count} others"
+    return Subject(title, "accuracy", graph, calibration, judge)
+
+
+def publish(
+    name: str, title: str, says: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> Path:
+    """Write a page of ``benchmarks/results/claims`` and print it.
+
+    Args:
+        name: Of the page, without suffix; also that of the script that calls this.
+        says: What is claimed, of whom (an id of the table of methods), how it was measured, and
+            whether the figures bear it out.
+        rows: Figures; a float is written with four digits.
+    """
+    table = [heads, ["---"] * len(heads), *([_cell(cell) for cell in row] for row in rows)]
+    today = datetime.date.today().isoformat()
+    lines = [
+        f"# {title}",
+        "",
+        f"{today}, written by `benchmarks/claims/{name}.py`. {says}",
+        "",
+        *(f"| {' | '.join(row)} |" for row in table),
+    ]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    page = RESULTS / f"{name}.md"
+    page.write_text("\n".join(lines) + "\n")
+    print(page.read_text())
+    return page
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
