@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -23,10 +24,29 @@ class _InDouble(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        def double(value: Any) -> Any:
-            return torch.float64 if isinstance(value, torch.dtype) and value in _HALVES else value
+        return _in_double(func, args, kwargs or {})
 
-        return func(*map(double, args), **{k: double(v) for k, v in (kwargs or {}).items()})
+
+class _NumbersInDouble(TorchFunctionMode):
+    """The same for ``torch.tensor(0.95, dtype=torch.float32)``, which no dispatch sees."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.tensor:
+            return _in_double(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+
+def _in_double(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def double(value: Any) -> Any:
+        return torch.float64 if isinstance(value, torch.dtype) and value in _HALVES else value
+
+    return func(*map(double, args), **{k: double(v) for k, v in kwargs.items()})
 
 
 class FirstOfTies(TorchDispatchMode):
@@ -66,7 +86,7 @@ def eager_in_double(
         choose("eager")  # the grouped product knows no float64
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.no_grad(), _InDouble():
+        with torch.no_grad(), _InDouble(), _NumbersInDouble():
             found = model(*doubled(args), **doubled(dict(kwargs or {})))
     finally:
         torch.set_default_dtype(torch.float32)

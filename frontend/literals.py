@@ -16,7 +16,8 @@ from ..ir.types import TensorType
 
 DIGITS = 6  # of those that a float32 tells apart
 _MOST = 1 << 10  # nobody writes more numbers into code
-_NAME = re.compile(r"lifted_tensor_\d+")  # the exporter's, for tensors that no module holds
+# The exporter's name for a tensor that no module holds, under the module whose code makes it.
+_NAME = re.compile(r"(?:.+\.)?lifted_tensor_\d+")
 
 
 def literal(name: str, value: torch.Tensor) -> torch.Tensor | Lazy:

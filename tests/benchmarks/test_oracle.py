@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import FirstOfTies
+from oracle import FirstOfTies, eager_in_double
 
 
 @pytest.mark.parametrize("largest", [True, False])
@@ -22,3 +22,12 @@ def test_topk_without_ties_is_pytorchs() -> None:
     with FirstOfTies():
         found = torch.topk(x, 2, dim=0)
     assert all(map(torch.equal, found, wanted))
+
+
+def test_numbers_and_casts_that_name_float32_are_in_double() -> None:
+    class Named(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.to(torch.float32) * torch.tensor(0.95, dtype=torch.float32)
+
+    (found,) = eager_in_double(Named(), (torch.tensor([1 / 3]),))
+    assert found.item() == torch.tensor(1 / 3).double().item() * 0.95

@@ -212,6 +212,8 @@ def test_numbers_in_the_code_are_the_decimals_that_it_says(
     assert torch.equal(graph.run(x), model(x))
     found = astype(graph, torch.float64).run(x.double())
     torch.testing.assert_close(found[:, :3], exact_outputs(model, (x,))[0][:, :3])
+    within = trace(nn.Sequential(nn.Identity(), model).eval(), (x,))
+    assert within.nodes[0].args[1] == 0.1  # whichever module's code says it
 
 
 def test_a_choice_between_sizes_is_a_number() -> None:
