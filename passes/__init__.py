@@ -6,6 +6,7 @@ from .base import Promise as Promise
 from .base import Remark as Remark
 from .base import Stage as Stage
 from .center_residual import CenterResidual as CenterResidual
+from .choices import Choice as Choice
 from .choose import ChooseBest as ChooseBest
 from .choose import smooth_quant_plus as smooth_quant_plus
 from .complexify import Complexify as Complexify
@@ -36,6 +37,7 @@ __all__ = [
     "PRESETS",
     "Align",
     "CenterResidual",
+    "Choice",
     "ChooseBest",
     "Complexify",
     "CompressResidual",

@@ -25,21 +25,36 @@ _SMALL = ("avg_pool2d", "adaptive_avg_pool2d", "mean", "cat")  # little work, wh
 
 @dataclass(frozen=True)
 class IntegerResults:
-    """The convolutions, sums and maxima that shall give codes; a target may ask for none."""
+    """The convolutions, sums and maxima that shall give codes; a target may ask for none.
+
+    Attributes:
+        makers: Those.
+        convolutions_need_codes: Whether a convolution is quantized only if it is one of them.
+        others: Contractions that read no static codes, whatever the rest do.
+    """
 
     makers: frozenset[Node]
     convolutions_need_codes: bool = True
+    others: frozenset[Node] = frozenset()
 
     @classmethod
-    def find(cls, graph: Graph, context: Context, activations: str) -> IntegerResults:
+    def find(
+        cls,
+        graph: Graph,
+        context: Context,
+        activations: str,
+        others: frozenset[Node] = frozenset(),
+    ) -> IntegerResults:
         """The greatest set in which each reads codes, and is read as the others can."""
         if not context.closed_convolutions:
             return cls(frozenset(), False)
         if activations != "static":
             return cls(frozenset())
-        found = cls(frozenset(node for node in graph.nodes if _can_make_codes(node)))
+        able = (node for node in graph.nodes if _can_make_codes(node) and node not in others)
+        found = cls(frozenset(able), others=others)
         while True:
-            kept = cls(frozenset(node for node in found.makers if found._holds(node)))
+            makers = frozenset(node for node in found.makers if found._holds(node))
+            kept = replace(found, makers=makers)
             if kept == found:
                 return found
             found = kept
@@ -91,7 +106,7 @@ class IntegerResults:
         """Whether a node reads the codes of this very value; a padded one is rounded later."""
         if node.op in CONVOLUTIONS or node.op in ("add", "max_pool2d"):
             return node in self.makers
-        return node.op in _SMALL or weighted(node)
+        return node.op in _SMALL or (weighted(node) and node not in self.others)
 
 
 def _can_make_codes(node: Node) -> bool:

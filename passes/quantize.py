@@ -17,27 +17,25 @@ from the exact stream. Both are left out where calibration has too few rows for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from ..ir import Graph, Node, ops
 from ..ir.codes import fits_pairs
-from ..ir.formats import Format, named
 from ..ir.gauge import Site, inputs_of_contractions, weighted
 from ..ir.recurrence import NAMES as RECURRENCES
 from .base import Context, Pass, Promise, Remark, Stage, applied, missed
 from .calibration import as_rows, padding_mask
+from .choices import CHANNELWISE, Activations, Choice, Choices, ChosenRounding
 from .insertion import insert_dynamic, insert_static, range_to_scale
 from .integer_results import CONVOLUTIONS, IntegerResults
 from .rounding import making_up, rounded
 from .streams import Values, run_streams
-from .weights import Channelwise, Stored, WeightRounding
+from .weights import Channelwise, Stored
 
-Activations: TypeAlias = Literal["static", "dynamic", "dynamic-tensor"]
-CHANNELWISE = "int8-channel"
 ROWS_PER_CHANNEL = 1  # below, weights are rounded to the nearest: GPTQ would fit the sample
 DAMP = 0.3  # of what is made up for: on fresh text better than 0.1, and 0.01 only fits the sample
 ROWS_FOR_A_MEAN = 64  # below, biases stay as they are
@@ -45,8 +43,10 @@ ROWS_FOR_A_MEAN = 64  # below, biases stay as they are
 
 @dataclass
 class _Decision:
-    """What was decided for one site, and for each of its readers."""
+    """What was decided for the readers of one value that quantize it alike."""
 
+    site: Site
+    activations: Activations | None
     scale: torch.Tensor | None = None
     zero_point: torch.Tensor | None = None
     weights: dict[Node, Stored] = field(default_factory=dict[Node, Stored])
@@ -70,6 +70,8 @@ class Quantize(Pass):
         embeddings: Whether embedding tables are quantized.
         tables: The format of embedding tables, where it is another.
         least: Matrices of fewer elements stay as they are: they weigh nothing.
+        choices: For readers of weights by name, in place of ``weights`` and ``activations``; for an
+            embedding, the format of its table.
     """
 
     activations: Activations | None = "static"
@@ -80,43 +82,53 @@ class Quantize(Pass):
     embeddings: bool = True
     tables: str | None = None
     least: int = 1024
+    choices: Mapping[str, Choice] = field(default_factory=dict[str, Choice])
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.QUANTIZE
 
     @property
     def formats(self) -> tuple[str, ...]:
-        asked = (self.weights, self.tables or self.weights)
-        return tuple(name for name in dict.fromkeys(asked) if name != CHANNELWISE)
+        chosen = (choice.weights for choice in self.choices.values())
+        asked = dict.fromkeys((self.weights, self.tables or self.weights, *chosen))
+        return tuple(name for name in asked if name is not None and name != CHANNELWISE)
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         remarks: list[Remark] = []
-        pairs = context.pairs_in_16_bits and self.activations is not None
-        weights = WeightRounding(
-            graph, _form(self.weights), by_gptq=self.rounding == "gptq", pairs=pairs
-        )
-        of_tables = _form(self.tables or self.weights)
+        rest = Choice(self.weights, self.activations)
+        choices = Choices(graph, self.choices, rest, self.tables or self.weights)
+        pairs = context.pairs_in_16_bits
+        rounding = ChosenRounding(graph, choices, by_gptq=self.rounding == "gptq", pairs=pairs)
         for table in self._tables(graph):
-            weights.add_table(table, of_tables, multiplied=any(map(weighted, table.users)))
+            if (form := choices.of_table(table)) is not None:
+                rounding.add_table(table, form)
+        kinds = {node: choices.of(node).activations for node in choices.readers if weighted(node)}
         results = None
-        if self.activations is not None:
-            results = IntegerResults.find(graph, context, self.activations)
+        if set(kinds.values()) != {None}:
+            others = frozenset(node for node, kind in kinds.items() if kind != "static")
+            kind = "static" if len(others) < len(kinds) else "dynamic"
+            results = IntegerResults.find(graph, context, kind, others)
         floats: list[Node] = []
-        found: list[Site] = []
+        found: list[_Decision] = []
         for site in inputs_of_contractions(graph):
             if results is not None:
                 site, others = results.readers_of(site)
                 floats += others
-            if site.readers and self._takes(graph, site, weights, remarks):
-                found.append(site)
-        decisions = self._decide(graph, context, found, weights)
-        for table, stored in weights.tables.items():
+            for part, activations in choices.split(site):
+                if self._takes(graph, part, rounding, remarks):
+                    found.append(_Decision(part, activations))
+        self._decide(graph, context, found, rounding)
+        for table, stored in rounding.tables.items():
             remarks.append(applied(next(iter(table.users)), f"{table.name} in {stored}"))
             stored.store(graph, table)
-        for site in found:
-            remarks.append(self._insert(graph, context, site, decisions[site.value]))
+        for decision in found:
+            remarks.append(self._insert(graph, decision))
         floats += [node for node in graph.nodes if node.op in ("grouped_mm", *RECURRENCES)]
         for reader in floats:
-            remarks.extend(self._store(graph, reader, set(floats)))
+            if choices.of(reader).weights is not None:
+                remarks.extend(self._store(graph, reader, set(floats)))
+        for reader in choices.readers:
+            if choices.of(reader) == Choice(None, None):
+                remarks.append(missed(reader, "it stays in floating point, as was chosen"))
         if results is not None:
             remarks.extend(results.insert(graph, context, self.name))
         return remarks
@@ -139,15 +151,15 @@ class Quantize(Pass):
         ]
 
     def _takes(
-        self, graph: Graph, site: Site, weights: WeightRounding, remarks: list[Remark]
+        self, graph: Graph, site: Site, rounding: ChosenRounding, remarks: list[Remark]
     ) -> bool:
         for reader in site.readers:
             weight = reader.args[1]
-            if weight in weights.tables:
+            if weight in rounding.tables or rounding.keeps(reader):
                 continue
             if weight.op != "param":  # quantized before
                 if (
-                    weights.pairs
+                    rounding.of(reader).pairs
                     and weight.op == "dequantize"
                     and not fits_pairs(graph.value(weight.args[0]))
                 ):
@@ -187,61 +199,57 @@ class Quantize(Pass):
     @property
     def _learns(self) -> bool:
         return (
-            self.activations == "static"
+            "static" in (self.activations, *(c.activations for c in self.choices.values()))
             or self.rounding == "gptq"
             or self.correct_bias
             or self.make_up
         )
 
     def _decide(
-        self, graph: Graph, context: Context, found: list[Site], weights: WeightRounding
-    ) -> dict[Node, _Decision]:
-        decisions = {site.value: _Decision() for site in found}
+        self, graph: Graph, context: Context, found: list[_Decision], rounding: ChosenRounding
+    ) -> None:
         if not self._learns:
-            for site in found:
-                for reader in site.readers:
-                    stored = weights.round(reader, None)[1]
+            for decision in found:
+                for reader in decision.site.readers:
+                    stored = rounding.round(reader, None)[1]
                     if stored is not None:
-                        decisions[site.value].weights[reader] = stored
-            return decisions
+                        decision.weights[reader] = stored
+            return
         batches = context.need_calibration(self.name)
-        sites = {reader: site for site in found for reader in site.readers}
-        targets = dict.fromkeys(sites, 0)
-        targets |= {u: 1 for table in weights.tables for u in table.users if u.op == "embedding"}
-        solver = _Solver(self, context, weights, [padding_mask(batch) for batch in batches])
+        decisions = {reader: decision for decision in found for reader in decision.site.readers}
+        targets = dict.fromkeys(decisions, 0)
+        targets |= {u: 1 for table in rounding.tables for u in table.users if u.op == "embedding"}
+        solver = _Solver(self, context, rounding, [padding_mask(batch) for batch in batches])
 
         def visit(node: Node, exact: Values, quantized: Values) -> Values | None:
             if node.op == "embedding":
                 return solver.look_up(node, quantized)
-            return solver.visit(node, sites[node], decisions[node.args[0]], exact, quantized)
+            return solver.visit(node, decisions[node], exact, quantized)
 
         run_streams(graph, batches, targets, visit, context, f"{self.name}: rounding")
-        return decisions
 
-    def _insert(self, graph: Graph, context: Context, site: Site, decision: _Decision) -> Remark:
+    def _insert(self, graph: Graph, decision: _Decision) -> Remark:
+        site = decision.site
         for reader in site.readers:
             if reader in decision.weights:
                 decision.weights[reader].store(graph, reader.args[1])
             if reader in decision.biases:
                 graph.give(reader, 2, decision.biases[reader], name=f"{reader.name}_bias")
         names = ", ".join(reader.name for reader in site.readers)
-        kinds = ", ".join(dict.fromkeys(map(str, decision.weights.values()))) or "shared"
-        if self.activations is None:
+        shared = any(reader.args[1].op != "param" for reader in site.readers)
+        kinds = ", ".join(dict.fromkeys(map(str, decision.weights.values())))
+        kinds = kinds or ("shared" if shared else "unchanged")
+        if decision.activations is None:
             return applied(site.value, f"{kinds} weights of {names}")
-        if self.activations == "static":
+        if decision.activations == "static":
             assert decision.scale is not None and decision.zero_point is not None
             insert_static(graph, site, decision.scale, decision.zero_point)
             return applied(site.value, f"{kinds} weights and static activations of {names}")
-        per_token = self.activations == "dynamic" and site.axis == -1
+        per_token = decision.activations == "dynamic" and site.axis == -1
         insert_dynamic(graph, site, per_token=per_token)
         scaled = "for each token" if per_token else "for the tensor"
         text = f"{kinds} weights and activations scaled {scaled} of {names}"
         return applied(site.value, text)
-
-
-def _form(name: str) -> Format | None:
-    """The format of a name, where it is not that of integer kernels."""
-    return None if name == CHANNELWISE else named(name)
 
 
 class _Solver:
@@ -251,12 +259,12 @@ class _Solver:
         self,
         options: Quantize,
         context: Context,
-        weights: WeightRounding,
+        rounding: ChosenRounding,
         masks: Sequence[torch.Tensor | None],
     ) -> None:
         self.options, self.context = options, context
-        self.weights, self.masks = weights, masks
-        self.site: Site | None = None  # the one whose inputs are at hand
+        self.rounding, self.masks = rounding, masks
+        self.decision: _Decision | None = None  # the one whose inputs are at hand
         self.codes: Values = []
         self.hessian: torch.Tensor | None = None
         self.change: torch.Tensor | None = None  # of weights, W to W + W T
@@ -270,19 +278,17 @@ class _Solver:
 
     def look_up(self, node: Node, indices: Values) -> Values:
         """What an embedding gives once its table is quantized."""
-        table = self.weights.tables[node.args[0]].value
+        table = self.rounding.tables[node.args[0]].value
         return [ops.call(node.op, (table, index), node.attrs) for index in indices]
 
-    def visit(
-        self, node: Node, site: Site, decision: _Decision, exact: Values, quantized: Values
-    ) -> Values:
-        if site is not self.site:
-            self.site = site
-            self._enter(site, decision, exact, quantized)
-        weight, stored = self.weights.round(node, self.hessian, self.change)
+    def visit(self, node: Node, decision: _Decision, exact: Values, quantized: Values) -> Values:
+        if decision is not self.decision:
+            self.decision = decision
+            self._enter(decision, exact, quantized)
+        weight, stored = self.rounding.round(node, self.hessian, self.change)
         if stored is not None:
             decision.weights[node] = stored
-        graph = self.weights.graph
+        graph = self.rounding.graph
         source: Node = node.args[1]
         bias: Node | None = node.operand(2)
         value = None if bias is None else graph.value(bias)
@@ -292,14 +298,15 @@ class _Solver:
             decision.biases[node] = value
         return [_contract(node, codes, weight, value) for codes in self.codes]
 
-    def _enter(self, site: Site, decision: _Decision, exact: Values, quantized: Values) -> None:
+    def _enter(self, decision: _Decision, exact: Values, quantized: Values) -> None:
         """Quantize a site's value, and gather what its readers need to know of it."""
-        if self.options.activations == "static":
+        site = decision.site
+        if decision.activations == "static":
             dtype = self.context.activation_dtype
             low = min(self._rows(site, quantized, i).min() for i in range(len(quantized)))
             high = max(self._rows(site, quantized, i).max() for i in range(len(quantized)))
             decision.scale, decision.zero_point = range_to_scale(low, high, dtype)
-        self.codes = [self._simulated(site, value, decision) for value in quantized]
+        self.codes = [self._simulated(value, decision) for value in quantized]
         self.hessian, self.change, self.count = None, None, 0
         if site.axis != -1:
             return
@@ -327,15 +334,15 @@ class _Solver:
     def _rows(self, site: Site, values: Values, batch: int) -> torch.Tensor:
         return as_rows(values[batch], site.axis, self.masks[batch])
 
-    def _simulated(self, site: Site, value: torch.Tensor, decision: _Decision) -> torch.Tensor:
+    def _simulated(self, value: torch.Tensor, decision: _Decision) -> torch.Tensor:
         """What the codes of a value stand for."""
         run = torch.ops.regauge
         if decision.scale is not None and decision.zero_point is not None:
             scale, zero = decision.scale, decision.zero_point
             return run.dequantize(run.quantize(value, scale, zero, dtype=zero.dtype), scale, zero)
-        if self.options.activations is None:
+        if decision.activations is None:
             return value
-        per_token = self.options.activations == "dynamic" and site.axis == -1
+        per_token = decision.activations == "dynamic" and decision.site.axis == -1
         return run.dequantize(*run.dynamic_quantize(value, per_token=per_token))
 
 

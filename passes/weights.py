@@ -125,7 +125,9 @@ class WeightRounding:
         return found.value, found
 
     def read(self, node: Node) -> torch.Tensor:
-        """What stored codes stand for."""
+        """What stored codes stand for, or a parameter."""
+        if node.op == "param":
+            return self.graph.value(node)
         values = [None if arg is None else self.graph.value(arg) for arg in node.args]
         return ops.call(node.op, tuple(values), node.attrs)
 

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from regauge.ir import Graph, InputError, parse
+from regauge.ir.interpret import execute
+from regauge.passes import Choice, Context, Quantize
+from regauge.passes.manager import difference
+
+TEXT = """
+def graph(x: f32[4, 9, 32], *, q: f32[64, 32], k: f32[64, 32], v: f32[64, 32], o: f32[32, 64]):
+    a: f32[4, 9, 64] = linear(x, q)
+    b: f32[4, 9, 64] = linear(x, k)
+    c: f32[4, 9, 64] = linear(x, v)
+    d: f32[4, 9, 32] = linear(x, r)
+    e: f32[4, 9, 32] = linear(c, o)
+    return a, b, c, d, e
+""".replace("o: f32[32, 64]", "o: f32[32, 64], r: f32[32, 32]")
+
+TABLE = """
+def graph(t: i64[4, 9], *, e: f32[50, 32]):
+    x: f32[4, 9, 32] = embedding(e, t)
+    y: f32[4, 9, 50] = linear(x, e)
+    return y
+"""
+
+
+def filled(text: str) -> Graph:
+    graph = parse(text)
+    generator = torch.Generator().manual_seed(0)
+    for name, node in graph.params.items():
+        graph.store[name] = torch.randn([int(n) for n in node.shape], generator=generator)
+    return graph
+
+
+def sample() -> tuple[Graph, Context]:
+    graph = filled(TEXT)
+    x = torch.randn(4, 9, 32, generator=torch.Generator().manual_seed(1))
+    return graph, Context(inputs=[x], calibration=[[x]])
+
+
+def test_each_reader_gets_what_was_chosen_for_it() -> None:
+    graph, context = sample()
+    choices = {
+        "a": Choice(None, None),
+        "b": Choice("int4-g16-asym", "dynamic"),
+        "c": Choice("int8-channel", None),
+        "d": Choice(None, "static"),
+    }
+    options = Quantize("static", choices=choices)
+    assert options.formats == ("int4-g16-asym",)
+    new, remarks = options(graph, context)
+    read = {name: [used.op for used in new[name].args] for name in "abcde"}
+    assert read == {
+        "a": ["input", "param"],
+        "b": ["dequantize", "decode"],
+        "c": ["input", "dequantize"],
+        "d": ["dequantize", "param"],
+        "e": ["dequantize", "dequantize"],  # the rest, as the options say
+    }
+    codes = [new[name].args[0].args[0].op for name in "bde"]
+    assert codes == ["getitem", "quantize", "quantize"]
+    found = execute(new, context.inputs)
+    wanted = execute(graph, context.inputs)
+    errors = [difference([one], [other]) for one, other in zip(found, wanted, strict=True)]
+    assert errors[0] == 0
+    assert 0.02 < errors[1] < 0.2  # four bits
+    assert all(1e-4 < error < 0.02 for error in errors[2:])
+    kept = [remark.site for remark in remarks if not remark.applied]
+    assert kept == ["a"]
+
+
+def test_readers_that_choose_alike_share_codes() -> None:
+    graph, context = sample()
+    choices = {"b": Choice("int8-channel", "dynamic"), "c": Choice("int4-g16-asym", "dynamic")}
+    new, _ = Quantize("static", choices=choices)(graph, context)
+    assert new["b"].args[0] is new["c"].args[0]
+    assert new["a"].args[0] is new["d"].args[0]
+    assert new["a"].args[0] is not new["b"].args[0]
+
+
+def test_what_all_readers_choose_is_what_the_options_say() -> None:
+    graph, context = sample()
+    plain, _ = Quantize("static", correct_bias=False)(graph, context)
+    choices = {name: Choice("int8-channel", "static") for name in "abcde"}
+    options = Quantize(None, weights="int2-g16", correct_bias=False, choices=choices)
+    chosen, _ = options(graph, context)
+    assert str(chosen) == str(plain)
+    for one, other in zip(
+        execute(chosen, context.inputs), execute(plain, context.inputs), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_no_data_is_needed_where_nobody_chooses_a_static_range() -> None:
+    graph, context = sample()
+    empty = Context(inputs=context.inputs)
+    plain = Quantize("dynamic", rounding="nearest", correct_bias=False)
+    plain(graph, empty)
+    with pytest.raises(InputError, match="needs calibration data"):
+        Quantize(
+            "dynamic",
+            rounding="nearest",
+            correct_bias=False,
+            choices={"a": Choice(activations="static")},
+        )(graph, empty)
+
+
+def test_a_choice_for_nobody_is_refused() -> None:
+    graph, context = sample()
+    with pytest.raises(InputError, match="no reader of weights is called that") as caught:
+        Quantize(choices={"aa": Choice()})(graph, context)
+    assert "the nearest names are: a" in str(caught.value)
+    with pytest.raises(InputError, match="no reader of weights is called that"):
+        Quantize(choices={"q": Choice()})(graph, context)  # a parameter, not its reader
+
+
+def test_readers_of_a_table_choose_together() -> None:
+    graph = filled(TABLE)
+    ids = torch.randint(0, 50, (4, 9), generator=torch.Generator().manual_seed(2))
+    context = Context(inputs=[ids], calibration=[[ids]])
+    new, _ = Quantize("static", choices={"x": Choice("int4-g16")})(graph, context)
+    assert new["x"].args[0].op == "decode" and new["x"].args[0] is new["y"].args[1]
+    new, _ = Quantize("static", choices={"x": Choice(None), "y": Choice(None, "static")})(
+        graph, context
+    )
+    assert new["x"].args[0].op == new["y"].args[1].op == "param"
+    assert new["y"].args[0].op == "dequantize"
+    with pytest.raises(InputError, match="e is one table, and x, y choose different formats"):
+        Quantize("static", choices={"x": Choice("int4-g16"), "y": Choice()})(graph, context)
+
+
+def test_a_weight_that_readers_share_is_not_kept_twice() -> None:
+    text = TEXT.replace("linear(x, k)", "linear(x, q)").replace("k: f32[64, 32], ", "")
+    graph = filled(text)
+    x = torch.randn(4, 9, 32, generator=torch.Generator().manual_seed(1))
+    context = Context(inputs=[x], calibration=[[x]])
+    _, remarks = Quantize("static", choices={"b": Choice("int4-g16")})(graph, context)
+    reasons = {remark.site: remark.text for remark in remarks if not remark.applied}
+    assert reasons == {"a": "q is also read by b", "b": "q is also read by a"}
+
+
+def test_a_convolution_that_stays_in_float_gives_and_takes_no_codes() -> None:
+    graph = filled(
+        """
+        def graph(x: f32[2, 4, 8, 8], *, a: f32[16, 4, 3, 3], b: f32[16, 16, 3, 3], l: f32[10, 16]):
+            p: f32[2, 16, 6, 6] = conv2d(x, a)
+            q: f32[2, 16, 6, 6] = relu(p)
+            r: f32[2, 16, 4, 4] = conv2d(q, b)
+            g: f32[2, 16] = mean(r, dim=(2, 3))
+            y: f32[2, 10] = linear(g, l)
+            return y
+        """
+    )
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    context = Context(inputs=[x], calibration=[[x]], closed_convolutions=True)
+
+    def operands(choices: dict[str, Choice]) -> dict[str, list[str]]:
+        new, _ = Quantize("static", least=1, choices=choices)(graph, context)
+        return {name: [used.op for used in new[name].args] for name in "prgy"}
+
+    integer = ["dequantize", "dequantize"]
+    assert operands({}) == {"p": integer, "r": integer, "g": ["dequantize"], "y": integer}
+    assert operands({"p": Choice(None, None)}) == {
+        "p": ["input", "param"],
+        "r": integer,
+        "g": ["dequantize"],
+        "y": integer,
+    }
+    # The one before gains nothing from codes that nobody reads; its weights are stored as codes.
+    assert operands({"r": Choice(None, None)}) == {
+        "p": ["input", "dequantize"],
+        "r": ["relu", "param"],
+        "g": ["conv2d"],
+        "y": integer,
+    }
