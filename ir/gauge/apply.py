@@ -6,7 +6,8 @@ graph, so that rounding is no part of the question whether an equality holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -14,15 +15,16 @@ import torch
 
 from ..errors import GraphError
 from ..graph import Graph, Node
-from ..laws import Action, Kind, Port
+from ..laws import Kind, Port
 from ..types import of
 from .inserted import center, insert, restore
 from .region import Edit, Region, operand
 from .tensors import spread, transformed
 
 Place: TypeAlias = tuple[Node, Port]  # a reader, and its operand
-# The new values of a parameter, by one of the actions on it.
-Change: TypeAlias = Callable[[torch.Tensor, Action], torch.Tensor]
+Values: TypeAlias = Callable[[Node], torch.Tensor]  # of parameters
+# The new values of a parameter, by one of the edits of it.
+Change: TypeAlias = Callable[[torch.Tensor, Edit], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,7 @@ def apply(
     """
     if reason := refusal(region, element):
         raise GraphError(reason, where=region.value.at)
-    untied = separate(graph, region)
-    for param, value in folded(region, element, graph.value).items():
-        _set(graph, param, value)
+    untied = change_parameters(graph, region, _folding(region, element, graph.value))
     if region.inserted:
         insert(graph, region, element, compute)
     for value in region.centered:
@@ -68,32 +68,25 @@ def apply(
 
 
 def change_parameters(graph: Graph, region: Region, change: Change) -> list[Untied]:
-    """Change all that takes the region's action up, action by action, in place.
+    """Change all that takes the region's action up, edit by edit, in place.
 
     Returns:
         The parameters that were tied and are no longer.
     """
     untied = separate(graph, region)
-    for param, places in list(_shares(region)):
-        value = graph.value(param)
-        for edit in _edits_of(region, places[0]):
-            value = change(value, edit.action)
-        _set(graph, param, value)
+    for param, value in _changed(region, graph.value, change).items():
+        graph.store[param.name] = value.to(param.dtype)
+        param.type = of(graph.value(param))  # one number for all channels becomes one for each
     return untied
-
-
-def _set(graph: Graph, param: Node, value: torch.Tensor) -> None:
-    graph.store[param.name] = value.to(param.dtype)
-    param.type = of(graph.value(param))  # one number for all channels becomes one for each
 
 
 def ties_broken(graph: Graph, region: Region) -> list[Untied]:
     """The parameters that applying the region would untie."""
     shares: dict[Node, int] = {}
     split: dict[Node, None] = {}
-    for param, places in _shares(region):
+    for param, edits in _shares(region):
         shares[param] = shares.get(param, 0) + 1
-        if shares[param] > 1 or not _whole(param, places):
+        if shares[param] > 1 or not _whole(param, edits):
             split[param] = None
     return [Untied(param.name, graph.store.bytes([param.name])) for param in split]
 
@@ -139,19 +132,17 @@ def separate(graph: Graph, region: Region) -> list[Untied]:
             zeros = torch.zeros(_channels(graph, edit), dtype=edit.node.dtype)
             graph.give(edit.node, 2, zeros, name=f"{edit.node.name}_bias")
     untied: list[Untied] = []
-    for param, places in list(_shares(region)):
-        if not _whole(param, places):
+    for param, edits in list(_shares(region)):
+        if not _whole(param, edits):
             name = graph.store.origin.get(param.name, (param.name,))
             own = graph.param(param.name, graph.store.tensors[param.name], origin=name)
-            for place in places:
+            for place in edits:
                 _put(own, place)
             untied.append(Untied(param.name, graph.store.bytes([param.name])))
     return untied
 
 
-def folded(
-    region: Region, element: torch.Tensor, value: Callable[[Node], torch.Tensor]
-) -> dict[Node, torch.Tensor]:
+def folded(region: Region, element: torch.Tensor, value: Values) -> dict[Node, torch.Tensor]:
     """What the parameters of a separated region become; differentiable by all that goes in.
 
     Regions of one graph may follow each other: the values of the next are those that this one
@@ -160,47 +151,52 @@ def folded(
     Args:
         value: The value of a parameter before.
     """
-    new: dict[Node, torch.Tensor] = {}
-    for param, places in _shares(region):
-        new[param] = value(param)
-        for edit in _edits_of(region, places[0]):
-            if edit.through is None:
-                new[param] = transformed(region.kind, new[param], edit.action, element)
-            else:
-                # The weights are those before: a shift leaves them.
-                moved = _through(edit, element, value(_param(edit.node, 1)))
-                new[param] = new[param] - edit.action.power * moved
-    return new
+    return _changed(region, value, _folding(region, element, value))
 
 
-def _shares(region: Region) -> Iterator[tuple[Node, list[Place]]]:
-    """The parameters that take the action up, each with places that change alike."""
+def _folding(region: Region, element: torch.Tensor, value: Values) -> Change:
+    """What one edit makes of a parameter, for an element."""
+
+    def change(old: torch.Tensor, edit: Edit) -> torch.Tensor:
+        if edit.through is None:
+            return transformed(region.kind, old, edit.action, element)
+        # The weights are those before: a shift leaves them.
+        return old - edit.action.power * _through(edit, element, value(_param(edit.node, 1)))
+
+    return change
+
+
+def _changed(region: Region, value: Values, change: Change) -> dict[Node, torch.Tensor]:
+    """The new values of the parameters of a separated region."""
+    shares = [(param, next(iter(edits.values()))) for param, edits in _shares(region)]
+    return {param: functools.reduce(change, edits, value(param)) for param, edits in shares}
+
+
+def _shares(region: Region) -> Iterator[tuple[Node, dict[Place, list[Edit]]]]:
+    """The parameters that take the action up, each with places that change alike, and what each
+    place takes up, axis by axis."""
+    edits: dict[Place, list[Edit]] = {}
+    for key in sorted(region.edits, key=lambda key: key[2] or ()):
+        edits.setdefault(key[:2], []).append(region.edits[key])
     places: dict[Node, list[Place]] = {}
-    for edit in region.edits.values():
-        param = operand(edit.node, edit.port)
-        if param is not None and (edit.node, edit.port) not in places.setdefault(param, []):
-            places[param].append((edit.node, edit.port))
+    for place in dict.fromkeys(key[:2] for key in region.edits):
+        if (param := operand(*place)) is not None:
+            places.setdefault(param, []).append(place)
     for param, left in places.items():
         while left:
-            alike = [place for place in left if _alike(region, place, left[0])]
+            first = left[0]
+            alike = [at for at in left if at == first or _alike(edits[at], edits[first])]
             left = [place for place in left if place not in alike]
-            yield param, alike
+            yield param, {place: edits[place] for place in alike}
 
 
-def _alike(region: Region, place: Place, other: Place) -> bool:
+def _alike(some: Sequence[Edit], others: Sequence[Edit]) -> bool:
     """Whether two places change alike; what makes up for a shift depends on its op's weights."""
-    some, others = _edits_of(region, place), _edits_of(region, other)
-    return place == other or (
+    return (
         len(some) == len(others)
         and all(edit.through is None for edit in (*some, *others))
         and all(a.action.same(b.action) for a, b in zip(some, others, strict=True))
     )
-
-
-def _edits_of(region: Region, place: Place) -> list[Edit]:
-    """What a place takes up, axis by axis."""
-    keys = [key for key in region.edits if key[:2] == place]
-    return [region.edits[key] for key in sorted(keys, key=lambda key: key[2] or ())]
 
 
 def _put(param: Node, place: Place) -> None:
@@ -216,7 +212,7 @@ def _put(param: Node, place: Place) -> None:
     node.set(args)
 
 
-def _whole(param: Node, places: list[Place]) -> bool:
+def _whole(param: Node, places: Collection[Place]) -> bool:
     """Whether nobody reads the parameter at another place."""
     return len(places) == sum(n is param for user in param.users for n in user.inputs)
 

@@ -50,7 +50,7 @@ from ..laws import (
     Softmax,
 )
 from .apply import Untied, change_parameters
-from .region import Blocked, Refused, Region, operand, operands
+from .region import Blocked, Edit, Refused, Region, operand, operands
 from .tensors import spread
 
 # Which positions stay along each axis that loses some; axes are counted from the end.
@@ -70,7 +70,7 @@ def mask(graph: Graph, region: Region, kept: torch.Tensor) -> list[Untied]:
     _check_region(region)
     factor = kept.to(torch.float64)
     return change_parameters(
-        graph, region, lambda value, action: value * spread(action, factor, 1.0).to(value.dtype)
+        graph, region, lambda old, edit: old * spread(edit.action, factor, 1.0).to(old.dtype)
     )
 
 
@@ -152,6 +152,7 @@ class _Plan:
             raise GraphError(f"kept must be {region.size} booleans, not all of them false")
         self.graph, self.region, self.kept = graph, region, kept
         self.point = {name: max(low, 2) for name, (low, _) in graph.symbols.items()}
+        self.known: dict[Action, Kept] = {}
         self.left = {node: self._left(node, a) for node, a in region.actions.items()}
         self.attrs: dict[Node, dict[str, Any]] = {}
         self.factors: dict[Node, float] = {}  # of the weights of norms
@@ -173,6 +174,11 @@ class _Plan:
 
     def _left(self, node: Node, action: Action) -> Kept:
         """What is left along each axis that loses anything: whole rows, or it is refused."""
+        if action not in self.known:
+            self.known[action] = self._whole_rows(node, action)
+        return self.known[action]
+
+    def _whole_rows(self, node: Node, action: Action) -> Kept:
         here = spread(action, self.kept.to(torch.int8), 1).bool()
         left: Kept = {}
         product = torch.ones((), dtype=torch.bool)
@@ -361,8 +367,8 @@ class _Plan:
     def carry_out(self) -> list[Untied]:
         """Change the parameters and the nodes, in order, and see that each fits the next."""
 
-        def narrowed(value: torch.Tensor, action: Action) -> torch.Tensor:
-            here = self._left(self.region.value, action)
+        def narrowed(value: torch.Tensor, edit: Edit) -> torch.Tensor:
+            here = self._left(self.region.value, edit.action)
             for axis, left in here.items():
                 value = value.index_select(axis, torch.nonzero(left).flatten())
             return value.contiguous()

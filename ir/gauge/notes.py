@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from ..graph import Node
-from ..laws import DIAGONAL, MIXING, Action, Kind, compact, filled
+from ..laws import DIAGONAL, MIXING, Action, Kind, compact, filled, interned
 from .region import Blocked, Edit, Refused, Region, is_computed_weight, operand
 
 
@@ -23,13 +23,13 @@ def record(region: Region, node: Node, value: Node, action: Action) -> list[Node
     old = region.actions.get(value)
     if old is None:
         need_whole(region, node, action)
-        region.actions[value] = action
+        region.actions[value] = interned(action)
         again = node.inputs.count(value) > 1  # it has asked for one operand, and reads another
         return [other for other in (value, *value.users) if again or other is not node]
     grown = agree(region, node, old, action)
     if grown is old:
         return []
-    region.actions[value] = grown
+    region.actions[value] = interned(grown)
     around = [value, *value.users]
     weights = [operand(n, (1,)) for n in around if is_computed_weight(n, (1,))]
     stale = {*around, *weights}

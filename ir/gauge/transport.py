@@ -341,7 +341,7 @@ class _Search:
                 self.take_up(region, node, port, action)
             else:
                 readers = () if value is hold else value.users
-                further = record(region, node, value, interned(action))
+                further = record(region, node, value, action)
                 changed += [other for other in further if other in {value, *readers}]
         for port, action in flow.also.items():
             self.take_up(region, node, port, action)
