@@ -101,6 +101,15 @@ class Target:
             f"{', '.join(self.weights.examples)}, or target='torch', which decodes them all",
         )
 
+    def check_simulated(self, form: str) -> None:
+        """Raise ``TargetError`` where activations cannot be simulated in a format."""
+        if not self.simulates:
+            raise TargetError(
+                f"target {self.name!r} has no kernel for activations in {form}",
+                do="choose 'static', 'dynamic' or 'dynamic-tensor', which are eight bits, or "
+                "target='torch', which simulates every format",
+            )
+
     def lower(self, graph: Graph) -> Runner:
         """The graph as something that runs."""
         return self._lowering().lower(graph)

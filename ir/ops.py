@@ -276,6 +276,7 @@ _ROWS: tuple[Op, ...] = (
     _ours("dequantize", "input scale zero_point"),
     _ours("dynamic_quantize", "input"),
     _ours("decode", "codes scale whole zero"),
+    _ours("fake_quantize", "input scale zero"),
     # -- numbers
     Op("getitem", operator.getitem, ("value", "index"), Parts(cuts=False), positional=True),
     _number("int_add", operator.add),

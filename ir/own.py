@@ -7,12 +7,12 @@ scalar per tensor, ``[O, 1]`` per output channel of a weight, ``[..., 1]`` per t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from .formats import Packed, named
+from .formats import Packed, Parameters, named
 
 LIMITS = {torch.uint8: (0, 255), torch.int8: (-128, 127), torch.int16: (-32768, 32767)}
 
@@ -134,6 +134,69 @@ def _(
     return codes.new_empty(list(shape), dtype=dtype)
 
 
+@torch.library.custom_op("regauge::fake_quantize", mutates_args=())
+def fake_quantize(
+    input: torch.Tensor,
+    scale: torch.Tensor | None = None,
+    zero: torch.Tensor | None = None,
+    *,
+    format: str,
+) -> torch.Tensor:
+    """What the codes of a format give back, computed in floating point.
+
+    Args:
+        scale, zero: In the shape of the format's scales; from the value itself where not given.
+        format: Its name.
+    """
+    return _rounded(input, scale, zero, format)
+
+
+def _rounded(
+    input: torch.Tensor, scale: torch.Tensor | None, zero: torch.Tensor | None, format: str
+) -> torch.Tensor:
+    form = named(format)
+    parameters = form.fit(input) if scale is None else Parameters(scale, None, zero)
+    return form.fake(input, parameters)
+
+
+@fake_quantize.register_fake
+def _(
+    input: torch.Tensor,
+    scale: torch.Tensor | None = None,
+    zero: torch.Tensor | None = None,
+    *,
+    format: str,
+) -> torch.Tensor:
+    return torch.empty_like(input)
+
+
+def _save_for_fake_quantize(
+    ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: torch.Tensor
+) -> None:
+    ctx.save_for_backward(*inputs)
+    ctx.format = keyword_only_inputs["format"]
+
+
+def _fake_quantize_gradient(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    return _gradient(lambda *given: _rounded(*given, ctx.format), ctx.saved_tensors, gradient)
+
+
+fake_quantize.register_autograd(_fake_quantize_gradient, setup_context=_save_for_fake_quantize)
+
+
+def _gradient(
+    run: Callable[..., torch.Tensor],
+    saved: Sequence[torch.Tensor | None],
+    gradient: torch.Tensor,
+) -> tuple[torch.Tensor | None, ...]:
+    """The gradient to each operand that is given, by running once more."""
+    with torch.enable_grad():
+        given = [None if part is None else part.detach().requires_grad_() for part in saved]
+        there = [part for part in given if part is not None]
+        found = iter(torch.autograd.grad(run(*given), there, gradient, allow_unused=True))
+    return tuple(None if part is None else next(found) for part in given)
+
+
 @torch.library.custom_op("regauge::crms_norm", mutates_args=())
 def crms_norm(
     input: torch.Tensor, weight: torch.Tensor | None = None, *, eps: float = 1e-6
@@ -167,11 +230,11 @@ def _save_for_crms_norm(
 
 
 def _crms_norm_gradient(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    with torch.enable_grad():
-        given: list[Any] = [part if part is None else part.detach() for part in ctx.saved_tensors]
-        inputs = [part.requires_grad_() for part in given if part is not None]
-        found = torch.autograd.grad(_crms_normed(*given, eps=ctx.eps), inputs, gradient)
-    return (*found, *[None] * (len(given) - len(found)))
+    return _gradient(
+        lambda input, weight=None: _crms_normed(input, weight, eps=ctx.eps),
+        ctx.saved_tensors,
+        gradient,
+    )
 
 
 crms_norm.register_autograd(_crms_norm_gradient, setup_context=_save_for_crms_norm)

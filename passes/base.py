@@ -124,6 +124,11 @@ class Pass(abc.ABC):
         """The formats (``ir.formats``) in which it keeps weights: not every target takes all."""
         return ()
 
+    @property
+    def simulated(self) -> tuple[str, ...]:
+        """The formats of activations that it simulates: some targets take codes alone."""
+        return ()
+
     @abc.abstractmethod
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         """Rewrite the graph in place and say what was done and what was not."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Literal, TypeAlias
 
 import torch
 
@@ -18,9 +17,9 @@ from ..ir import Graph, InputError, Node
 from ..ir.formats import named
 from ..ir.gauge import Site, weighted
 from ..ir.recurrence import NAMES as RECURRENCES
+from .values import Activations
 from .weights import Stored, WeightRounding
 
-Activations: TypeAlias = Literal["static", "dynamic", "dynamic-tensor"]
 CHANNELWISE = "int8-channel"
 
 
@@ -30,7 +29,7 @@ class Choice:
 
     Args:
         weights: The format of its weights; ``None``: they stay in floating point.
-        activations: How what it reads is quantized; ``None``: not at all.
+        activations: How what it reads is quantized (``passes.values``); ``None``: not at all.
     """
 
     weights: str | None = CHANNELWISE

@@ -18,9 +18,9 @@ import torch
 from ..ir import Graph, InputError, astype
 from ..ir.interpret import Read, execute
 from .base import Context, Pass, Promise, Remark, Stage, applied, missed
-from .quantize import Activations
 from .simulated import Simulation
 from .smooth import Smooth
+from .values import Activations
 
 ALPHAS = tuple(i / 20 for i in range(21))
 

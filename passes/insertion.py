@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..ir import Graph, Node, TensorType
-from ..ir.formats import Quantized
+from ..ir.formats import Format, Parameters, Quantized
 from ..ir.gauge import Site
 
 
@@ -112,6 +112,30 @@ def insert_dynamic(graph: Graph, site: Site, *, per_token: bool) -> None:
     ]
     back = graph.add("dequantize", *parts, name=f"{name}_value", type=value.type, before=first)
     _read(site, back)
+
+
+def insert_fake(graph: Graph, site: Site, form: Format, parameters: Parameters | None) -> None:
+    """Put what a format gives back between a site's value and its readers."""
+    value, name = site.value, site.value.name
+    given: list[Node] = []
+    if parameters is not None:
+        parts = {"scale": parameters.step, "zero": parameters.zero}
+        given = [
+            graph.param(f"{name}_{what}", part.to(value.dtype), origin=())
+            for what, part in parts.items()
+            if part is not None
+        ]
+    fake = graph.add(
+        "fake_quantize",
+        value,
+        *given,
+        format=str(form),
+        name=f"{name}_value",
+        type=value.type,
+        before=min(site.readers, key=graph.nodes.index),
+        where=value.where,
+    )
+    _read(site, fake)
 
 
 def _read(site: Site, value: Node) -> None:

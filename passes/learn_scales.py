@@ -41,9 +41,9 @@ from ..ir.interpret import execute
 from ..ir.laws import Kind
 from .base import Context, Pass, Remark, Stage, applied, missed
 from .calibration import as_rows, padding_mask
-from .quantize import Activations
 from .simulated import Simulation
 from .smooth import tied
+from .values import Activations
 
 LEAST_SCALE = 1e-2  # as the source has it
 HELD_OUT = 4  # one of so many batches

@@ -6,9 +6,10 @@ Weights: by default int8 codes q, one scale s for each output channel or row of 
 integer kernels take; or codes of any other format, packed, and decoded where they are read.
 Activations:
 uint8 codes u, static (one t and z for each value, from the range seen on calibration data) or
-dynamic (t for each token, as it comes). Readers that share a value share its codes. Results stay in
-floating point: no runtime gains by more, and it costs accuracy. Codes are real integers in the
-graph, with the ops that give them meaning; backends run these on integers.
+dynamic (t for each token, as it comes), or any other format, simulated (``values``). Readers that
+share a value share its codes. Results stay in floating point: no runtime gains by more, and it
+costs accuracy. Codes are real integers in the graph, with the ops that give them meaning; backends
+run these on integers.
 
 Rounding is to the nearest, or by GPTQ with the Hessian of the activations as they come out of the
 quantized prefix (F6.1). A bias takes up the mean error that is left, E[W x] - E[s q t (u - z)], x
@@ -29,11 +30,11 @@ from ..ir.gauge import Site, inputs_of_contractions, weighted
 from ..ir.recurrence import NAMES as RECURRENCES
 from .base import Context, Pass, Promise, Remark, Stage, applied, missed
 from .calibration import as_rows, padding_mask
-from .choices import CHANNELWISE, Activations, Choice, Choices, ChosenRounding
-from .insertion import insert_dynamic, insert_static, range_to_scale
+from .choices import CHANNELWISE, Choice, Choices, ChosenRounding
 from .integer_results import CONVOLUTIONS, IntegerResults
 from .rounding import making_up, rounded
 from .streams import Values, run_streams
+from .values import Activations, Coding, Limits, coding, format_of, is_static
 from .weights import Channelwise, Stored
 
 ROWS_PER_CHANNEL = 1  # below, weights are rounded to the nearest: GPTQ would fit the sample
@@ -47,8 +48,7 @@ class _Decision:
 
     site: Site
     activations: Activations | None
-    scale: torch.Tensor | None = None
-    zero_point: torch.Tensor | None = None
+    coding: Coding | None = None
     weights: dict[Node, Stored] = field(default_factory=dict[Node, Stored])
     biases: dict[Node, torch.Tensor] = field(default_factory=dict[Node, torch.Tensor])
 
@@ -60,8 +60,8 @@ class Quantize(Pass):
     Args:
         weights: The format of linear layers and embedding tables (``formats.named``); what it does
             not fit, and convolutions, are int8 with a scale a channel.
-        activations: ``static``, ``dynamic`` (each token), ``dynamic-tensor``, or ``None`` for
-            weights only.
+        activations: ``static``, ``dynamic`` (each token), ``dynamic-tensor``, a format, simulated,
+            or ``None`` for weights only.
         rounding: ``gptq`` needs calibration data, ``nearest`` does not.
         correct_bias: Whether biases take up the mean error; needs calibration data too.
         make_up: Whether weights also make up for the errors of what comes before them, as far as
@@ -91,6 +91,16 @@ class Quantize(Pass):
         chosen = (choice.weights for choice in self.choices.values())
         asked = dict.fromkeys((self.weights, self.tables or self.weights, *chosen))
         return tuple(name for name in asked if name is not None and name != CHANNELWISE)
+
+    @property
+    def simulated(self) -> tuple[str, ...]:
+        forms = (format_of(activations) for activations in self._activations)
+        return tuple(dict.fromkeys(str(form) for form in forms if form is not None))
+
+    @property
+    def _activations(self) -> tuple[Activations | None, ...]:
+        chosen = (choice.activations for choice in self.choices.values())
+        return tuple(dict.fromkeys((self.activations, *chosen)))
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         remarks: list[Remark] = []
@@ -199,7 +209,7 @@ class Quantize(Pass):
     @property
     def _learns(self) -> bool:
         return (
-            "static" in (self.activations, *(c.activations for c in self.choices.values()))
+            any(map(is_static, self._activations))
             or self.rounding == "gptq"
             or self.correct_bias
             or self.make_up
@@ -210,6 +220,7 @@ class Quantize(Pass):
     ) -> None:
         if not self._learns:
             for decision in found:
+                decision.coding = coding(decision.activations, decision.site, _no_limits)
                 for reader in decision.site.readers:
                     stored = rounding.round(reader, None)[1]
                     if stored is not None:
@@ -239,17 +250,14 @@ class Quantize(Pass):
         shared = any(reader.args[1].op != "param" for reader in site.readers)
         kinds = ", ".join(dict.fromkeys(map(str, decision.weights.values())))
         kinds = kinds or ("shared" if shared else "unchanged")
-        if decision.activations is None:
+        if decision.coding is None:
             return applied(site.value, f"{kinds} weights of {names}")
-        if decision.activations == "static":
-            assert decision.scale is not None and decision.zero_point is not None
-            insert_static(graph, site, decision.scale, decision.zero_point)
-            return applied(site.value, f"{kinds} weights and static activations of {names}")
-        per_token = decision.activations == "dynamic" and site.axis == -1
-        insert_dynamic(graph, site, per_token=per_token)
-        scaled = "for each token" if per_token else "for the tensor"
-        text = f"{kinds} weights and activations scaled {scaled} of {names}"
-        return applied(site.value, text)
+        decision.coding.insert(graph, site)
+        return applied(site.value, f"{kinds} weights and {decision.coding} of {names}")
+
+
+def _no_limits() -> Limits:
+    raise AssertionError("static ranges are learned from data")
 
 
 class _Solver:
@@ -301,12 +309,14 @@ class _Solver:
     def _enter(self, decision: _Decision, exact: Values, quantized: Values) -> None:
         """Quantize a site's value, and gather what its readers need to know of it."""
         site = decision.site
-        if decision.activations == "static":
-            dtype = self.context.activation_dtype
-            low = min(self._rows(site, quantized, i).min() for i in range(len(quantized)))
-            high = max(self._rows(site, quantized, i).max() for i in range(len(quantized)))
-            decision.scale, decision.zero_point = range_to_scale(low, high, dtype)
-        self.codes = [self._simulated(value, decision) for value in quantized]
+
+        def limits() -> Limits:
+            seen = [self._rows(site, quantized, i) for i in range(len(quantized))]
+            return min(part.min() for part in seen), max(part.max() for part in seen)
+
+        decision.coding = coding(decision.activations, site, limits, self.context.activation_dtype)
+        simulate = decision.coding.simulate if decision.coding else lambda value: value
+        self.codes = [simulate(value) for value in quantized]
         self.hessian, self.change, self.count = None, None, 0
         if site.axis != -1:
             return
@@ -333,17 +343,6 @@ class _Solver:
 
     def _rows(self, site: Site, values: Values, batch: int) -> torch.Tensor:
         return as_rows(values[batch], site.axis, self.masks[batch])
-
-    def _simulated(self, value: torch.Tensor, decision: _Decision) -> torch.Tensor:
-        """What the codes of a value stand for."""
-        run = torch.ops.regauge
-        if decision.scale is not None and decision.zero_point is not None:
-            scale, zero = decision.scale, decision.zero_point
-            return run.dequantize(run.quantize(value, scale, zero, dtype=zero.dtype), scale, zero)
-        if decision.activations is None:
-            return value
-        per_token = decision.activations == "dynamic" and decision.site.axis == -1
-        return run.dequantize(*run.dynamic_quantize(value, per_token=per_token))
 
 
 def _contract(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
@@ -18,10 +18,8 @@ from ..ir.interpret import Read, Tap
 from .base import Context
 from .calibration import Observation, as_rows, observe
 from .integer_results import IntegerResults
-from .quantize import Activations
 from .rounding import scales as weight_scales
-
-Limits: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # the least and the greatest
+from .values import Activations, Limits, format_of, is_static
 
 
 class _Round(torch.autograd.Function):
@@ -61,16 +59,17 @@ def fake_quantize_weights(weight: torch.Tensor, bits: int, group: int | None) ->
     return ((codes - zero) * step).flatten(1)
 
 
-def fake_quantize(rows: torch.Tensor, limits: Limits, mode: str | None) -> torch.Tensor:
-    """Values ``[..., n]`` as eight bits give them back.
+def fake_quantize(rows: torch.Tensor, limits: Limits, mode: Activations | None) -> torch.Tensor:
+    """Values ``[..., n]`` as their codes give them back.
 
     Args:
         limits: The range of all of them, for static scales.
-        mode: ``static``, ``dynamic`` (each row its own scale), ``dynamic-tensor``, or ``None``:
-            as they are.
+        mode: How they are quantized (``values``); ``None``: they stay as they are.
     """
     if mode is None:
         return rows
+    if (form := format_of(mode)) is not None:
+        return form.fake(rows, form.of_range(*limits) if is_static(mode) else form.fit(rows))
     if mode == "dynamic":
         step = (rows.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-12)
         return _round(rows / step) * step

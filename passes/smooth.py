@@ -37,10 +37,10 @@ from ..ir.laws import Kind
 from .base import Context, Remark, Stage, applied, blocked, missed
 from .calibration import Observation, observe
 from .integer_results import CONVOLUTIONS, IntegerResults
-from .quantize import Activations
 from .simulated import fake_quantize, fake_quantize_weights
 from .sites import Asked, SitePass
 from .ties import tie_in_the_way
+from .values import Activations
 
 FEWEST = 8  # rows, below which ranges are chance
 FLOOR = 0.1  # of the median range of the channels
