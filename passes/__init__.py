@@ -1,5 +1,7 @@
 """Graph to graph: each pass with the promise it keeps."""
 
+from .allocation import Allocate as Allocate
+from .allocation import Budget as Budget
 from .base import Context as Context
 from .base import Pass as Pass
 from .base import Promise as Promise
@@ -36,6 +38,8 @@ from .unit_scale import UnitScale as UnitScale
 __all__ = [
     "PRESETS",
     "Align",
+    "Allocate",
+    "Budget",
     "CenterResidual",
     "Choice",
     "ChooseBest",

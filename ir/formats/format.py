@@ -9,6 +9,7 @@ its storage gives back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from ..errors import InputError
 from .elements import Element, refuse_non_finite
 from .granularity import Granularity
 from .integers import Integer
-from .packing import pack, unpack
+from .packing import pack, packed_size, unpack
 from .scales import ScaleFormat, straight
 
 WHOLE = Granularity("tensor")
@@ -176,6 +177,16 @@ class Format:
         whole = parameters.whole
         whole = None if whole is None else whole.detach().float().to(scale.dtype)
         return Parameters(self.scale.stored(scale), whole, zero)
+
+    def nbytes(self, shape: Sequence[int]) -> int:
+        """What a tensor of a shape takes in this format: ``Packed.nbytes``."""
+        blocks = self.cut(torch.empty(tuple(shape), device="meta"))
+        scales = self.reduce("amax", blocks).numel()
+        codes = blocks.numel() // (self.element.dimension or 1)
+        levels = self.element.levels
+        zeros = packed_size(scales, levels) if self.asymmetric else 0
+        whole = 4 if self.scale.twofold else 0
+        return packed_size(codes, levels) + scales * self.scale.nbytes + zeros + whole
 
     def blocks(self, tensor: torch.Tensor) -> torch.Tensor:
         """The blocks of a tensor, in single or double precision, once it is known to be finite."""

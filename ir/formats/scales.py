@@ -117,6 +117,11 @@ class ScaleFormat:
         way = "ceil" if self.rounding in ("up", "ceil") else "floor"
         return torch.ldexp(torch.ones_like(scale), _log2(scale, way))
 
+    @property
+    def nbytes(self) -> int:
+        """Of one scale."""
+        return DTYPES[self.storage].itemsize
+
     def pack(self, scale: torch.Tensor) -> torch.Tensor:
         """The bytes of stored scales, ``uint8 [..., bytes of one]``."""
         kept = scale.unsqueeze(-1).contiguous()

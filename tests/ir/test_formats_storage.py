@@ -162,6 +162,12 @@ def test_block_floating_point_is_the_formula(bits: int) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_bytes_are_known_before_there_are_codes(name: str) -> None:
+    form, values = named(name), sample_for(name, 48, 384)
+    assert form.nbytes(values.shape) == form.quantize(values).pack().nbytes
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_what_is_packed_comes_back(name: str, dtype: torch.dtype) -> None:
     form = named(name)

@@ -1,0 +1,43 @@
+"""Bits where they matter: scores of damage, costs, and solvers of what to choose under a budget."""
+
+from .allocate import Allocate as Allocate
+from .allocate import Budget as Budget
+from .candidates import Candidates as Candidates
+from .gradient import Gradient as Gradient
+from .hessian import Hessian as Hessian
+from .ordered import Chance as Chance
+from .ordered import Outstanding as Outstanding
+from .ordered import Similarity as Similarity
+from .problem import Problem as Problem
+from .relevance import LayerRelevance as LayerRelevance
+from .score import Damages as Damages
+from .score import Measured as Measured
+from .score import Score as Score
+from .solvers import Bisection as Bisection
+from .solvers import DynamicProgramming as DynamicProgramming
+from .solvers import Greedy as Greedy
+from .solvers import IntegerProgramming as IntegerProgramming
+from .solvers import Solver as Solver
+from .solvers import Threshold as Threshold
+
+__all__ = [
+    "Allocate",
+    "Bisection",
+    "Budget",
+    "Candidates",
+    "Chance",
+    "Damages",
+    "DynamicProgramming",
+    "Gradient",
+    "Greedy",
+    "Hessian",
+    "IntegerProgramming",
+    "LayerRelevance",
+    "Measured",
+    "Outstanding",
+    "Problem",
+    "Score",
+    "Similarity",
+    "Solver",
+    "Threshold",
+]

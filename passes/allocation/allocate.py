@@ -1,0 +1,234 @@
+"""Quantize with the choices that do least damage under a budget, or that cost least for a damage.
+
+    min over c  of  sum_u D[u, c_u]   such that   sum_u C[u, c_u] <= budget
+
+An allocation is a score (the damage D of each choice of each unit), a cost C, and a solver. Units
+are weights with those who read them (``units``). The damage is an estimate: each unit's as if the
+others stayed in floating point. ``Quantize`` then runs with what was chosen. Approximate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+
+from ...ir import Graph, InputError, Node
+from ...ir.gauge import weighted
+from ..base import Context, Pass, Promise, Remark, Stage, applied
+from ..choices import CHANNELWISE, Choice
+from ..quantize import Quantize
+from .candidates import Candidates
+from .gradient import Gradient
+from .problem import Assignment, Problem
+from .score import Score
+from .solvers import IntegerProgramming, Solver
+from .units import By, Unit, of_readers, units, weight_of
+
+Kind: TypeAlias = Literal["bits", "bytes", "mac_bits", "latency", "damage"]
+Latency: TypeAlias = Mapping[str, Mapping[Choice, float]]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What must not be exceeded.
+
+    Args:
+        limit: A number of:
+        of: ``bits``: of a weight on average, with scales and zero points as they are stored;
+            ``bytes``, of all weights together; ``mac_bits``: of a weight, on average over the
+            products it takes part in; ``latency``: of a table's unit; ``damage``: as the score
+            estimates it, or a solver measures it, with as few bits as possible.
+    """
+
+    limit: float
+    of: Kind = "bits"
+
+
+@dataclass(frozen=True)
+class Allocate(Pass):
+    """Choose formats reader by reader, and quantize.
+
+    Args:
+        choices: What to choose from: formats, with the activations of ``quantize``, or choices.
+        budget: What to keep to; a number is one of bits on average.
+        score: The damage that is expected.
+        solver: What finds the choices.
+        quantize: How it is then done, and with all that nothing is chosen for. Its own choices
+            stay.
+        by: What is decided together: the readers of one weight, of one value, or of a repeated
+            block.
+        latency: For a budget of latency: what each choice takes, by the names of readers.
+    """
+
+    choices: tuple[str | Choice, ...]
+    budget: Budget | float
+    score: Score = field(default_factory=Gradient)
+    solver: Solver = field(default_factory=IntegerProgramming)
+    quantize: Quantize = field(default_factory=lambda: Quantize(None))
+    by: By = "weight"
+    latency: Latency = field(default_factory=dict[str, Mapping[Choice, float]])
+    promise: ClassVar[Promise] = Promise.APPROXIMATE
+    stage: ClassVar[Stage] = Stage.QUANTIZE
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        chosen = (choice.weights for choice in self._choices)
+        own = (name for name in chosen if name is not None and name != CHANNELWISE)
+        # What Quantize says of all is not used by those that something is chosen for.
+        rest = replace(self.quantize, weights=CHANNELWISE).formats
+        return tuple(dict.fromkeys((*own, *rest)))
+
+    def run(self, graph: Graph, context: Context) -> list[Remark]:
+        found = self.units(graph)
+        candidates = Candidates.of(graph, context, found, self._choices)
+        problem = self.problem(candidates)
+        chosen = self.solve(problem)
+        picked = [candidates.choices[index] for index in chosen]
+        choices = dict(of_readers(found, picked))
+        for reader in self._left(graph, found):
+            choices[reader.name] = Choice(None, None)
+        quantize = replace(self.quantize, choices={**choices, **self.quantize.choices})
+        remark = self._remark(graph, found, picked, problem.predicted(chosen))
+        return [remark, *quantize.run(graph, context)]
+
+    # -- the problem ----------------------------------------------------------------------------
+
+    def units(self, graph: Graph) -> list[Unit]:
+        """What there is to choose for."""
+        return units(
+            graph,
+            by=self.by,
+            least=self.quantize.least,
+            embeddings=self._with_tables,
+            settled=self.quantize.choices,
+        )
+
+    def problem(self, candidates: Candidates) -> Problem:
+        """What the solver is given."""
+        damages = self.score.damages(candidates)
+        cost, unit = self._costs(candidates)
+        budget = self._budget
+        limited = "damage" if budget.of == "damage" else "cost"
+        limit = budget.limit * (unit[1] if limited == "cost" else 1.0)
+        names = tuple(found.name for found in candidates.units)
+        projections = damages.projections
+        measure = self._measure(candidates) if limited == "damage" else None
+        return Problem(names, damages.damage, cost, limit, limited, unit, projections, measure)
+
+    def solve(self, problem: Problem) -> Assignment:
+        """The choices; raises ``InputError`` where no choices keep to the budget."""
+        if problem.measure is None or not self.solver.measures:
+            problem.check()
+        return self.solver.solve(problem)
+
+    def _costs(self, candidates: Candidates) -> tuple[torch.Tensor, tuple[str, float]]:
+        """The cost of each choice of each unit, and the unit of sums with its size."""
+        found, kind = candidates.units, self._budget.of
+        size, macs = (sum(getattr(unit, name) for unit in found) for name in ("size", "macs"))
+        price: Callable[[Unit, Choice], float]
+        match kind:
+            case "bits" | "damage":
+                price, unit = (lambda u, c: 8.0 * u.nbytes(c)), (" bits", float(size))
+            case "bytes":
+                price, unit = (lambda u, c: float(u.nbytes(c))), (" bytes", 1.0)
+            case "mac_bits":
+                price = lambda u, c: u.macs * u.bits(c)  # noqa: E731
+                unit = (" bits a product", float(max(macs, 1)))
+            case "latency":
+                price, unit = self._latency, ("", 1.0)
+        cost = torch.full(candidates.offered.shape, torch.inf, dtype=torch.float64)
+        for row, one in enumerate(found):
+            for column, choice in candidates.options(row):
+                cost[row, column] = price(one, choice)
+        return cost, unit
+
+    def _latency(self, unit: Unit, choice: Choice) -> float:
+        total = 0.0
+        for reader in unit.readers:
+            try:
+                total += self.latency[reader.name][choice]
+            except KeyError:
+                raise InputError(
+                    f"the table of latencies has none of {reader.name} in {choice}",
+                    do="give latency={name: {choice: time}} for every reader of weights",
+                ) from None
+        return total
+
+    def _measure(self, candidates: Candidates) -> Callable[[Assignment], float]:
+        """The damage of an assignment, run on all calibration batches."""
+        batches = candidates.batches(self.name, len(candidates.context.calibration))
+        wanted = candidates.exact(batches)
+
+        def measure(chosen: Sequence[int]) -> float:
+            readers = {
+                reader: candidates.choices[index]
+                for unit, index in zip(candidates.units, chosen, strict=True)
+                for reader in unit.readers
+            }
+            return candidates.damage(readers, batches, wanted)
+
+        return measure
+
+    # -- what is said of it ---------------------------------------------------------------------
+
+    def _remark(
+        self, graph: Graph, found: Sequence[Unit], picked: Sequence[Choice], damage: float
+    ) -> Remark:
+        size = sum(unit.size for unit in found)
+        total = sum(unit.nbytes(choice) for unit, choice in zip(found, picked, strict=True))
+        counts: dict[str, int] = {}
+        for unit, choice in zip(found, picked, strict=True):
+            counts[_label(choice)] = counts.get(_label(choice), 0) + unit.size
+        parts = ", ".join(f"{name} {100 * n / size:.3g} %" for name, n in sorted(counts.items()))
+        data: dict[str, Any] = {
+            "bits": 8 * total / size,
+            "bytes": total,
+            "damage": damage,
+            "choices": {
+                reader.name: _label(choice)
+                for unit, choice in zip(found, picked, strict=True)
+                for reader in unit.readers
+            },
+            "preparation": True,
+        }
+        text = (
+            f"{8 * total / size:.4g} bits a weight on average ({parts}); "
+            f"{self.score.name} expects a damage of {damage:.3g}"
+        )
+        return applied(graph.output, text, **data)
+
+    # -- options --------------------------------------------------------------------------------
+
+    @property
+    def _budget(self) -> Budget:
+        return self.budget if isinstance(self.budget, Budget) else Budget(float(self.budget))
+
+    @property
+    def _choices(self) -> list[Choice]:
+        kind = self.quantize.activations
+        return [Choice(c, kind) if isinstance(c, str) else c for c in self.choices]
+
+    @property
+    def _with_tables(self) -> bool:
+        return self.quantize.embeddings and self.quantize.tables is None
+
+    def _left(self, graph: Graph, found: Sequence[Unit]) -> list[Node]:
+        """Readers whose weights are too small, or shared in ways that codes are not."""
+        known = {reader for unit in found for reader in unit.readers}
+        known |= {node for node in graph.nodes if node.name in self.quantize.choices}
+        tables = {weight_of(n) for n in graph.nodes if n.op == "embedding"}
+        return [
+            node
+            for node in graph.nodes
+            if weighted(node)
+            and node not in known
+            and not (self.quantize.embeddings and weight_of(node) in tables)
+        ]
+
+
+def _label(choice: Choice) -> str:
+    weights = choice.weights or "float"
+    return weights if choice.activations is None else f"{weights} {choice.activations}"

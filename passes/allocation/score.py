@@ -1,0 +1,109 @@
+"""Scores: the damage that is expected of each choice of each unit, from the graph and data."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from ...ir import Node
+from .candidates import Candidates, floats
+
+Metric: TypeAlias = Literal["error", "likelihood"]
+
+
+@dataclass(frozen=True)
+class Damages:
+    """What a score gives.
+
+    Args:
+        damage: ``float64[U, C]``; infinite where a unit does not have a choice.
+        projections: ``float64[U, C, K]`` whose squares sum up to the damage over the last axis,
+            where the score knows how the errors of units meet in the outputs.
+    """
+
+    damage: torch.Tensor
+    projections: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Score(abc.ABC):
+    """A value with typed options."""
+
+    @abc.abstractmethod
+    def damages(self, candidates: Candidates) -> Damages:
+        """The damage of each choice of each unit, the rest left in floating point."""
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+
+@dataclass(frozen=True)
+class Measured(Score):
+    """The damage of each choice by itself, run: ``|y' - y|^2 / |y|^2``.
+
+    Args:
+        batches: At most so many of the calibration batches, for each choice of each unit.
+    """
+
+    batches: int = 2
+
+    def damages(self, candidates: Candidates) -> Damages:
+        batches = candidates.batches(self.name, self.batches)
+        wanted = candidates.exact(batches)
+        found = torch.full(candidates.offered.shape, torch.inf, dtype=torch.float64)
+        units = list(enumerate(candidates.units))
+        for row, unit in candidates.context.progress(units, f"{self.name}: trying choices"):
+            for column, choice in candidates.options(row):
+                chosen = dict.fromkeys(unit.readers, choice)
+                found[row, column] = candidates.damage(chosen, batches, wanted)
+        return Damages(found)
+
+
+def squared_errors(candidates: Candidates) -> torch.Tensor:
+    """``sum (W' - W)^2`` of each choice, ``float64[U, C]``."""
+    found = torch.full(candidates.offered.shape, torch.inf, dtype=torch.float64)
+    for row, unit in enumerate(candidates.units):
+        for column, choice in candidates.options(row):
+            found[row, column] = sum(
+                float(weight_error(candidates, weight, choice.weights).square().sum())
+                for weight in unit.weights
+            )
+    return found
+
+
+def weight_error(candidates: Candidates, weight: Node, form: str | None) -> torch.Tensor:
+    """``W' - W``."""
+    value = candidates.graph.value(weight)
+    return torch.zeros_like(value) if form is None else candidates.weight(weight, form) - value
+
+
+def seeds(outputs: Sequence[Any], metric: Metric, generator: torch.Generator) -> list[torch.Tensor]:
+    """Random directions in the outputs, one for each, with which squares of products are expected
+    to be what the metric says.
+
+    ``error``: normal numbers, ``E (r'e)^2 = |e|^2``. ``likelihood``: the gradient of the log
+    likelihood of labels drawn from the softmax of logits over the last axis, ``E (r'e)^2 = e'Fe``,
+    twice the divergence of the distributions to second order.
+    """
+    found: list[torch.Tensor] = []
+    for value in floats(outputs):
+        if metric == "error":
+            found.append(torch.randn(value.shape, generator=generator, dtype=value.dtype))
+            continue
+        chances = value.detach().softmax(-1)
+        drawn = torch.multinomial(chances.flatten(0, -2), 1, generator=generator)
+        label = torch.zeros_like(chances).flatten(0, -2).scatter_(1, drawn, 1.0)
+        found.append(label.reshape(chances.shape) - chances)
+    return found
+
+
+def power(outputs: Sequence[Any], metric: Metric) -> float:
+    """What damages are divided by: ``|y|^2``; or twice the number of distributions."""
+    if metric == "error":
+        return sum(float(value.detach().double().square().sum()) for value in floats(outputs))
+    return sum(2.0 * value[..., 0].numel() for value in floats(outputs))

@@ -1,0 +1,150 @@
+"""What is decided together, and how large it is.
+
+A unit is the readers of one weight; or of one value, or of one of the graph's repeated blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from ...ir import Graph, Node
+from ...ir.blocks import repeated
+from ...ir.formats import named
+from ...ir.gauge import weighted
+from ..choices import CHANNELWISE, Choice
+
+By: TypeAlias = Literal["weight", "value", "block"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Readers that get one choice.
+
+    Attributes:
+        readers: In order.
+        block: The number of the repeated block that they are in; -1 outside of all.
+    """
+
+    readers: tuple[Node, ...]
+    block: int = -1
+
+    @property
+    def name(self) -> str:
+        return self.readers[0].name
+
+    @property
+    def weights(self) -> tuple[Node, ...]:
+        """Their weights, each once."""
+        return tuple(dict.fromkeys(map(weight_of, self.readers)))
+
+    @property
+    def size(self) -> int:
+        """How many weights there are."""
+        return sum(map(_numel, self.weights))
+
+    @property
+    def macs(self) -> int:
+        """Products for one run; a symbolic size counts as one."""
+        return sum(
+            math.prod(size for size in reader.shape if isinstance(size, int))
+            // int(weight_of(reader).shape[0])
+            * _numel(weight_of(reader))
+            for reader in self.readers
+            if reader.op != "embedding"
+        )
+
+    def nbytes(self, choice: Choice) -> int:
+        """What its weights take, with their scales."""
+        return sum(weight_bytes(weight, choice.weights) for weight in self.weights)
+
+    def bits(self, choice: Choice) -> float:
+        """For each weight."""
+        return 8 * self.nbytes(choice) / self.size
+
+
+def weight_of(reader: Node) -> Node:
+    """The weight of a contraction, or the table of an embedding."""
+    return reader.args[0 if reader.op == "embedding" else 1]
+
+
+def data_of(reader: Node) -> Node:
+    """What the weight is applied to."""
+    return reader.args[1 if reader.op == "embedding" else 0]
+
+
+def weight_bytes(weight: Node, form: str | None) -> int:
+    """What a weight takes in a format."""
+    if form is None:
+        return _numel(weight) * weight.dtype.itemsize
+    if form == CHANNELWISE:
+        return _numel(weight) + int(weight.shape[0]) * weight.dtype.itemsize
+    return named(form).nbytes([int(size) for size in weight.shape])
+
+
+def units(
+    graph: Graph,
+    *,
+    by: By = "weight",
+    least: int = 0,
+    embeddings: bool = True,
+    settled: Iterable[str] = (),
+) -> list[Unit]:
+    """The units of a graph, in order.
+
+    Args:
+        by: What is decided together.
+        least: Smaller weights are left out.
+        embeddings: Whether tables that embeddings read are there, with all who read them.
+        settled: Names of readers that are left out, and with them all who share a weight.
+    """
+    out = set(settled)
+    number = {node: index for index, block in enumerate(repeated(graph)) for node in block.nodes}
+    parts: dict[object, list[Node]] = {}
+    for node in graph.nodes:
+        if not _takes(node, embeddings, least) or out & {u.name for u in weight_of(node).users}:
+            continue
+        weight, lookup = weight_of(node), node.op == "embedding"
+        table = any(user.op == "embedding" for user in weight.users)
+        if by == "block" and node in number and not table:
+            key: object = number[node]
+        elif by == "value" and not lookup and not table:
+            key = node.args[0]
+        else:
+            key = weight
+        parts.setdefault(key, []).append(node)
+    found: list[Unit] = []
+    for readers in parts.values():
+        blocks = {number.get(reader, -1) for reader in readers}
+        found.append(Unit(tuple(readers), blocks.pop() if len(blocks) == 1 else -1))
+    return found
+
+
+def _takes(node: Node, embeddings: bool, least: int) -> bool:
+    """Whether ``Quantize`` gives codes to the weights of a reader, in the format it is told."""
+    if not (weighted(node) or (node.op == "embedding" and isinstance(node.args[0], Node))):
+        return False
+    weight = weight_of(node)
+    if weight.op != "param" or _numel(weight) < least:
+        return False
+    users = list(weight.users)
+    if any(user.op == "embedding" for user in users):
+        return embeddings and all(
+            user.op in ("embedding", "linear") and weight_of(user) is weight for user in users
+        )
+    return all(weighted(u) and u.args[0] is node.args[0] and u.args[1] is weight for u in users)
+
+
+def _numel(weight: Node) -> int:
+    return math.prod(int(size) for size in weight.shape)
+
+
+def of_readers(found: Iterable[Unit], chosen: Iterable[Choice]) -> Mapping[str, Choice]:
+    """The choice of each reader by name, as ``Quantize`` takes it."""
+    return {
+        reader.name: choice
+        for unit, choice in zip(found, chosen, strict=True)
+        for reader in unit.readers
+    }

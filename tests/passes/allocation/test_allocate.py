@@ -1,0 +1,265 @@
+"""Budgets are kept, optima are optima, and what was chosen is what is in the graph."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from regauge.ir import Graph, InputError, parse
+from regauge.ir.interpret import execute
+from regauge.passes import Allocate, Budget, Choice, Context, Quantize
+from regauge.passes.allocation import (
+    Bisection,
+    Candidates,
+    DynamicProgramming,
+    Gradient,
+    Greedy,
+    IntegerProgramming,
+    Measured,
+    Problem,
+    Solver,
+    Threshold,
+)
+from regauge.passes.manager import difference
+
+TEXT = """
+def graph(t: i64[8, 6], *, e: f32[40, 32], q: f32[64, 32], k: f32[64, 32], u: f32[32, 64],
+          v: f32[48, 32], s: f32[4, 32]):
+    x: f32[8, 6, 32] = embedding(e, t)
+    a: f32[8, 6, 64] = linear(x, q)
+    b: f32[8, 6, 64] = linear(x, k)
+    c: f32[8, 6, 64] = mul(a, b)
+    d: f32[8, 6, 32] = linear(c, u)
+    r: f32[8, 6, 32] = add(x, d)
+    y: f32[8, 6, 48] = linear(r, v)
+    z: f32[8, 6, 4] = linear(r, s)
+    return y, z
+"""
+FORMATS = ("int2-g16-asym", "int4-g16-asym", "int8-g16-asym")
+SOLVERS = [Threshold(), Greedy(), DynamicProgramming(), IntegerProgramming()]
+
+
+def sample() -> tuple[Graph, Context]:
+    graph = parse(TEXT)
+    generator = torch.Generator().manual_seed(0)
+    for name, node in graph.params.items():
+        shape = [int(size) for size in node.shape]
+        graph.store[name] = torch.randn(shape, generator=generator) / shape[-1] ** 0.5
+    graph.store["u"] = graph.store["u"] * 0.03  # so a, b and d matter little to the outputs
+    batches = [[torch.randint(0, 40, (8, 6), generator=generator)] for _ in range(2)]
+    return graph, Context(batches[0], batches)
+
+
+def random_problem(seed: int, limited: Any = "cost", part: float = 0.5) -> Problem:
+    generator = torch.Generator().manual_seed(seed)
+    size = torch.rand(7, 1, generator=generator, dtype=torch.float64) + 0.1
+    cost = size * torch.tensor([2.0, 3.0, 5.0, 8.0]).double()
+    scale = torch.rand(7, 1, generator=generator, dtype=torch.float64) ** 4 * size
+    noise = torch.rand(7, 4, generator=generator, dtype=torch.float64) + 0.5
+    damage = scale * noise * torch.tensor([64.0, 16.0, 1.0, 0.02]).double()
+    damage[2, 1], cost[2, 1] = torch.inf, torch.inf  # a choice that a unit does not have
+    table = cost if limited == "cost" else damage
+    low = float(table.amin(1).sum())
+    high = float(torch.where(table.isfinite(), table, 0).amax(1).sum())
+    limit = low + part * (high - low) * (1.0 if limited == "cost" else 0.05)
+    names = tuple(f"u{i}" for i in range(7))
+    return Problem(names, damage, cost, limit, limited, (" bits", 1.0))
+
+
+def optimum(problem: Problem) -> float:
+    """By trying everything."""
+    value, used = torch.zeros(1).double(), torch.zeros(1).double()
+    for objective, constraint in zip(problem.objective, problem.constraint, strict=True):
+        value = (value[:, None] + objective).flatten()
+        used = (used[:, None] + constraint).flatten()
+    return float(value[used <= problem.limit].min())
+
+
+@pytest.mark.parametrize("limited", ["cost", "damage"])
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+def test_solvers_keep_to_the_limit_and_come_near_the_optimum(solver: Solver, limited: str) -> None:
+    excess: list[float] = []
+    for seed in range(4):
+        problem = random_problem(seed, limited)
+        chosen = solver.solve(problem)
+        assert problem.keeps(chosen)
+        excess.append(problem.total(problem.objective, chosen) / optimum(problem))
+    if isinstance(solver, IntegerProgramming):
+        assert excess == pytest.approx([1.0] * 4, abs=1e-6)
+    near = 1.02 if isinstance(solver, (DynamicProgramming, IntegerProgramming)) else 1.5
+    assert max(excess) < near
+    assert min(excess) > 1 - 1e-9
+
+
+def test_the_least_is_told_where_a_budget_cannot_be_met() -> None:
+    problem = random_problem(0, part=-0.1)
+    least = float(problem.cost.amin(1).sum())
+    with pytest.raises(InputError, match="bits cannot be met: the least possible is") as caught:
+        problem.check()
+    assert f"{least:.4g}" in str(caught.value)
+    random_problem(0, part=0.0).check()  # the least itself can be
+    for solver in SOLVERS:
+        tight = random_problem(0, part=0.0)
+        assert solver.solve(tight) == tight.least
+
+
+def test_greedy_counts_errors_that_cancel() -> None:
+    # The errors of the first two units are opposite: both in few bits do no damage at all.
+    projections = torch.zeros(3, 2, 4, dtype=torch.float64)
+    projections[0, 0] = torch.tensor([2.0, 0, 0, 0])
+    projections[1, 0] = torch.tensor([-2.0, 0, 0, 0])
+    projections[2, 0] = torch.tensor([0, 1.0, 0, 0])
+    damage = projections.square().sum(2)
+    cost = torch.tensor([[2.0, 4.0]] * 3).double()
+    plain = Problem(("a", "b", "c"), damage, cost, 8.0)
+    knowing = Problem(("a", "b", "c"), damage, cost, 8.0, projections=projections)
+    assert Greedy().solve(plain) == [1, 0, 0]
+    chosen = Greedy().solve(knowing)
+    assert chosen == [0, 0, 1] and knowing.predicted(chosen) == 0
+    assert plain.predicted(chosen) == 8
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+def test_bits_go_where_they_matter(solver: Solver) -> None:
+    graph, context = sample()
+    options = Quantize(None, rounding="nearest", correct_bias=False)
+    allocate = Allocate(FORMATS, 6.5, Gradient(probes=16), solver, options)
+    new, remarks = allocate(graph, context)
+    first = remarks[0]
+    assert first.data["bits"] <= 6.5 and first.data["bits"] > 5
+    assert "bits a weight on average" in first.text and "Gradient expects a damage" in first.text
+    chosen = first.data["choices"]
+    assert set(chosen) == {"x", "a", "b", "d", "y"}
+    assert {n.name: n.attrs["format"] for n in new.nodes if n.op == "decode"} == {
+        f"{weight}_value": chosen[reader]
+        for weight, reader in {"e": "x", "q": "a", "k": "b", "u": "d", "v": "y"}.items()
+    }
+    # The same bits for all do more damage, though they are not fewer.
+    error = difference(execute(new, context.inputs), execute(graph, context.inputs))
+    even, _ = Quantize(None, "int4-g16-asym", "nearest", correct_bias=False)(graph, context)
+    assert error < difference(execute(even, context.inputs), execute(graph, context.inputs))
+    kept = {remark.site for remark in remarks if not remark.applied}
+    assert kept == {"z"}  # few weights, and no codes for them
+    decoded = [node for node in new.nodes if node.op == "decode"]
+    stored = sum(new.value(part).nbytes for node in decoded for part in node.inputs)
+    assert stored == first.data["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "least"),
+    [
+        (Budget(3.0), "3 bits cannot be met: the least possible is 4.125"),
+        (Budget(2000, "bytes"), "2000 bytes cannot be met: the least possible is 4620"),
+        (Budget(4, "mac_bits"), "4 bits a product cannot be met: the least possible is 4.125"),
+        (Budget(-1.0, "damage"), "-1 of damage cannot be met: the least possible is"),
+    ],
+)
+def test_a_budget_that_cannot_be_met_is_refused(budget: Budget, least: str) -> None:
+    graph, context = sample()
+    with pytest.raises(InputError, match=least):
+        Allocate(FORMATS, budget, Gradient(probes=1))(graph, context)
+
+
+def test_a_budget_of_damage_takes_as_few_bits_as_it_can() -> None:
+    graph, context = sample()
+    options = Quantize(None, rounding="nearest", correct_bias=False)
+
+    def bits(limit: float, solver: Solver) -> tuple[float, float]:
+        allocate = Allocate(FORMATS, Budget(limit, "damage"), Measured(), solver, options)
+        new, remarks = allocate(graph, context)
+        error = difference(execute(new, context.inputs), execute(graph, context.inputs))
+        return remarks[0].data["bits"], error
+
+    solvers = (IntegerProgramming(), Bisection())
+    loose, tight = ([bits(limit, solver) for solver in solvers] for limit in (1e-2, 1e-4))
+    for few, many in zip(loose, tight, strict=True):
+        assert few[0] < many[0] and few[1] > many[1]
+        assert few[1] ** 2 < 3e-2 and many[1] ** 2 < 3e-4
+    with pytest.raises(InputError, match="with the most that can be chosen, is"):
+        bits(1e-9, Bisection())
+    with pytest.raises(InputError, match="Bisection lowers units until a measured damage"):
+        Allocate(FORMATS, 6.5, Measured(), Bisection())(graph, context)
+
+
+def test_bisection_takes_fewer_runs_than_trying_all() -> None:
+    graph, context = sample()
+    allocate = Allocate(FORMATS, Budget(1e-2, "damage"), Gradient(probes=16), Bisection())
+    candidates = Candidates.of(graph, context, allocate.units(graph), [Choice(f) for f in FORMATS])
+    problem = allocate.problem(candidates)
+    runs: list[list[int]] = []
+    assert problem.measure is not None
+    exact = problem.measure
+
+    def measure(chosen: list[int]) -> float:
+        runs.append(list(chosen))
+        return exact(chosen)
+
+    counted = Problem(
+        problem.names, problem.damage, problem.cost, problem.limit, "damage", measure=measure
+    )
+    chosen = Bisection().solve(counted)
+    assert exact(chosen) <= 1e-2
+    assert len(runs) <= 1 + 2 * 3  # five units, two steps down
+    costs = {
+        choice: problem.total(problem.cost, choice)
+        for choice in itertools.product(range(3), repeat=5)
+        if exact(list(choice)) <= 1e-2
+    }
+    assert problem.total(problem.cost, chosen) <= 1.3 * min(costs.values())
+
+
+def test_latency_is_a_table_of_the_user() -> None:
+    graph, context = sample()
+    choices = tuple(Choice(name) for name in FORMATS)
+    table = {
+        name: {choice: float(bits) for choice, bits in zip(choices, (2, 4, 8), strict=True)}
+        for name in ("x", "a", "b", "d", "y")
+    }
+    budget = Budget(22, "latency")
+    _, remarks = Allocate(choices, budget, Gradient(probes=4), latency=table)(graph, context)
+    spent = sum(table[r][Choice(f)] for r, f in remarks[0].data["choices"].items())
+    assert 18 <= spent <= 22
+    del table["d"]
+    with pytest.raises(InputError, match="the table of latencies has none of d"):
+        Allocate(choices, budget, Gradient(probes=1), latency=table)(graph, context)
+
+
+def test_activations_are_chosen_too() -> None:
+    graph, context = sample()
+    choices = (Choice("int8-channel", "static"), Choice("int8-channel"), Choice(None))
+    options = Quantize("static", rounding="nearest", correct_bias=False)
+    allocate = Allocate(choices, Budget(3e-4, "damage"), Measured(), quantize=options, by="value")
+    new, remarks = allocate(graph, context)
+    assert allocate.formats == ()
+    chosen = remarks[0].data["choices"]
+    assert chosen["a"] == chosen["b"]  # they read one value
+    error = difference(execute(new, context.inputs), execute(graph, context.inputs))
+    assert 0 < error**2 < 1e-3
+
+
+def test_what_the_user_chose_stays() -> None:
+    graph, context = sample()
+    options = Quantize(None, choices={"a": Choice("int6-g16-asym"), "x": Choice(None)})
+    allocate = Allocate(FORMATS, 5.0, Gradient(probes=2), quantize=options)
+    assert allocate.formats == (*FORMATS, "int6-g16-asym")
+    new, remarks = allocate(graph, context)
+    assert set(remarks[0].data["choices"]) == {"b", "d", "y"}
+    assert new["q_value"].attrs["format"] == "int6-g16-asym"
+    assert new["x"].args[0].op == "param"
+
+
+def test_tables_may_have_a_format_of_their_own() -> None:
+    graph, context = sample()
+    options = Quantize(None, tables="int8-g32")
+    new, remarks = Allocate(FORMATS, 5.0, Gradient(probes=2), quantize=options)(graph, context)
+    assert set(remarks[0].data["choices"]) == {"a", "b", "d", "y"}
+    assert new["e_value"].attrs["format"] == "int8-g32"
+
+
+def test_needs_calibration_data() -> None:
+    graph, context = sample()
+    with pytest.raises(InputError, match="Gradient needs calibration data, and there is none"):
+        Allocate(FORMATS, 5.0)(graph, Context(context.inputs))
