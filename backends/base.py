@@ -110,6 +110,10 @@ class Target:
                 "target='torch', which simulates every format",
             )
 
+    def widened(self, form: Format) -> bool:
+        """Whether weights in a format are stored in more bits than it has."""
+        return self.weights is not None and self.weights.widen(form)
+
     def lower(self, graph: Graph) -> Runner:
         """The graph as something that runs."""
         return self._lowering().lower(graph)

@@ -69,6 +69,10 @@ class BlockKernels:
             case _:
                 return True
 
+    def widen(self, form: Format) -> bool:
+        """Whether weights in this format take the codes of a wider one."""
+        return isinstance(form.element, Integer) and form.element.width not in self.bits
+
     def blocks(self, weight: Quantized) -> Blocks:
         """A weight ``[O, I]`` in a format that they take."""
         form, shape = weight.format, weight.shape

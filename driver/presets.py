@@ -9,7 +9,7 @@ from .. import passes as library
 from ..backends.base import Target
 from ..ir import InputError
 from ..passes import Pass
-from ..passes.presets import PRESETS
+from ..passes.presets import preset, preset_names
 
 Asked: TypeAlias = "str | Pass | type[Pass] | Sequence[str | Pass | type[Pass]]"
 
@@ -46,15 +46,15 @@ def pass_names() -> list[str]:
 
 
 def _named(name: str, target: Target) -> tuple[Pass, ...]:
-    if name in PRESETS:
-        return tuple(PRESETS[name](target))
+    if (passes := preset(name, target)) is not None:
+        return passes
     found = vars(library).get(name)
     if _is_pass(found):
         return (_instance(found),)
     passes = f"; or of the passes: {', '.join(pass_names())}" if pass_names() else ""
     raise InputError(
         f"there is no preset or pass {name!r}",
-        do=f"choose one of the presets: {', '.join(PRESETS)}{passes}",
+        do=f"choose one of the presets: {', '.join(preset_names())}{passes}",
     )
 
 
@@ -71,7 +71,8 @@ def _instance(value: Any) -> Pass:
             ) from None
     raise InputError(
         f"expected a pass or a name in passes, got a {type(value).__name__}",
-        do=f"pass a preset ({', '.join(PRESETS)}), a regauge.passes.Pass, or a list of these",
+        do=f"pass a preset ({', '.join(preset_names())}), a regauge.passes.Pass, or a list of "
+        "these",
     )
 
 

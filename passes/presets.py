@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from ..ir import InputError
+from ..ir.formats import Format, named
+from .allocation import Allocate
 from .base import Pass
 from .center_residual import CenterResidual
 from .fold_attention_bias import FoldAttentionBias
@@ -20,6 +23,10 @@ class Profile(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    def widened(self, form: Format) -> bool:
+        """Whether it stores weights of a format in one of more bits."""
+        ...
 
 
 def exact(profile: Profile) -> tuple[Pass, ...]:
@@ -61,6 +68,22 @@ def w3a16(profile: Profile) -> tuple[Pass, ...]:
     return (*exact(profile), Quantize(None, weights="int3-g32-asym", make_up=True))
 
 
+def auto(profile: Profile, bits: float) -> tuple[Pass, ...]:
+    """Weights and tables in 2 to 8 bits, so many on average with their scales, each where it does
+    least damage; needs calibration data. Widths that the target stores as others are left out."""
+    if not LEAST_BITS <= bits <= MOST_BITS:
+        raise InputError(
+            f"a budget of {bits:g} bits a weight cannot be met: with their scales they are "
+            f"{LEAST_BITS:.3g} to {MOST_BITS:.3g}",
+            do="choose a number between, such as auto:4.5",
+        )
+    every = (f"int{width}-g64-pad-asym" for width in range(2, 9))
+    choices = tuple(name for name in every if not profile.widened(named(name)))
+    return (*exact(profile), Allocate(choices, bits, quantize=Quantize(None, make_up=True)))
+
+
+LEAST_BITS, MOST_BITS = (w + (32 + w) / 64 for w in (2, 8))  # groups of 64, a scale, a zero point
+
 PRESETS: dict[str, Callable[[Profile], tuple[Pass, ...]]] = {
     "exact": exact,
     "w8a8": w8a8,
@@ -69,3 +92,26 @@ PRESETS: dict[str, Callable[[Profile], tuple[Pass, ...]]] = {
     "w4a16": w4a16,
     "w3a16": w3a16,
 }
+
+# Presets that take a number, as in auto:4.5.
+OF_A_NUMBER: dict[str, Callable[[Profile, float], tuple[Pass, ...]]] = {"auto": auto}
+
+
+def preset(name: str, profile: Profile) -> tuple[Pass, ...] | None:
+    """The passes of a preset; ``None`` where no preset is called that."""
+    if name in PRESETS:
+        return PRESETS[name](profile)
+    family, _, number = name.partition(":")
+    if family not in OF_A_NUMBER:
+        return None
+    try:
+        return OF_A_NUMBER[family](profile, float(number))
+    except ValueError:
+        raise InputError(
+            f"{name!r} names no number of bits", do=f"write it as in {family}:4.5"
+        ) from None
+
+
+def preset_names() -> list[str]:
+    """What a user can ask for."""
+    return [*PRESETS, *(f"{name}:<bits>" for name in OF_A_NUMBER)]

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 import regauge as rg
 from regauge.backends.base import TARGETS
+from regauge.backends.base import target as find
 from regauge.backends.onnx import emit
 from regauge.backends.onnxruntime import lower
-from regauge.ir import Graph, TargetError
+from regauge.ir import Graph, InputError, TargetError
 from regauge.ir.formats import named, searched
 from regauge.ir.interpret import execute
-from regauge.passes import Quantize
+from regauge.passes import Allocate, Quantize
 from regauge.passes.insertion import store_packed
+from regauge.passes.presets import auto, preset
 
 Make: TypeAlias = Callable[..., Graph]
 Kinds: TypeAlias = Callable[[Graph], Counter[str]]
@@ -210,7 +212,9 @@ def test_compile_refuses_before_it_traces() -> None:
     assert model.calls == 0
 
 
-@pytest.mark.parametrize(("preset", "bits"), [("w4a16", 5.13), ("w3a16", 5.13)])
+@pytest.mark.parametrize(
+    ("preset", "bits"), [("w4a16", 5.13), ("w3a16", 5.13), ("auto:4.5", 4.5), ("auto:7", 7.0)]
+)
 def test_the_presets_of_few_bits(preset: str, bits: float, tmp_path: Path) -> None:
     ids = torch.randint(0, 100, (8, 40), generator=torch.Generator().manual_seed(1))
     artifact = rg.compile(
@@ -223,6 +227,20 @@ def test_the_presets_of_few_bits(preset: str, bits: float, tmp_path: Path) -> No
     assert 1e-3 < float((found - wanted).norm() / wanted.norm()) < 0.3
     weights = 100 * 64 + 64 * 64
     assert artifact.report.bytes_after < weights * bits / 8 + 3000
+
+
+def test_automatic_bits_are_those_of_the_targets_kernels() -> None:
+    stored, every = (auto(find(name), 5)[-1] for name in ("onnxruntime", "torch"))
+    assert isinstance(stored, Allocate) and isinstance(every, Allocate)
+    assert stored.choices == tuple(f"int{bits}-g64-pad-asym" for bits in (2, 4, 8))
+    assert every.choices == tuple(f"int{bits}-g64-pad-asym" for bits in range(2, 9))
+    assert preset("automatic", find("torch")) is None
+    for name in ("auto:2", "auto:9", "auto:nan"):
+        with pytest.raises(InputError, match=r"cannot be met: with their scales they are 2.53 to"):
+            preset(name, find("torch"))
+    for name in ("auto", "auto:", "auto:four"):
+        with pytest.raises(InputError, match="names no number of bits"):
+            preset(name, find("torch"))
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "torch"])
