@@ -15,6 +15,20 @@ from typing import Any, Protocol
 from ..ir import Graph, TargetError
 from ..ir.formats import Format
 from .blocks import BlockKernels
+from .compressed_tensors.layout import Layouts
+
+
+class WeightFormats(Protocol):
+    """The formats of weights that a target takes; ``str`` says them in words."""
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """Names of formats to choose from."""
+        ...
+
+    def take(self, form: Format) -> bool:
+        """Whether it takes weights ``[O, I]`` in a format."""
+        ...
 
 
 class Runner(Protocol):
@@ -59,9 +73,11 @@ class Target:
         unsigned_activations: Whether it runs uint8 activations faster than int8.
         pairs_in_16_bits: Whether it may add two products of codes in 16 bits, which saturate.
         closed_convolutions: Whether a convolution on codes gains only where its result is codes.
-        weights: The kernels for weights of a few bits (``ir.formats``); where there are none, the
-            target decodes them, in any format.
+        weights: The formats of weights of a few bits that it takes; where there are none, it
+            decodes them, in any format.
         simulates: Whether quantized ops are computed in floating point: latency says nothing.
+        keeps_code: Whether it runs the model's own code, to which a pass can only give other
+            weights. Its module then has ``check(graph)`` too, which raises ``TargetError``.
     """
 
     name: str
@@ -72,8 +88,9 @@ class Target:
     unsigned_activations: bool = True
     pairs_in_16_bits: bool = False
     closed_convolutions: bool = False
-    weights: BlockKernels | None = None
+    weights: WeightFormats | None = None
     simulates: bool = False
+    keeps_code: bool = False
 
     @property
     def installed(self) -> bool:
@@ -114,6 +131,11 @@ class Target:
         """Whether weights in a format are stored in more bits than it has."""
         return self.weights is not None and self.weights.widen(form)
 
+    def check_graph(self, graph: Graph) -> None:
+        """Raise ``TargetError`` where a pass made what the model's own code has no place for."""
+        if self.keeps_code:
+            self._lowering().check(graph)
+
     def lower(self, graph: Graph) -> Runner:
         """The graph as something that runs."""
         return self._lowering().lower(graph)
@@ -151,6 +173,16 @@ TARGETS: dict[str, Target] = {
             install="regauge",
             takes="every op and dtype, run eagerly; int8 arithmetic is simulated",
             simulates=True,
+        ),
+        Target(
+            name="compressed-tensors",
+            module="compressed_tensors.runner",
+            requires=("torch", "safetensors"),
+            install="regauge[compressed-tensors]",
+            takes="Hugging Face models, as a checkpoint that transformers and vLLM load",
+            weights=Layouts(),
+            simulates=True,
+            keeps_code=True,
         ),
     )
 }

@@ -70,6 +70,7 @@ def compile(
     with Bars() as bars:
         with bars.stage("tracing"):
             graph, flat = capture(model, args, kwargs, dynamic_shapes)
+        place.check_graph(graph)
         with bars.stage("reading calibration data"):
             known = constants(graph, flat) if flat else {}
             batches = data.read(calibration, graph, known)
@@ -79,6 +80,7 @@ def compile(
             unsigned_activations=place.unsigned_activations,
             pairs_in_16_bits=place.pairs_in_16_bits,
             closed_convolutions=place.closed_convolutions,
+            check=place.check_graph,
             progress=bars.track,
         )
         try:

@@ -1,4 +1,5 @@
-"""A Hugging Face checkpoint folder as a module: ``config.json`` and weights in safetensors.
+"""A Hugging Face checkpoint folder as a module: ``config.json`` and weights in safetensors; and
+what of a model is needed to write such a folder again.
 
 Weights are read from safetensors alone. A pickle can run any program when it is opened, so a folder
 that has nothing else is refused.
@@ -13,7 +14,8 @@ from typing import Any
 
 import torch
 
-from ..ir import InputError, WeightError
+from ..ir import Checkpoint, Graph, InputError, WeightError
+from ..ir.checkpoint import Kind
 
 # Of an example that is made up.
 BATCH, LENGTH, SAMPLES, IMAGE = 2, 16, 16_000, 224
@@ -91,6 +93,36 @@ def example_inputs(model: Any) -> dict[str, torch.Tensor]:
     if config.is_encoder_decoder:
         inputs["decoder_input_ids"] = tokens()
     return inputs
+
+
+def describe(model: Any, graph: Graph) -> Checkpoint | None:
+    """The checkpoint that a Hugging Face model would be saved as; ``None`` of any other module.
+
+    Args:
+        graph: The model, just traced.
+    """
+    config: Any = getattr(model, "config", None)
+    if not (hasattr(config, "to_json_string") and hasattr(model, "save_pretrained")):
+        return None
+    settings = json.loads(config.to_json_string())
+    settings |= {
+        "architectures": [type(model).__name__],
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+    modules: dict[str, Kind] = {
+        name: "linear" if isinstance(module, torch.nn.Linear) else "embedding"
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, torch.nn.Embedding))
+    }
+    tensors = model.state_dict()
+    derived = getattr(model, "all_tied_weights_keys", {})
+    places = {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor.numel()}
+    tied: dict[str, str] = {}
+    first: dict[int, str] = {}
+    for name in sorted(places, key=lambda name: name in derived):  # keeps the order otherwise
+        if first.setdefault(places[name], name) != name:
+            tied[name] = first[places[name]]
+    return Checkpoint(settings, tensors, tied, modules, graph.copy())
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 from ..ir import Graph, InputError, TraceError, WeightError
 from ..ir.ops import NUMBERS
 from .canonical import canonicalize, check
-from .checkpoint import example_inputs, load_checkpoint
+from .checkpoint import describe, example_inputs, load_checkpoint
 from .convert import convert
 from .recurrence import AnyLength
 from .symbols import name_symbols
@@ -64,6 +64,8 @@ def trace(
         name_symbols(graph, model.forward, args, dict(kwargs or {}), dynamic_shapes)
     check(graph)
     graph.verify()
+    if isinstance(model, torch.nn.Module):
+        graph.checkpoint = describe(model, graph)
     return graph
 
 

@@ -1,5 +1,6 @@
 """The graph, the op table and its laws, printing, checking, running, and the gauge analysis."""
 
+from .checkpoint import Checkpoint as Checkpoint
 from .errors import ArtifactError as ArtifactError
 from .errors import GraphError as GraphError
 from .errors import InputError as InputError
@@ -22,6 +23,7 @@ from .types import TensorType as TensorType
 
 __all__ = [
     "ArtifactError",
+    "Checkpoint",
     "Graph",
     "GraphError",
     "InputError",

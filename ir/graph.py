@@ -11,7 +11,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch.utils import _pytree as pytree
@@ -19,6 +19,9 @@ from torch.utils import _pytree as pytree
 from .errors import GraphError
 from .params import Lazy, ParameterStore
 from .types import DTYPES, TensorType, Type, of, show
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
 
 Arg: TypeAlias = Any  # Node | None | bool | int | float | str | torch.dtype | tuple[Arg, ...]
 
@@ -141,6 +144,7 @@ class Graph:
         self.symbols: dict[str, tuple[int, int | None]] = {}  # the range of each symbolic size
         self.in_spec: pytree.TreeSpec | None = None  # of (args, kwargs)
         self.out_spec: pytree.TreeSpec | None = None
+        self.checkpoint: Checkpoint | None = None  # where it was traced from, if that is known
         self._names: set[str] = set()
 
     # -- building -------------------------------------------------------------------------------
@@ -325,6 +329,7 @@ class Graph:
         new.store = self.store.copy()
         new.symbols = dict(self.symbols)
         new.in_spec, new.out_spec = self.in_spec, self.out_spec  # nobody changes a spec
+        new.checkpoint = self.checkpoint
         new._names = set(self._names)
         return new
 

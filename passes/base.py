@@ -79,6 +79,7 @@ class Context:
         pairs_in_16_bits: Whether the target may add two products in 16 bits, which saturate:
             neighbouring weight codes must then be small enough together.
         closed_convolutions: Whether a convolution on codes gains only where its result is codes.
+        check: Raises ``TargetError`` where the target cannot take what a pass made of the graph.
         seed: Of everything random.
         progress: Called as ``progress(sequence, description)``; gives the sequence back, shown or
             not.
@@ -89,6 +90,7 @@ class Context:
     unsigned_activations: bool = True
     pairs_in_16_bits: bool = False
     closed_convolutions: bool = False
+    check: Callable[[Graph], None] = lambda graph: None
     seed: int = 0
     progress: Callable[[Iterable[Any], str], Iterator[Any]] = lambda sequence, _: iter(sequence)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..ir import Graph, PassError, PromiseError, TensorType, astype
+from ..ir import Graph, PassError, PromiseError, TargetError, TensorType, astype
 from ..ir.interpret import execute
 from ..ir.types import evaluate
 from .base import Context, Pass, Promise, Remark
@@ -93,6 +93,7 @@ def _run(
     except Exception as error:
         error.add_note(f"in pass {step.name}, after {[report.name for report in reports]}")
         raise
+    _check(step, new, context)
     exact = step.promise is Promise.EXACT
     # Damage is judged on the user's data alone: what a network makes of noise is nobody's concern.
     pairs = list(zip(trials, wanted, strict=True))[: None if exact else 1]
@@ -111,6 +112,18 @@ def _run(
             evidence=_evidence(step, graph, new, remarks),
         )
     return new
+
+
+def _check(step: Pass, new: Graph, context: Context) -> None:
+    """Refuse, by the name of the pass, what the target cannot take."""
+    try:
+        context.check(new)
+    except TargetError as error:
+        raise TargetError(
+            f"the target cannot take what {step.name} made: {error.what}",
+            where=error.where,
+            do=f"leave out {step.name}, or compile for another target",
+        ) from None
 
 
 def _evidence(step: Pass, before: Graph, after: Graph, remarks: list[Remark]) -> str:

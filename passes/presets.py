@@ -28,9 +28,16 @@ class Profile(Protocol):
         """Whether it stores weights of a format in one of more bits."""
         ...
 
+    @property
+    def keeps_code(self) -> bool:
+        """Whether it runs the model's own code, so that only weights can change."""
+        ...
+
 
 def exact(profile: Profile) -> tuple[Pass, ...]:
     """Every exact pass that a target profits from, and no approximate one; needs no data."""
+    if profile.keeps_code:
+        return (FoldAttentionBias(),)
     return (
         FoldBatchNorm(),
         MergeBranches(),
@@ -52,7 +59,10 @@ def w8a8_dynamic(profile: Profile) -> tuple[Pass, ...]:
 
 def w8(profile: Profile) -> tuple[Pass, ...]:
     """Weights in eight bits, activations in floating point; needs no data."""
-    return (*exact(profile), Quantize(None, rounding="nearest", correct_bias=False))
+    return (
+        *exact(profile),
+        Quantize(None, rounding="nearest", correct_bias=False, embeddings=not profile.keeps_code),
+    )
 
 
 def w4a16(profile: Profile) -> tuple[Pass, ...]:
@@ -60,12 +70,18 @@ def w4a16(profile: Profile) -> tuple[Pass, ...]:
 
     Nothing is done to activations here; a target whose kernels round them says so.
     """
-    return (*exact(profile), Quantize(None, weights="int4-g32-asym", make_up=True))
+    return (
+        *exact(profile),
+        Quantize(None, weights="int4-g32-asym", make_up=True, embeddings=not profile.keeps_code),
+    )
 
 
 def w3a16(profile: Profile) -> tuple[Pass, ...]:
     """The same in three bits, which targets without kernels for three store in four."""
-    return (*exact(profile), Quantize(None, weights="int3-g32-asym", make_up=True))
+    return (
+        *exact(profile),
+        Quantize(None, weights="int3-g32-asym", make_up=True, embeddings=not profile.keeps_code),
+    )
 
 
 def auto(profile: Profile, bits: float) -> tuple[Pass, ...]:

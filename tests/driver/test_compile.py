@@ -122,7 +122,9 @@ def test_no_argument_at_call_time(art: rg.Artifact) -> None:
 def test_an_unknown_target_lists_the_known(net: nn.Module, x: Tensor) -> None:
     with pytest.raises(ir.TargetError) as error:
         rg.compile(net, (x,), target="tpu")
-    assert str(error.value) == "there is no target 'tpu'\n  do  choose one of: onnxruntime, torch"
+    assert str(error.value) == (
+        "there is no target 'tpu'\n  do  choose one of: onnxruntime, torch, compressed-tensors"
+    )
 
 
 def test_a_target_that_is_not_installed_says_what_to_install(

@@ -14,7 +14,7 @@ from ....ir import Node, TargetError
 from ....ir.formats import Packed, named
 from ....ir.graph import Arg
 from ...base import target
-from ...blocks import Blocks
+from ...blocks import BlockKernels, Blocks
 from ..builder import MICROSOFT, Builder, rank
 
 _INT8 = 4  # the accuracy level
@@ -39,7 +39,7 @@ def _stored(
             do="leave this weight out, or compile for target='torch'",
         )
     kernels = place.weights
-    assert kernels is not None
+    assert isinstance(kernels, BlockKernels)
 
     def make() -> Blocks:
         values = [None if part is None else b.graph.value(part) for part in parts]
