@@ -30,6 +30,10 @@ class WeightFormats(Protocol):
         """Whether it takes weights ``[O, I]`` in a format."""
         ...
 
+    def store(self, form: Format) -> bool:
+        """Whether it does so in no more bits than the format has."""
+        ...
+
 
 class Runner(Protocol):
     """A lowered graph: flat inputs to flat outputs, as ``ir.interpret.execute`` has them."""
@@ -127,9 +131,9 @@ class Target:
                 "target='torch', which simulates every format",
             )
 
-    def widened(self, form: Format) -> bool:
-        """Whether weights in a format are stored in more bits than it has."""
-        return self.weights is not None and self.weights.widen(form)
+    def stores(self, form: Format) -> bool:
+        """Whether weights in a format are stored in no more bits than it has."""
+        return self.weights is None or self.weights.store(form)
 
     def check_graph(self, graph: Graph) -> None:
         """Raise ``TargetError`` where a pass made what the model's own code has no place for."""

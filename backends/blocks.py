@@ -69,9 +69,10 @@ class BlockKernels:
             case _:
                 return True
 
-    def widen(self, form: Format) -> bool:
-        """Whether weights in this format take the codes of a wider one."""
-        return isinstance(form.element, Integer) and form.element.width not in self.bits
+    def store(self, form: Format) -> bool:
+        """Whether such weights keep their width, and do not take the codes of a wider format."""
+        element = form.element
+        return self.take(form) and isinstance(element, Integer) and element.width in self.bits
 
     def blocks(self, weight: Quantized) -> Blocks:
         """A weight ``[O, I]`` in a format that they take."""

@@ -178,7 +178,11 @@ def _save_for_fake_quantize(
 
 
 def _fake_quantize_gradient(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    return _gradient(lambda *given: _rounded(*given, ctx.format), ctx.saved_tensors, gradient)
+    return _gradient(
+        lambda input, scale=None, zero=None: _rounded(input, scale, zero, ctx.format),
+        ctx.saved_tensors,
+        gradient,
+    )
 
 
 fake_quantize.register_autograd(_fake_quantize_gradient, setup_context=_save_for_fake_quantize)

@@ -7,7 +7,7 @@ codes of its own, and who stays in floating point reads the value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
@@ -17,6 +17,7 @@ from ..ir import Graph, InputError, Node
 from ..ir.formats import named
 from ..ir.gauge import Site, weighted
 from ..ir.recurrence import NAMES as RECURRENCES
+from .solvers import Hessian, Range, Solver
 from .values import Activations
 from .weights import Stored, WeightRounding
 
@@ -100,13 +101,17 @@ class ChosenRounding:
     """How the weights of each reader become codes, as was chosen for it.
 
     Args:
-        by_gptq: Whether linear layers are rounded by GPTQ.
+        solver: How linear layers are rounded, where there is a Hessian.
+        ranges: Where the scales of linear layers in a format come from.
         pairs: Whether neighbouring int8 codes that integer kernels read obey the limit of 16 bits.
     """
 
-    def __init__(self, graph: Graph, choices: Choices, *, by_gptq: bool, pairs: bool) -> None:
+    def __init__(
+        self, graph: Graph, choices: Choices, *, solver: Solver, ranges: Range, pairs: bool
+    ) -> None:
         self.graph, self.choices = graph, choices
-        self.by_gptq, self.pairs = by_gptq, pairs
+        self.solver, self.pairs = solver, pairs
+        self.ranges: Range = ranges
         self.tables: dict[Node, Stored] = {}
         self._found: dict[tuple[str, bool], WeightRounding] = {}
 
@@ -126,19 +131,24 @@ class ChosenRounding:
         rounding.add_table(table, rounding.form, multiplied=bool(readers))
 
     def round(
-        self, reader: Node, hessian: torch.Tensor | None, change: torch.Tensor | None = None
+        self,
+        reader: Node,
+        hessian: Hessian | None,
+        aim: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, Stored | None]:
         """As ``WeightRounding.round``."""
         if self.keeps(reader):
             return self.of(reader).read(reader.args[1]), None
-        return self.of(reader).round(reader, hessian, change)
+        return self.of(reader).round(reader, hessian, aim)
 
     def _in(self, name: str, codes: bool) -> WeightRounding:
         """For a format, and whether what its readers read is codes."""
         pairs = self.pairs and codes
         if (name, pairs) not in self._found:
             form = None if name == CHANNELWISE else named(name)
-            rounding = WeightRounding(self.graph, form, by_gptq=self.by_gptq, pairs=pairs)
+            rounding = WeightRounding(
+                self.graph, form, solver=self.solver, ranges=self.ranges, pairs=pairs
+            )
             rounding.tables = self.tables
             self._found[name, pairs] = rounding
         return self._found[name, pairs]

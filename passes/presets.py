@@ -24,8 +24,8 @@ class Profile(Protocol):
     @property
     def name(self) -> str: ...
 
-    def widened(self, form: Format) -> bool:
-        """Whether it stores weights of a format in one of more bits."""
+    def stores(self, form: Format) -> bool:
+        """Whether it stores weights in a format, in no more bits."""
         ...
 
     @property
@@ -94,7 +94,7 @@ def auto(profile: Profile, bits: float) -> tuple[Pass, ...]:
             do="choose a number between, such as auto:4.5",
         )
     every = (f"int{width}-g64-pad-asym" for width in range(2, 9))
-    choices = tuple(name for name in every if not profile.widened(named(name)))
+    choices = tuple(name for name in every if profile.stores(named(name)))
     return (*exact(profile), Allocate(choices, bits, quantize=Quantize(None, make_up=True)))
 
 

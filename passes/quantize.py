@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 
@@ -31,14 +31,13 @@ from ..ir.recurrence import NAMES as RECURRENCES
 from .base import Context, Pass, Promise, Remark, Stage, applied, missed
 from .calibration import as_rows, padding_mask
 from .choices import CHANNELWISE, Choice, Choices, ChosenRounding
+from .evidence import Evidence, MakeUp, refuse_non_finite
 from .integer_results import CONVOLUTIONS, IntegerResults
-from .rounding import making_up, rounded
+from .solvers import Range, Solver, named_solver, rounded
 from .streams import Values, run_streams
 from .values import Activations, Coding, Limits, coding, format_of, is_static
 from .weights import Channelwise, Stored
 
-ROWS_PER_CHANNEL = 1  # below, weights are rounded to the nearest: GPTQ would fit the sample
-DAMP = 0.3  # of what is made up for: on fresh text better than 0.1, and 0.01 only fits the sample
 ROWS_FOR_A_MEAN = 64  # below, biases stay as they are
 
 
@@ -51,6 +50,7 @@ class _Decision:
     coding: Coding | None = None
     weights: dict[Node, Stored] = field(default_factory=dict[Node, Stored])
     biases: dict[Node, torch.Tensor] = field(default_factory=dict[Node, torch.Tensor])
+    notes: list[str] = field(default_factory=list[str])  # what was out of the ordinary
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,14 @@ class Quantize(Pass):
             not fit, and convolutions, are int8 with a scale a channel.
         activations: ``static``, ``dynamic`` (each token), ``dynamic-tensor``, a format, simulated,
             or ``None`` for weights only.
-        rounding: ``gptq`` needs calibration data, ``nearest`` does not.
+        rounding: A solver or its name (``solvers.SOLVERS``); all but ``nearest`` need calibration
+            data.
+        ranges: Where the scales of linear layers in a format come from: their whole ``range``, the
+            ``error`` of the weights, or that of the ``output`` of each group (AWQ's clipping).
         correct_bias: Whether biases take up the mean error; needs calibration data too.
-        make_up: Whether weights also make up for the errors of what comes before them, as far as
-            these follow from what they read (QEP); needs calibration data, and gains most where
-            errors are great.
+        make_up: The share of the errors before them that weights make up for, as far as these
+            follow from what they read (QEP); of each weight the one that is best for rows left
+            out (``held-out``). Needs calibration data, and gains most where errors are great.
         embeddings: Whether embedding tables are quantized.
         tables: The format of embedding tables, where it is another.
         least: Matrices of fewer elements stay as they are: they weigh nothing.
@@ -76,9 +79,10 @@ class Quantize(Pass):
 
     activations: Activations | None = "static"
     weights: str = CHANNELWISE
-    rounding: Literal["nearest", "gptq"] = "gptq"
+    rounding: str | Solver = "gptq"
+    ranges: Range = "error"
     correct_bias: bool = True
-    make_up: bool = False
+    make_up: MakeUp = 0.0
     embeddings: bool = True
     tables: str | None = None
     least: int = 1024
@@ -107,7 +111,9 @@ class Quantize(Pass):
         rest = Choice(self.weights, self.activations)
         choices = Choices(graph, self.choices, rest, self.tables or self.weights)
         pairs = context.pairs_in_16_bits
-        rounding = ChosenRounding(graph, choices, by_gptq=self.rounding == "gptq", pairs=pairs)
+        rounding = ChosenRounding(
+            graph, choices, solver=self._solver, ranges=self.ranges, pairs=pairs
+        )
         for table in self._tables(graph):
             if (form := choices.of_table(table)) is not None:
                 rounding.add_table(table, form)
@@ -207,12 +213,17 @@ class Quantize(Pass):
     # -- what to make of it ---------------------------------------------------------------------
 
     @property
+    def _solver(self) -> Solver:
+        return named_solver(self.rounding)
+
+    @property
     def _learns(self) -> bool:
         return (
             any(map(is_static, self._activations))
-            or self.rounding == "gptq"
+            or self._solver.learns
+            or self.ranges == "output"
             or self.correct_bias
-            or self.make_up
+            or bool(self.make_up)
         )
 
     def _decide(
@@ -249,11 +260,11 @@ class Quantize(Pass):
         names = ", ".join(reader.name for reader in site.readers)
         shared = any(reader.args[1].op != "param" for reader in site.readers)
         kinds = ", ".join(dict.fromkeys(map(str, decision.weights.values())))
-        kinds = kinds or ("shared" if shared else "unchanged")
-        if decision.coding is None:
-            return applied(site.value, f"{kinds} weights of {names}")
-        decision.coding.insert(graph, site)
-        return applied(site.value, f"{kinds} weights and {decision.coding} of {names}")
+        text = f"{kinds or ('shared' if shared else 'unchanged')} weights"
+        if decision.coding is not None:
+            decision.coding.insert(graph, site)
+            text += f" and {decision.coding}"
+        return applied(site.value, "; ".join([f"{text} of {names}", *decision.notes]))
 
 
 def _no_limits() -> Limits:
@@ -274,15 +285,11 @@ class _Solver:
         self.rounding, self.masks = rounding, masks
         self.decision: _Decision | None = None  # the one whose inputs are at hand
         self.codes: Values = []
-        self.hessian: torch.Tensor | None = None
-        self.change: torch.Tensor | None = None  # of weights, W to W + W T
-        self.count = 0  # of the rows at hand
-        self.mean_exact = self.mean_quantized = torch.empty(0)
+        self.evidence: Evidence | None = None
 
-    @property
-    def _corrects(self) -> bool:
-        """Whether there are enough rows for their mean error to be that of others."""
-        return self.options.correct_bias and self.count >= ROWS_FOR_A_MEAN
+    def _corrects(self, count: int) -> bool:
+        """Whether so many rows are enough for their mean error to be that of others."""
+        return self.options.correct_bias and count >= ROWS_FOR_A_MEAN
 
     def look_up(self, node: Node, indices: Values) -> Values:
         """What an embedding gives once its table is quantized."""
@@ -293,22 +300,31 @@ class _Solver:
         if decision is not self.decision:
             self.decision = decision
             self._enter(decision, exact, quantized)
-        weight, stored = self.rounding.round(node, self.hessian, self.change)
+        evidence, make_up = self.evidence, self.options.make_up
+        weight, stored = self.rounding.round(
+            node,
+            None if evidence is None else evidence.hessian,
+            None if evidence is None else lambda weight: evidence.aim(weight, make_up),
+        )
+        if evidence is not None and evidence.hessian is not None:
+            decision.notes = evidence.hessian.notes
         if stored is not None:
             decision.weights[node] = stored
         graph = self.rounding.graph
         source: Node = node.args[1]
         bias: Node | None = node.operand(2)
         value = None if bias is None else graph.value(bias)
-        if value is not None and self._corrects and node.op == "linear":
+        if value is not None and evidence is not None and self._corrects(evidence.count):
             old = graph.value(source) if source.op == "param" else weight
-            value = value + self.mean_exact @ old.T - self.mean_quantized @ weight.T
+            value = value + evidence.mean_exact @ old.T - evidence.mean @ weight.T
             decision.biases[node] = value
         return [_contract(node, codes, weight, value) for codes in self.codes]
 
     def _enter(self, decision: _Decision, exact: Values, quantized: Values) -> None:
         """Quantize a site's value, and gather what its readers need to know of it."""
         site = decision.site
+        values = (self._rows(site, quantized, i) for i in range(len(quantized)))
+        refuse_non_finite(site.value, values, "is not finite")
 
         def limits() -> Limits:
             seen = [self._rows(site, quantized, i) for i in range(len(quantized))]
@@ -317,29 +333,21 @@ class _Solver:
         decision.coding = coding(decision.activations, site, limits, self.context.activation_dtype)
         simulate = decision.coding.simulate if decision.coding else lambda value: value
         self.codes = [simulate(value) for value in quantized]
-        self.hessian, self.change, self.count = None, None, 0
+        self.evidence = None
         if site.axis != -1:
             return
-        rows = [self._rows(site, self.codes, i) for i in range(len(self.codes))]
-        self.count = count = sum(len(part) for part in rows)
-        self.mean_quantized = torch.stack([part.sum(0) for part in rows]).sum(0) / count
-        plain = [self._rows(site, exact, i) for i in range(len(exact))]
-        self.mean_exact = torch.stack([part.sum(0) for part in plain]).sum(0) / count
-        if count < ROWS_PER_CHANNEL * site.size:
-            return  # a Hessian of so few rows says nothing of most directions
+        rows, plain = (
+            [self._rows(site, values, i) for i in range(len(values))]
+            for values in (self.codes, exact)
+        )
         biased = all(reader.operand(2) is not None for reader in site.readers)
-        centered = float(self._corrects and biased)
-        center = self.mean_quantized * centered
-        self.hessian = torch.zeros(site.size, site.size, dtype=torch.float64)
-        for part in rows:
-            moved = part - center
-            self.hessian += (moved.T @ moved).double()
-        if self.options.make_up:
-            between = (self.mean_exact - self.mean_quantized) * centered
-            drift = torch.zeros_like(self.hessian)
-            for part, exact_part in zip(rows, plain, strict=True):
-                drift += ((exact_part - part - between).T @ (part - center)).double()
-            self.change = making_up(drift, self.hessian, DAMP)
+        self.evidence = Evidence.of(
+            site.value,
+            plain,
+            rows,
+            centered=biased and self._corrects(sum(map(len, rows))),
+            drifts=bool(self.options.make_up),
+        )
 
     def _rows(self, site: Site, values: Values, batch: int) -> torch.Tensor:
         return as_rows(values[batch], site.axis, self.masks[batch])

@@ -18,7 +18,7 @@ from ..ir.interpret import Read, Tap
 from .base import Context
 from .calibration import Observation, as_rows, observe
 from .integer_results import IntegerResults
-from .rounding import scales as weight_scales
+from .solvers import scales as weight_scales
 from .values import Activations, Limits, format_of, is_static
 
 

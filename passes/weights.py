@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +12,7 @@ from ..ir import Graph, InputError, Node, ops
 from ..ir.codes import in_kernel_order, out_of_kernel_order
 from ..ir.formats import Format, Quantized, searched
 from .insertion import store_codes, store_packed
-from .rounding import gptq, gptq_in, rounded
+from .solvers import INT8, RANGES, Grid, Hessian, Nearest, Range, Solver, rounded
 
 
 class Stored(Protocol):
@@ -82,12 +83,23 @@ class WeightRounding:
     Args:
         form: The format of linear layers; ``None`` for ``Channelwise``, which
             convolutions have in any case.
-        by_gptq: Whether linear layers are rounded by GPTQ, where there is a Hessian.
+        solver: How linear layers are rounded, where there is a Hessian; without, to the nearest.
+        ranges: Where the scales of the format come from.
         pairs: Whether neighbouring int8 codes obey the limit of 16 bits.
     """
 
-    def __init__(self, graph: Graph, form: Format | None, *, by_gptq: bool, pairs: bool) -> None:
-        self.graph, self.form, self.by_gptq, self.pairs = graph, form, by_gptq, pairs
+    def __init__(
+        self,
+        graph: Graph,
+        form: Format | None,
+        *,
+        solver: Solver,
+        ranges: Range = "error",
+        pairs: bool,
+    ) -> None:
+        self.graph, self.form, self.solver = graph, form, solver
+        self.ranges: Range = ranges
+        self.pairs = pairs
         self.tables: dict[Node, Stored] = {}
 
     def add_table(self, table: Node, form: Format | None, *, multiplied: bool) -> None:
@@ -104,14 +116,14 @@ class WeightRounding:
     def round(
         self,
         reader: Node,
-        hessian: torch.Tensor | None,
-        change: torch.Tensor | None = None,
+        hessian: Hessian | None,
+        aim: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, Stored | None]:
         """What a reader's weights become, and what is to be stored, if that is still to be done.
 
         Args:
             hessian: Of what it reads.
-            change: T, where a linear layer's codes are to stand for ``W + W T``.
+            aim: What the codes of a linear layer are to stand for instead of its weight.
         """
         source: Node = reader.args[1]
         if source in self.tables:  # tied to an embedding
@@ -119,8 +131,8 @@ class WeightRounding:
         if source.op != "param":  # quantized before
             return self.read(source), None
         weight = self.graph.value(source)
-        if change is not None and reader.op == "linear":
-            weight = weight + weight @ change.to(weight.dtype)
+        if aim is not None and reader.op == "linear":
+            weight = aim(weight)
         found = self.decide(reader.op, weight, hessian)
         return found.value, found
 
@@ -131,17 +143,27 @@ class WeightRounding:
         values = [None if arg is None else self.graph.value(arg) for arg in node.args]
         return ops.call(node.op, tuple(values), node.attrs)
 
-    def decide(self, op: str, weight: torch.Tensor, hessian: torch.Tensor | None) -> Stored:
+    def decide(self, op: str, weight: torch.Tensor, hessian: Hessian | None) -> Stored:
         """Codes for a weight ``[O, I, ...]``."""
-        importance = None if hessian is None else hessian.diagonal().to(weight.dtype)
-        solves = self.by_gptq and op == "linear"
-        if self.form is not None and op == "linear" and fits(self.form, weight):
-            parameters = searched(self.form, weight, importance)
-            if hessian is None or not solves:
-                return InFormat(self.form.quantize(weight, parameters))
-            return InFormat(gptq_in(self.form, weight, parameters, hessian))
-        codes, scale = rounded(in_kernel_order(weight), pairs=self.pairs, importance=importance)
-        if hessian is not None and solves:
-            codes = gptq(weight, scale, hessian, pairs=self.pairs)
+        form = self.form
+        if op != "linear" or form is None or not fits(form, weight):
+            form = None
+        rows = in_kernel_order(weight)
+        grid = self._grid(form, rows, hessian)
+        if hessian is None or op != "linear":
+            solution = Nearest().solve(rows, hessian, grid)
+        else:
+            solution = self.solver.solve(rows, hessian, grid)
+        quantized = grid.codes(solution.values)
+        if form is not None:
+            return InFormat(quantized)
         shape = (len(weight), *(1,) * (weight.dim() - 1))
-        return Channelwise(out_of_kernel_order(codes, weight.shape), scale.reshape(shape))
+        codes = out_of_kernel_order(INT8.integers(quantized.codes), weight.shape)
+        return Channelwise(codes, grid.parameters.scale.reshape(shape))
+
+    def _grid(self, form: Format | None, rows: torch.Tensor, hessian: Hessian | None) -> Grid:
+        """What codes of rows ``[O, n]`` can stand for; without a format, int8."""
+        if form is not None:
+            return Grid.of(form, rows, RANGES[self.ranges](form, rows, hessian))
+        importance = None if hessian is None else hessian.diagonal.to(rows.dtype)
+        return Grid.channelwise(rows, importance, pairs=self.pairs)

@@ -58,6 +58,10 @@ class Layouts:
             return not element.fraction and (rows or groups)
         return rows and element == Minifloat(4, 3)
 
+    def store(self, form: Format) -> bool:
+        """Whether such weights keep their width."""
+        return self.take(form) and form.element.bits in (4, 8)
+
     def __str__(self) -> str:
         return "int2 .. int8, -asym too, as 4, 8 bits; by channel or in groups; fp8-e4m3 by channel"
 

@@ -127,6 +127,15 @@ class Scalar(Element):
         numbers = self._numbers[0].to(values.device, values.dtype)
         return numbers[self._places(values)]
 
+    def beside(self, values: torch.Tensor) -> torch.Tensor:
+        """The numbers next to the nearest, on the other side of those given; at the ends, where
+        there are none, on the same side."""
+        numbers = self._numbers[0].to(values.device, values.dtype)
+        places = self._places(values)
+        side = torch.where(values > numbers[places], 1, -1)
+        outside = (places + side < 0) | (places + side >= len(numbers))
+        return numbers[places + torch.where(outside, -side, side)]
+
     def _places(self, values: torch.Tensor) -> torch.Tensor:
         """Where the nearest are, in ascending order."""
         exact = values if values.dtype == torch.float64 else values.float()

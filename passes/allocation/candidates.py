@@ -20,8 +20,8 @@ from ...ir.interpret import Read, execute
 from ..base import Context
 from ..calibration import Observation, observe
 from ..choices import CHANNELWISE, Choice
-from ..rounding import rounded
 from ..simulated import fake_quantize
+from ..solvers import rounded
 from ..weights import Channelwise, InFormat, Stored, fits
 from .units import Unit, weight_of
 

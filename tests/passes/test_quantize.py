@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,6 +10,7 @@ from regauge.ir import Graph, InputError, parse
 from regauge.ir.interpret import execute
 from regauge.passes import Context, Quantize
 from regauge.passes.manager import difference
+from regauge.passes.solvers import GPTQ, SOLVERS, CoordinateDescent, KBest, Solver
 
 TEXT = """
 def graph(t: i64[4, 9], *, e: f32[50, 32], w: f32[64, 32], c: f32[64], u: f32[50, 64]):
@@ -86,7 +90,8 @@ def test_the_bias_takes_up_the_mean_error() -> None:
     assert gap(better) < 1e-5 < gap(plain)
 
 
-def test_weights_make_up_for_the_errors_before_them() -> None:
+def chain() -> tuple[Graph, Context]:
+    """Three linear layers in a row; calibrated on other data than the inputs."""
     graph = parse(
         """
         def graph(x: f32[600, 32], *, u: f32[48, 32], v: f32[32, 48], w: f32[32, 32]):
@@ -99,15 +104,87 @@ def test_weights_make_up_for_the_errors_before_them() -> None:
     generator = torch.Generator().manual_seed(1)
     for name, node in graph.params.items():
         graph.store[name] = torch.randn([int(n) for n in node.shape], generator=generator)
-    seen, fresh = (torch.randn(600, 32, generator=generator) for _ in range(2))
-    context = Context(inputs=[fresh], calibration=[[seen]])
+    mix = torch.randn(32, 32, generator=generator)
+    seen, fresh = (torch.randn(600, 32, generator=generator) @ mix for _ in range(2))
+    return graph, Context(inputs=[fresh], calibration=[[seen]])
 
-    def error(make_up: bool) -> float:
+
+def test_weights_make_up_for_the_errors_before_them() -> None:
+    graph, context = chain()
+    seen = context.calibration[0]
+
+    def error(make_up: Any, on: Sequence[Any]) -> float:
         options = Quantize(None, weights="int3-g16", make_up=make_up, least=1)
         new, _ = options(graph, context)
-        return difference(execute(new, [fresh]), execute(graph, [fresh]))
+        return difference(execute(new, on), execute(graph, on))
 
-    assert error(True) < 0.85 * error(False)
+    shares = (0.0, 0.5, 1.0, "held-out")
+    on_seen = {share: error(share, seen) for share in shares}
+    assert on_seen[1.0] < on_seen[0.5] < on_seen[0.0]
+    assert error(True, seen) == on_seen[1.0]
+    on_fresh = {share: error(share, context.inputs) for share in shares}
+    assert on_fresh[1.0] < 0.85 * on_fresh[0.0]
+    assert on_fresh["held-out"] < 0.85 * on_fresh[0.0]
+
+
+@pytest.mark.parametrize("rounding", [*SOLVERS, GPTQ("pivot"), KBest(4), CoordinateDescent(3)])
+@pytest.mark.parametrize("weights", ["int3-g16", "int8-channel"])
+def test_any_solver_rounds_any_format(rounding: str | Solver, weights: str) -> None:
+    graph, context = chain()
+
+    def error(rounding: str | Solver) -> float:
+        new, _ = Quantize(None, weights=weights, rounding=rounding, least=1)(graph, context)
+        return difference(execute(new, context.inputs), execute(graph, context.inputs))
+
+    assert error(rounding) < 0.9 * error("nearest") or rounding == "nearest"
+
+
+def test_scales_may_be_those_of_the_whole_range() -> None:
+    graph, context = chain()
+
+    def error(ranges: Any) -> float:
+        options = Quantize(None, weights="int3-g16", rounding="nearest", ranges=ranges, least=1)
+        new, _ = options(graph, context)
+        return difference(execute(new, context.inputs), execute(graph, context.inputs))
+
+    errors = {ranges: error(ranges) for ranges in ("range", "error", "output")}
+    assert errors["error"] < errors["range"]
+    assert errors["output"] < errors["range"]
+
+
+def test_an_unknown_solver_is_refused() -> None:
+    graph, context = sample()
+    with pytest.raises(InputError, match="no solver is called 'optq'"):
+        Quantize(None, rounding="optq")(graph, context)
+
+
+@pytest.mark.parametrize(
+    "number, text",
+    [
+        (float("nan"), "x is not finite"),
+        (float("inf"), "x is not finite"),
+        (1e30, "x is too great"),
+    ],
+)
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_what_is_not_finite_is_refused_by_name(number: float, text: str, rounding: str) -> None:
+    graph, context = chain()
+    seen = context.calibration[0][0].clone()
+    seen[3, :] = number
+    with pytest.raises(InputError, match=f"{text}.* on the calibration data"):
+        Quantize(None, rounding=rounding, least=1)(graph, Context([seen], [[seen]]))
+
+
+def test_dead_channels_are_remarked_on() -> None:
+    graph, context = chain()
+    seen = context.calibration[0][0].clone()
+    seen[:, [3, 30]] = 0
+    _, remarks = Quantize(None, least=1)(graph, Context(inputs=[seen], calibration=[[seen]]))
+    assert [remark.text for remark in remarks] == [
+        "int8 weights of a; 2 dead channels rounded to the nearest",
+        "int8 weights of b",
+        "int8 weights of y",
+    ]
 
 
 def test_tables_may_have_a_format_of_their_own() -> None:
