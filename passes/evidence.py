@@ -44,6 +44,7 @@ class Evidence:
         exact: Sequence[torch.Tensor],
         rows: Sequence[torch.Tensor],
         *,
+        counts: Sequence[torch.Tensor] | None = None,
         centered: bool = False,
         drifts: bool = False,
     ) -> Evidence:
@@ -51,6 +52,7 @@ class Evidence:
 
         Args:
             exact: The same rows of the exact stream.
+            counts: What each row counts in the products, ``[k]``.
             centered: Whether the products are about the means: a bias takes up the rest.
             drifts: Whether to ask how the streams differ.
         """
@@ -63,12 +65,13 @@ class Evidence:
         center, between = mean * centered, (mean_exact - mean) * centered
         matrix = torch.zeros(size, size, dtype=torch.float64)
         halves = (Drift.none(size), Drift.none(size)) if drifts else ()
-        for part, plain in zip(rows, exact, strict=True):
-            moved = part - center
+        for i, (part, plain) in enumerate(zip(rows, exact, strict=True)):
+            root = 1.0 if counts is None else counts[i][:, None].sqrt()
+            moved = (part - center) * root
             if not halves:
                 matrix += (moved.T @ moved).double()
                 continue
-            apart = plain - part - between
+            apart = (plain - part - between) * root
             for half, one, other in zip(halves, moved.chunk(2), apart.chunk(2), strict=False):
                 half.add(one, other)
         for half in halves:

@@ -18,9 +18,9 @@ from the exact stream. Both are left out where calibration has too few rows for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -35,6 +35,7 @@ from .evidence import Evidence, MakeUp, refuse_non_finite
 from .integer_results import CONVOLUTIONS, IntegerResults
 from .solvers import Range, Solver, named_solver, rounded
 from .streams import Values, run_streams
+from .token_weights import TokenWeights
 from .values import Activations, Coding, Limits, coding, format_of, is_static
 from .weights import Channelwise, Stored
 
@@ -70,6 +71,8 @@ class Quantize(Pass):
         make_up: The share of the errors before them that weights make up for, as far as these
             follow from what they read (QEP); of each weight the one that is best for rows left
             out (``held-out``). Needs calibration data, and gains most where errors are great.
+        token_weights: What the tokens count that weights are rounded by: each the ``attention``
+            that it gets (RSQ), or all the same.
         embeddings: Whether embedding tables are quantized.
         tables: The format of embedding tables, where it is another.
         least: Matrices of fewer elements stay as they are: they weigh nothing.
@@ -83,6 +86,7 @@ class Quantize(Pass):
     ranges: Range = "error"
     correct_bias: bool = True
     make_up: MakeUp = 0.0
+    token_weights: Literal["attention"] | None = None
     embeddings: bool = True
     tables: str | None = None
     least: int = 1024
@@ -241,7 +245,10 @@ class Quantize(Pass):
         decisions = {reader: decision for decision in found for reader in decision.site.readers}
         targets = dict.fromkeys(decisions, 0)
         targets |= {u: 1 for table in rounding.tables for u in table.users if u.op == "embedding"}
-        solver = _Solver(self, context, rounding, [padding_mask(batch) for batch in batches])
+        tokens = None
+        if self.token_weights == "attention":
+            tokens = TokenWeights.of(graph, context, self.name)
+        solver = _Solver(self, context, rounding, tokens)
 
         def visit(node: Node, exact: Values, quantized: Values) -> Values | None:
             if node.op == "embedding":
@@ -279,10 +286,11 @@ class _Solver:
         options: Quantize,
         context: Context,
         rounding: ChosenRounding,
-        masks: Sequence[torch.Tensor | None],
+        tokens: TokenWeights | None,
     ) -> None:
         self.options, self.context = options, context
-        self.rounding, self.masks = rounding, masks
+        self.rounding, self.tokens = rounding, tokens
+        self.masks = [padding_mask(batch) for batch in context.calibration]
         self.decision: _Decision | None = None  # the one whose inputs are at hand
         self.codes: Values = []
         self.evidence: Evidence | None = None
@@ -345,6 +353,7 @@ class _Solver:
             site.value,
             plain,
             rows,
+            counts=self.tokens.of_rows(site.readers[0], rows) if self.tokens else None,
             centered=biased and self._corrects(sum(map(len, rows))),
             drifts=bool(self.options.make_up),
         )
