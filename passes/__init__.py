@@ -33,6 +33,7 @@ from .smooth import os_plus as os_plus
 from .smooth import pre_shift as pre_shift
 from .smooth import repquant as repquant
 from .smooth import smooth_quant as smooth_quant
+from .split_outliers import SplitOutliers as SplitOutliers
 from .unit_scale import UnitScale as UnitScale
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "Rotate",
     "Smooth",
     "SortChannels",
+    "SplitOutliers",
     "Stage",
     "UnitScale",
     "apply",

@@ -6,8 +6,10 @@ from .apply import folded as folded
 from .apply import refusal as refusal
 from .apply import separate as separate
 from .apply import ties_broken as ties_broken
+from .drop import can_repeat as can_repeat
 from .drop import drop as drop
 from .drop import mask as mask
+from .drop import repeat as repeat
 from .drop import units as units
 from .elements import random_element as random_element
 from .region import Blocked as Blocked

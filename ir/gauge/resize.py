@@ -1,0 +1,328 @@
+"""What becomes of every op that reads or holds coordinates that are dropped or repeated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import torch
+
+from .. import ops
+from ..errors import GraphError
+from ..graph import Graph, Node
+from ..infer import infer, sample
+from ..laws import (
+    Action,
+    Add,
+    Along,
+    BatchNorm,
+    Contract,
+    Conv,
+    Elementwise,
+    Embedding,
+    Fill,
+    Gather,
+    Kind,
+    Lookup,
+    Movement,
+    Mul,
+    Normalize,
+    Port,
+    Reduce,
+    ScaledDotProduct,
+    Softmax,
+)
+from .apply import Untied, change_parameters
+from .region import Blocked, Edit, Refused, Region, operand, operands
+from .tensors import spread
+
+# How often each position is there afterwards, along each axis where it is not always once; axes are
+# counted from the end.
+Kept: TypeAlias = dict[int, torch.Tensor]
+
+
+def _rows(left: torch.Tensor) -> torch.Tensor:
+    """The positions that are there afterwards, each as often as it is."""
+    return torch.repeat_interleave(torch.arange(len(left)), left)
+
+
+def _is_summed(edit: Edit) -> bool:
+    """Whether a linear layer sums over what its weights take up here."""
+    return edit.node.op == "linear" and edit.port == (1,) and -1 in edit.action.axes
+
+
+def check_region(region: Region) -> None:
+    if region.kind is not Kind.PERMUTATION:
+        raise GraphError(
+            f"a region of kind {region.kind.value}: only permutations drop coordinates"
+        )
+    if region.inserted or region.restores or region.centered:
+        raise GraphError("an op would have to give back what is dropped", where=region.value.at)
+    for edit in region.edits.values():
+        if edit.node.op == "div" and edit.port == (1,):
+            raise GraphError("it divides by what would be zero", where=edit.node.at)
+
+
+class Plan:
+    """What becomes of every node that reads or holds a dropped coordinate."""
+
+    def __init__(self, graph: Graph, region: Region, copies: torch.Tensor) -> None:
+        check_region(region)
+        self.graph, self.region, self.copies = graph, region, copies
+        self.repeats = bool((copies > 1).any())
+        self.point = {name: max(low, 2) for name, (low, _) in graph.symbols.items()}
+        self.known: dict[Action, Kept] = {}
+        self.left = {node: self._left(node, a) for node, a in region.actions.items()}
+        self.attrs: dict[Node, dict[str, Any]] = {}
+        self.factors: dict[Node, float] = {}  # of the weights of norms
+        self.zero: dict[Node, bool] = {}  # whether a value is zero where it is dropped, once masked
+
+    # -- making ---------------------------------------------------------------------------------
+
+    def make(self) -> None:
+        """Find what every node becomes; raises ``Refused``."""
+        divided: dict[Node, bool] = {}
+        for edit in self.region.edits.values():
+            self._left(edit.node, edit.action)
+            param = operand(edit.node, edit.port)
+            if (
+                self.repeats
+                and param is not None
+                and divided.setdefault(param, _is_summed(edit)) != _is_summed(edit)
+            ):
+                raise Refused(Blocked(edit.node, f"not all who read {param.name} sum over it"))
+        for node in self.graph.nodes:
+            before = self._before(node)
+            if before or node in self.left:
+                self._need_no_count(node, before)
+                self.attrs[node] = {**node.attrs, **self._changes(node, before)}
+                if isinstance(ops.get(node.op).law, Movement):
+                    self._need_same_move(node)
+
+    def _left(self, node: Node, action: Action) -> Kept:
+        """How many there are of each row, along each axis where it is not one: or it is refused."""
+        if action not in self.known:
+            self.known[action] = self._whole_rows(node, action)
+        return self.known[action]
+
+    def _whole_rows(self, node: Node, action: Action) -> Kept:
+        here = spread(action, self.copies, 1)
+        left: Kept = {}
+        product = torch.ones((), dtype=here.dtype)
+        for axis in action.axes:
+            others = [i for i in range(here.dim()) if i != here.dim() + axis]
+            along = here.amax(dim=others) if others else here
+            if not bool((along == 1).all()):
+                left[axis] = along
+            product = product * along.reshape(-1, *[1] * (-axis - 1))
+        if not torch.equal(product.expand_as(here), here):
+            raise Refused(Blocked(node, "what is left here would be no block of whole rows"))
+        return left
+
+    def _before(self, node: Node) -> dict[Port, Kept]:
+        found = {port: self._held(node, port, value) for port, value in operands(node).items()}
+        return {port: self._left(node, action) for port, action in found.items() if action}
+
+    def _held(self, node: Node, port: Port, value: Node) -> Action | None:
+        """What a value at an operand holds; a parameter, as this reader takes it."""
+        if value.op != "param":
+            return self.region.actions.get(value)
+        return next(iter(self.region.actions_of(node, port)), None)
+
+    def _changes(self, node: Node, before: Mapping[Port, Kept]) -> dict[str, Any]:
+        """The attributes that hold a size, a place or a count of the channels."""
+        after = self.left.get(node, {})
+        match node.op:
+            case "reshape" | "expand" | "full" | "zeros" | "ones":
+                key = "shape" if "shape" in node.attrs else "size"
+                sizes = list(node.attrs[key])
+                for axis, left in after.items():
+                    sizes[axis] = sizes[axis] if sizes[axis] == -1 else int(left.sum())
+                return {key: tuple(sizes)}
+            case "slice" | "select":
+                axis = node.attrs["dim"] % len(node.args[0].shape) - len(node.args[0].shape)
+                left = before[(0,)].get(axis)
+                keys = [key for key in ("start", "end", "index") if key in node.attrs]
+                if left is None:
+                    return {}
+                return {key: int(left[: node.attrs[key]].sum()) for key in keys}
+            case "layer_norm" | "rms_norm" if -1 in after:
+                return {"normalized_shape": (int(after[-1].sum()),), **self._eps(node, after[-1])}
+            case "group_norm":
+                return {"num_groups": self._groups(node, [after], node.attrs["num_groups"])}
+            case "scaled_dot_product_attention" if -1 in before.get((0,), {}):
+                size = self._shape(node.args[0])[-1]
+                return {"scale": node.attrs.get("scale") or 1 / math.sqrt(size)}
+            case "conv1d" | "conv2d" | "conv3d" if node.attrs.get("groups", 1) > 1:
+                sides = [before.get((0,), {}), after]
+                return {"groups": self._groups(node, sides, node.attrs["groups"])}
+            case _:
+                return {}
+
+    def _eps(self, node: Node, left: torch.Tensor) -> dict[str, Any]:
+        if node.op != "rms_norm":
+            return {}
+        ratio = left.numel() / int(left.sum())
+        self.factors[node] = math.sqrt(ratio)
+        return {"eps": (node.attrs.get("eps") or torch.finfo(node.dtype).eps) * ratio}
+
+    def _groups(self, node: Node, sides: list[Kept], groups: int) -> int:
+        """How many groups are left, of which each has as many channels as the others."""
+        whole: list[torch.Tensor] = []
+        for side in sides:
+            for left in side.values():
+                counts = left.reshape(groups, -1).sum(1)
+                if counts[counts > 0].unique().numel() != 1:
+                    raise Refused(Blocked(node, "its groups would be of different sizes"))
+                whole.append(counts > 0)
+        if any(not torch.equal(some, whole[0]) for some in whole):
+            raise Refused(Blocked(node, "other groups would be left of its input than its result"))
+        return int(whole[0].sum())
+
+    def _need_same_move(self, node: Node) -> None:
+        """Each coordinate that is left must come to stand where it does now."""
+        parts = tuple(
+            self._labels(value, self._held(node, port, value))
+            for port, value in operands(node).items()
+        )
+        many = isinstance(node.args[0], tuple)
+        attrs = {key: sample(value, self.point) for key, value in self.attrs[node].items()}
+        rest = tuple(sample(arg, self.point) for arg in node.args[1:])
+        moved = ops.call(node.op, (parts if many else parts[0], *rest), attrs)
+        wanted = self._labels(node, self.region.actions.get(node))
+        if moved.shape != wanted.shape or not torch.equal(moved, wanted):
+            raise Refused(Blocked(node, "it would move the channels to other places"))
+
+    def _labels(self, value: Node, action: Action | None) -> torch.Tensor:
+        """The coordinates in a value once it is narrowed."""
+        shape = self._shape(value)
+        if action is None:
+            return torch.full((1,), -1).expand(shape)
+        labels = action.labels.long().expand(shape)
+        for axis, kept in self._left(value, action).items():
+            labels = labels.index_select(axis, _rows(kept))
+        return labels
+
+    # -- what counts ----------------------------------------------------------------------------
+
+    def _need_no_count(self, node: Node, before: Mapping[Port, Kept]) -> None:
+        def stop(reason: str) -> None:
+            raise Refused(Blocked(node, reason))
+
+        law = ops.get(node.op).law
+        summed: dict[Port, int] = {}
+        if self.repeats and any(before.values()):
+            weights = node.op == "linear" and operand(node, (1,)) in self.graph.params.values()
+            if not weights and not isinstance(law, (Elementwise, Mul, Add, Movement, Fill)):
+                stop("it would count the copies")
+            return
+        match law:
+            case Normalize(centres=True, grouped=False) if -1 in before.get((0,), {}):
+                stop("its mean is over the channels; centre them first")
+            case Normalize(grouped=True) if before.get((0,)):
+                groups = node.attrs["num_groups"]
+                (left,) = before[(0,)].values()
+                by_group = left.reshape(groups, -1)
+                if not torch.equal(by_group.any(1), by_group.all(1)):
+                    stop("its mean is over the channels of a group")
+            case Normalize(centres=False, grouped=False) if -1 in before.get((0,), {}):
+                if not self._is_zero(node.args[0]):
+                    stop("its mean is over the channels, and what is dropped is not zero there")
+            case Softmax() if self._axis(node) in before.get((0,), {}):
+                stop("what is dropped has a part in the sum")
+            case Reduce() if node not in self.left and before.get((0,)):
+                if node.op != "sum" or not self._is_zero(node.args[0]):
+                    stop(f"{node.op} runs over the channels")
+            case ScaledDotProduct():
+                sides = [*(before.get((i,), {}) for i in range(3)), self.left.get(node, {})]
+                bias = operand(node, (3,))
+                if bias is not None and math.prod(self._shape(bias)[-3:-2]) > 1:
+                    sides.append(before.get((3,), {}))  # it differs between heads
+                if len({-3 in side for side in sides}) > 1:
+                    stop("whole heads would be left out of a part of its operands")
+                summed = {(0,): -1, (1,): -1}
+            case Contract():
+                summed = {(0,): -1, (1,): -1 if node.op == "linear" else -2}
+            case _:
+                return
+        factors = [operand(node, port) for port in summed]
+        if any(axis in before.get(port, {}) for port, axis in summed.items()):
+            if not any(n is None or n.op == "param" or self._is_zero(n) for n in factors):
+                stop("what is dropped is zero in neither factor")
+
+    def _axis(self, node: Node) -> int:
+        rank = len(self._shape(node.args[0]))
+        return node.attrs["dim"] % rank - rank
+
+    def _is_zero(self, node: Node) -> bool:
+        """Whether a value holds zeros where it holds dropped coordinates, once masked."""
+        if node not in self.region.actions:
+            return False
+        if node not in self.zero:
+            self.zero[node] = self._gives_zero(node)
+        return self.zero[node]
+
+    def _gives_zero(self, node: Node) -> bool:
+        held = {
+            port: bool(self.region.actions_of(node, port)) if n.op == "param" else self._is_zero(n)
+            for port, n in operands(node).items()
+            if n.op == "param" or n in self.region.actions
+        }
+        match ops.get(node.op).law:
+            case Contract() | Conv() | Normalize() | BatchNorm():
+                added = held.get((2,), True)  # a bias is dropped with the rest
+                return added and (held.get((0,), False) or held.get((1,), False))
+            case Embedding():
+                return held.get((0,), False)
+            case Mul():
+                return held.get((0,), False) or (node.op == "mul" and held.get((1,), False))
+            case ScaledDotProduct():
+                return held.get((2,), False)
+            case Add():
+                numbers = [arg for arg in node.args if not isinstance(arg, Node)]
+                return len(held) + len(numbers) == 2 and all(held.values()) and not any(numbers)
+            case Elementwise():
+                zero = torch.zeros((), dtype=node.dtype)
+                return held.get((0,), False) and not bool(ops.call(node.op, (zero,), node.attrs))
+            case Movement() | Reduce() | Along() | Lookup() | Gather():
+                return all(held.values())
+            case Fill():
+                return not node.attrs.get("fill_value", 0 if "zeros" in node.op else 1)
+            case _:
+                return False
+
+    def _shape(self, node: Node) -> tuple[int, ...]:
+        return tuple(sample(node, self.point).shape)
+
+    # -- carrying out ---------------------------------------------------------------------------
+
+    def carry_out(self) -> list[Untied]:
+        """Change the parameters and the nodes, in order, and see that each fits the next."""
+
+        def narrowed(value: torch.Tensor, edit: Edit) -> torch.Tensor:
+            here = self._left(self.region.value, edit.action)
+            for axis, left in here.items():
+                rows = _rows(left)
+                value = value.index_select(axis, rows)
+                if self.repeats and _is_summed(edit):
+                    value = value / left[rows]
+            return value.contiguous()
+
+        untied = change_parameters(self.graph, self.region, narrowed)
+        for node, factor in self.factors.items():
+            weight = node.operand(1)
+            size = self.attrs[node]["normalized_shape"]
+            old = torch.ones(size, dtype=node.dtype) if weight is None else self.graph.value(weight)
+            self.graph.give(node, 1, old * factor, name=f"{node.name}_weight")
+        for node in self.graph.nodes:
+            if node not in self.attrs:
+                continue
+            node.set(attrs=self.attrs[node])
+            wanted = list(node.shape)
+            for axis, left in self.left.get(node, {}).items():
+                wanted[axis] = int(left.sum())
+            node.type = infer(self.graph, node.op, node.args, node.attrs)
+            if list(node.shape) != wanted:
+                raise GraphError(f"dropping gives {node.name} the shape {wanted}", where=node.at)
+        return untied
