@@ -1,6 +1,7 @@
 """Graph to graph: each pass with the promise it keeps."""
 
 from .allocation import Allocate as Allocate
+from .allocation import AllocateRows as AllocateRows
 from .allocation import Budget as Budget
 from .base import Context as Context
 from .base import Pass as Pass
@@ -40,6 +41,7 @@ __all__ = [
     "PRESETS",
     "Align",
     "Allocate",
+    "AllocateRows",
     "Budget",
     "CenterResidual",
     "Choice",

@@ -10,6 +10,7 @@ from .ordered import Outstanding as Outstanding
 from .ordered import Similarity as Similarity
 from .problem import Problem as Problem
 from .relevance import LayerRelevance as LayerRelevance
+from .rows import AllocateRows as AllocateRows
 from .score import Damages as Damages
 from .score import Measured as Measured
 from .score import Score as Score
@@ -22,6 +23,7 @@ from .solvers import Threshold as Threshold
 
 __all__ = [
     "Allocate",
+    "AllocateRows",
     "Bisection",
     "Budget",
     "Candidates",

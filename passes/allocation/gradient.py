@@ -22,7 +22,7 @@ from ...ir import Node, ops
 from ...ir.gauge import weighted
 from ...ir.interpret import execute
 from .candidates import Candidates, floats
-from .score import Damages, Metric, Score, power, seeds, weight_error
+from .score import Damages, Metric, Score, power, seeds
 from .units import data_of, weight_of
 
 ROWS = 4096  # of a weight, worked on at once
@@ -39,7 +39,7 @@ class Gradient(Score):
         dependencies: Whether the errors of different units may add up and cancel.
     """
 
-    probes: int = 4
+    probes: int = 2
     batches: int = 4
     metric: Metric = "error"
     dependencies: bool = False
@@ -140,8 +140,7 @@ class Probe:
         product = self._linear if reader.op == "linear" else self._other
         for _, choice in self.candidates.options(row):
             if (form := choice.weights) is not None and form not in found:
-                error = weight_error(self.candidates, weight, form)
-                found[form] = error
+                found[form] = self.candidates.error(weight, form)
         products = product(reader, gradient, found)
         first = 0
         for other in self.candidates.units[row].weights:
@@ -161,12 +160,15 @@ class Probe:
     ) -> dict[str, torch.Tensor]:
         """``sum_t g_to (e_o' x_t)`` for each sample and row, by the gradients of the weights."""
         x, g = (self._samples(part) for part in (self.data[reader], gradient))
-        found = {form: list[torch.Tensor]() for form in errors}
+        found = list[torch.Tensor]()
+        if not errors:
+            return {}
         for start in range(0, g.shape[2], ROWS):
             by_weight = g[:, :, start : start + ROWS].transpose(1, 2) @ x  # [B, rows, I]
-            for form, error in errors.items():
-                found[form].append((by_weight * error[start : start + ROWS]).sum(2))
-        return {form: self._placed(torch.cat(parts, 1)) for form, parts in found.items()}
+            parts = torch.stack([error[start : start + ROWS] for error in errors.values()])
+            found.append(torch.einsum("boi,foi->fbo", by_weight, parts))
+        products = torch.cat(found, 2)
+        return {form: self._placed(part) for form, part in zip(errors, products, strict=True)}
 
     def _other(
         self, reader: Node, gradient: torch.Tensor, errors: dict[str, torch.Tensor]

@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from ...ir import Node
 from .candidates import Candidates, floats
 
 Metric: TypeAlias = Literal["error", "likelihood"]
@@ -70,16 +69,10 @@ def squared_errors(candidates: Candidates) -> torch.Tensor:
     for row, unit in enumerate(candidates.units):
         for column, choice in candidates.options(row):
             found[row, column] = sum(
-                float(weight_error(candidates, weight, choice.weights).square().sum())
+                float(candidates.error(weight, choice.weights).square().sum())
                 for weight in unit.weights
             )
     return found
-
-
-def weight_error(candidates: Candidates, weight: Node, form: str | None) -> torch.Tensor:
-    """``W' - W``."""
-    value = candidates.graph.value(weight)
-    return torch.zeros_like(value) if form is None else candidates.weight(weight, form) - value
 
 
 def seeds(outputs: Sequence[Any], metric: Metric, generator: torch.Generator) -> list[torch.Tensor]:

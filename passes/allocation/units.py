@@ -43,7 +43,7 @@ class Unit:
     @property
     def size(self) -> int:
         """How many weights there are."""
-        return sum(map(_numel, self.weights))
+        return sum(map(numel, self.weights))
 
     @property
     def macs(self) -> int:
@@ -51,7 +51,7 @@ class Unit:
         return sum(
             math.prod(size for size in reader.shape if isinstance(size, int))
             // int(weight_of(reader).shape[0])
-            * _numel(weight_of(reader))
+            * numel(weight_of(reader))
             for reader in self.readers
             if reader.op != "embedding"
         )
@@ -78,9 +78,9 @@ def data_of(reader: Node) -> Node:
 def weight_bytes(weight: Node, form: str | None) -> int:
     """What a weight takes in a format."""
     if form is None:
-        return _numel(weight) * weight.dtype.itemsize
+        return numel(weight) * weight.dtype.itemsize
     if form == CHANNELWISE:
-        return _numel(weight) + int(weight.shape[0]) * weight.dtype.itemsize
+        return numel(weight) + int(weight.shape[0]) * weight.dtype.itemsize
     return named(form).nbytes([int(size) for size in weight.shape])
 
 
@@ -127,7 +127,7 @@ def _takes(node: Node, embeddings: bool, least: int) -> bool:
     if not (weighted(node) or (node.op == "embedding" and isinstance(node.args[0], Node))):
         return False
     weight = weight_of(node)
-    if weight.op != "param" or _numel(weight) < least:
+    if weight.op != "param" or numel(weight) < least:
         return False
     users = list(weight.users)
     if any(user.op == "embedding" for user in users):
@@ -137,7 +137,8 @@ def _takes(node: Node, embeddings: bool, least: int) -> bool:
     return all(weighted(u) and u.args[0] is node.args[0] and u.args[1] is weight for u in users)
 
 
-def _numel(weight: Node) -> int:
+def numel(weight: Node) -> int:
+    """How many numbers a weight has."""
     return math.prod(int(size) for size in weight.shape)
 
 
