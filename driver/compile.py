@@ -18,6 +18,7 @@ from ..backends.base import target as find_target
 from ..frontend.trace import trace
 from ..ir import Graph, InputError, PromiseError, TargetError, WeightError, formats
 from ..ir.interpret import execute
+from ..ir.state import entered, left
 from ..ir.text import line
 from ..passes import Context, Pass, apply
 from ..passes.manager import check_order
@@ -197,7 +198,8 @@ def _measure(
         return
     with torch.no_grad():
         wanted = execute(graph, flat)
-        report.errors = errors(runner(flat), wanted, output_names(graph))
+        ready = entered(final, flat)
+        report.errors = errors(left(final, runner(ready)), wanted, output_names(graph))
     quantized = any(node.op in QUANTIZED for node in final.nodes)
     if place.simulates and quantized:
         report.notes.append(
@@ -206,7 +208,7 @@ def _measure(
         )
         return
     before, baseline = _baseline(graph, place)
-    report.latency = latency(lambda: before(flat), lambda: runner(flat), baseline)
+    report.latency = latency(lambda: before(flat), lambda: runner(ready), baseline)
     report.notes.append("error and latency are of the example inputs, on this machine")
 
 

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 
 from ..ir import Graph, InputError, TraceError, WeightError
 from ..ir.ops import NUMBERS
+from .caches import register_caches
 from .canonical import canonicalize, check
 from .checkpoint import describe, example_inputs, load_checkpoint
 from .convert import convert
@@ -116,6 +117,7 @@ def check_weights(model: torch.nn.Module | ExportedProgram) -> None:
 def _export(
     model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any
 ) -> ExportedProgram:
+    register_caches()
     try:
         inspect.signature(model.forward).bind(*args, **kwargs)
     except TypeError as error:

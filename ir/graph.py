@@ -145,6 +145,8 @@ class Graph:
         self.in_spec: pytree.TreeSpec | None = None  # of (args, kwargs)
         self.out_spec: pytree.TreeSpec | None = None
         self.checkpoint: Checkpoint | None = None  # where it was traced from, if that is known
+        self.enter: Graph | None = None  # from the model's inputs to these, where they differ
+        self.leave: Graph | None = None  # from these outputs to the model's
         self._names: set[str] = set()
 
     # -- building -------------------------------------------------------------------------------
@@ -330,6 +332,7 @@ class Graph:
         new.symbols = dict(self.symbols)
         new.in_spec, new.out_spec = self.in_spec, self.out_spec  # nobody changes a spec
         new.checkpoint = self.checkpoint
+        new.enter, new.leave = self.enter, self.leave  # nobody changes these either
         new._names = set(self._names)
         return new
 

@@ -195,6 +195,7 @@ _ROWS: tuple[Op, ...] = (
     _op("logical_not", "self", Elementwise(_PERMUTES)),
     _op("bitwise_not", "self", Elementwise(_PERMUTES)),
     _op("floor", "self", Elementwise(_PERMUTES)),
+    _op("round", "self", Elementwise(_PERMUTES)),
     _op("to", "self", Elementwise(_ALL), target="_to_copy"),
     # -- movement: positions change, values do not
     _op("clone", "self", Movement()),

@@ -26,6 +26,8 @@ def astype(graph: Graph, dtype: torch.dtype) -> Graph:
     for node in (*new.inputs, *new.params.values(), *new.nodes):
         node.type = _convert(node.type, dtype)
         node.set(None, {key: convert_attr(value, dtype) for key, value in node.attrs.items()})
+    new.enter = None if new.enter is None else astype(new.enter, dtype)
+    new.leave = None if new.leave is None else astype(new.leave, dtype)
     return new
 
 

@@ -27,6 +27,7 @@ from .permute import Align as Align
 from .permute import SortChannels as SortChannels
 from .presets import PRESETS as PRESETS
 from .quantize import Quantize as Quantize
+from .quantize_cache import QuantizeCache as QuantizeCache
 from .rotate import Rotate as Rotate
 from .smooth import Smooth as Smooth
 from .smooth import awq as awq
@@ -60,6 +61,7 @@ __all__ = [
     "PassReport",
     "Promise",
     "Quantize",
+    "QuantizeCache",
     "Remark",
     "Rotate",
     "Smooth",

@@ -28,7 +28,8 @@ class Stage(IntEnum):
     GAUGE = 1  # exact transformations: centre, permute, rotate, shift, scale
     STRUCTURE = 2
     QUANTIZE = 3
-    LOWER = 4
+    STATE = 4  # what is kept from call to call, in another form
+    LOWER = 5
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch
 
 from ..ir import Graph, PassError, PromiseError, TargetError, TensorType, astype
 from ..ir.interpret import execute
+from ..ir.state import run_as_traced
 from ..ir.types import evaluate
 from .base import Context, Pass, Promise, Remark
 
@@ -98,7 +99,9 @@ def _run(
     # Damage is judged on the user's data alone: what a network makes of noise is nobody's concern.
     pairs = list(zip(trials, wanted, strict=True))[: None if exact else 1]
     double = astype(new, torch.float64)
-    damage = max((difference(execute(double, trial), want) for trial, want in pairs), default=0.0)
+    damage = max(
+        (difference(run_as_traced(double, trial), want) for trial, want in pairs), default=0.0
+    )
     seconds = time.perf_counter() - start
     report = PassReport(step.name, step.promise.value, seconds, damage, remarks)
     reports.append(report)
@@ -149,7 +152,8 @@ def _cast(
     new = astype(graph, dtype)
     again = astype(new, torch.float64)
     damage = max(
-        (difference(execute(again, t), w) for t, w in zip(trials, wanted, strict=True)), default=0.0
+        (difference(run_as_traced(again, t), w) for t, w in zip(trials, wanted, strict=True)),
+        default=0.0,
     )
     reports.append(PassReport("Round", f"rounding to {dtype}", time.perf_counter() - start, damage))
     return new

@@ -116,6 +116,7 @@ LOWERINGS = {
     "hardswish": _unary("HardSwish"),
     "mish": _unary("Mish"),
     "floor": _unary("Floor"),
+    "round": _unary("Round"),  # half to even in both
     "gelu": gelu,
     "silu": silu,
     "rsqrt": rsqrt,

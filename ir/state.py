@@ -1,0 +1,138 @@
+"""State of a decoder: caches that come in, get the fresh tokens at their end, and go out again.
+
+    joined = cat(past, fresh)      attention(q, joined keys, joined values)
+
+A cache is found by that: an input whose only reader joins it with a fresh value, where attention
+reads the result and the graph gives it back. Nothing is known by its name.
+
+A pass may keep the state in another form. The graph then has other inputs and outputs, and two
+small graphs beside it that translate: ``enter`` makes its inputs of those that the model took, and
+``leave`` makes of its outputs those that the model gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from torch.utils import _pytree as pytree
+
+from .graph import Graph, Node
+from .interpret import execute
+from .types import TensorType
+
+Role: TypeAlias = Literal["keys", "values"]
+
+ATTENTION = "scaled_dot_product_attention"
+_OPERANDS: dict[int, Role] = {1: "keys", 2: "values"}
+_MOVES = {"repeat_interleave", "expand", "reshape", "permute", "unsqueeze", "to", "contiguous"}
+PLAIN = (tuple, list, dict)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """One tensor of the state, ``[batch, heads, tokens, channels]``.
+
+    Attributes:
+        past: The input.
+        fresh: What is new in it.
+        joined: Both, one after the other.
+        axis: Of tokens, from the front.
+        role: What attention reads it as.
+        attention: The reader.
+    """
+
+    past: Node
+    fresh: Node
+    joined: Node
+    axis: int
+    role: Role
+    attention: Node
+
+    @property
+    def readers(self) -> list[Node]:
+        """Who reads the tokens, but for the output."""
+        return [user for user in self.joined.users if user.op != "output"]
+
+
+def find_caches(graph: Graph) -> list[Cache]:
+    """The caches of a graph, in the order of its inputs."""
+    found = (_cache(graph, node) for node in graph.inputs)
+    return [cache for cache in found if cache is not None]
+
+
+def _cache(graph: Graph, past: Node) -> Cache | None:
+    if not isinstance(past.type, TensorType) or past.type.rank < 3:
+        return None
+    readers = [user for user in past.users if user.op != "sym_size"]
+    if len(readers) != 1 or readers[0].op != "cat" or readers[0] not in graph.output.inputs:
+        return None
+    joined = readers[0]
+    parts = joined.args[0]
+    axis = int(joined.attrs.get("dim", 0)) % past.type.rank
+    if len(parts) != 2 or parts[0] is not past or axis == past.type.rank - 1:
+        return None
+    places = {_attention(user, joined) for user in joined.users if user.op != "output"}
+    if len(places) != 1 or None in places:
+        return None
+    ((attention, role),) = (place for place in places if place is not None)
+    return Cache(past, parts[1], joined, axis, role, attention)
+
+
+def _attention(reader: Node, value: Node) -> tuple[Node, Role] | None:
+    """The attention that a value reaches through ops that only move it, and as what."""
+    while reader.op in _MOVES and len(reader.users) == 1:
+        value, (reader,) = reader, reader.users
+    if reader.op != ATTENTION:
+        return None
+    roles: list[Role] = [r for index, r in _OPERANDS.items() if reader.operand(index) is value]
+    return (reader, roles[0]) if len(roles) == 1 else None
+
+
+# -- in another form -------------------------------------------------------------------------------
+
+
+def run_as_traced(graph: Graph, inputs: Sequence[Any], **options: Any) -> tuple[Any, ...]:
+    """Run on the inputs that the model took, and give the outputs that it gave."""
+    return left(graph, execute(graph, entered(graph, inputs), **options))
+
+
+def entered(graph: Graph, inputs: Sequence[Any]) -> Sequence[Any]:
+    """The graph's inputs, of those that the model took."""
+    return inputs if graph.enter is None else execute(graph.enter, inputs)
+
+
+def left(graph: Graph, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What the model gave, of the graph's outputs."""
+    return outputs if graph.leave is None else execute(graph.leave, outputs)
+
+
+def expanded(
+    spec: pytree.TreeSpec | None, parts: Mapping[int, Sequence[str]]
+) -> pytree.TreeSpec | None:
+    """A tree whose leaf ``i`` became a dict of the parts named.
+
+    A class of one's own around such leaves, which says nothing of its parts, becomes a tuple: it
+    could not hold them.
+    """
+    return None if spec is None else _expanded(spec, parts, 0)
+
+
+def _expanded(
+    spec: pytree.TreeSpec, parts: Mapping[int, Sequence[str]], at: int
+) -> pytree.TreeSpec:
+    if spec.is_leaf():
+        if at not in parts:
+            return spec
+        leaves: list[pytree.TreeSpec] = [pytree.treespec_leaf() for _ in parts[at]]
+        return pytree.TreeSpec(dict, list(parts[at]), leaves)
+    children: list[pytree.TreeSpec] = []
+    changed = any(i in parts for i in range(at, at + spec.num_leaves))
+    for child in spec.children():
+        children.append(_expanded(child, parts, at))
+        at += child.num_leaves
+    kind: Any = spec.type
+    if changed and spec.context is None and kind not in PLAIN:
+        kind = tuple
+    return pytree.TreeSpec(kind, spec.context, children)
