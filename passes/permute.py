@@ -4,8 +4,9 @@ another model, so that the two can be averaged.
 A class of channels, what has to be permuted together, is found from the graph; heads, groups and
 the halves of rotary pairs keep to themselves. Exact.
 
-**By size** (BFP, F8.6): the channels that contractions read are sorted by their greatest magnitude
-on calibration data.
+**By size** (BFP, A45, F8.6): the channels that contractions read are sorted by their greatest
+magnitude on calibration data; or those of the keys that attention reads, within each head,
+``q k = (q P)(k P)``, so that a cache of keys in blocks has its outliers in few of them.
 
 **By another model** (Git Re-Basin, F13.1): with everything else as it is, the best order of one
 class maximises the product of the two models' weights, ``sum <A, B P'>`` over all that the class
@@ -25,6 +26,7 @@ from ..ir.gauge import (
     Blocked,
     Region,
     apply,
+    attention_pairs,
     classes,
     inputs_of_contractions,
     transport,
@@ -39,14 +41,28 @@ from .ties import tie_in_the_way
 
 @dataclass(frozen=True)
 class SortChannels(SitePass):
-    """Sort what contractions read by its magnitude, the least first."""
+    """Sort what contractions read by its magnitude, the least first.
 
-    what: ClassVar[str] = "a contraction with weights, or what it reads"
+    Args:
+        keys: Sort the channels of keys instead. Rotary embeddings turn pairs of them, which keep
+            together; heads that share a table of angles share an order, and layers that do each
+            need one of their own.
+        untie: Sort even where a tied parameter must then be stored twice.
+    """
+
+    keys: bool = False
+    untie: bool = False
+    what: ClassVar[str] = "a contraction with weights or an attention, or what it reads"
     stage: ClassVar[Stage] = Stage.GAUGE
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
-        sites = list(inputs_of_contractions(graph))
-        seen = observe(graph, context, {s.value.name: s.axis for s in sites}, self.name, sample=0)
+        pairs = attention_pairs(graph)
+        sites = (
+            [site for site in pairs if site.value is site.readers[0].args[1]]
+            if self.keys
+            else list(inputs_of_contractions(graph))
+        )
+        seen = observe(graph, context, {s.value.name: s.axes for s in sites}, self.name, sample=0)
         remarks: list[Remark] = []
         done: set[Node] = set()
         for site in sites:
@@ -60,14 +76,14 @@ class SortChannels(SitePass):
             together = [
                 s
                 for s in sites
-                if s.value in region.actions and region.actions[s.value].axes == (s.axis,)
+                if s.value in region.actions and region.actions[s.value].axes == s.axes
             ]
             size = torch.zeros(region.size)
             for other in together:
                 labels = region.actions[other.value].labels.flatten().long()
                 held, found = labels >= 0, seen[other.value.name].absmax
                 size.scatter_reduce_(0, labels[held], found[held], "amax")
-            if sentence := tie_in_the_way(graph, region):
+            if sentence := tie_in_the_way(graph, region, self.untie):
                 remarks.append(missed(site.value, sentence))
                 continue
             apply(graph, region, _within_cells(region, size))

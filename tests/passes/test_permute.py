@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import zoo_model
 
 from regauge.frontend import trace
-from regauge.ir import Graph, InputError, astype
+from regauge.ir import Graph, InputError, Node, SiteError, astype
 from regauge.ir.gauge import Region, apply, classes, random_element, transport
 from regauge.ir.interpret import execute
 from regauge.ir.laws import Kind
@@ -102,6 +103,35 @@ def test_channels_are_sorted_within_their_cells() -> None:
     for value in hidden:
         size = value.abs().amax((0, 1))
         assert bool((size.diff() >= -1e-9).all())
+
+
+@pytest.mark.parametrize("name", ["llama", "opt"])
+def test_channels_of_keys_are_sorted_within_each_head(name: str) -> None:
+    """With rotary embeddings the two channels of a pair move together, in all heads alike."""
+    zoo = zoo_model(name)
+    graph = astype(trace(zoo.model, zoo.args, zoo.kwargs), torch.float64)
+    inputs = [*zoo.args, *zoo.kwargs.values()]
+    context = Context(inputs=inputs, calibration=[inputs])
+    if name == "llama":  # both layers share the angles
+        with pytest.raises(SiteError, match="break the tie of cos, sin"):
+            SortChannels(keys=True)(graph, context)
+    new, remarks = SortChannels(keys=True, untie=True)(graph, context)
+    assert sum(remark.applied for remark in remarks) == 2
+    assert difference(execute(new, inputs), execute(graph, inputs)) < 1e-9
+    seen: list[torch.Tensor] = []
+
+    def tap(node: Node, value: torch.Tensor) -> None:
+        if node.op == "scaled_dot_product_attention":
+            seen.append(keys[node.args[1]].abs().amax((0, 2)))
+        else:
+            keys[node] = value
+
+    keys: dict[Node, torch.Tensor] = {}
+    execute(new, inputs, tap=tap)
+    assert len(seen) == 2
+    for size in seen:  # [heads, channels]
+        sizes = size.unflatten(-1, (2, -1)).amax((0, 1)) if name == "llama" else size
+        assert bool((sizes.diff(dim=-1) >= -1e-6).all()) and sizes.shape[-1] > 2
 
 
 def trained(seed: int, x: torch.Tensor, labels: torch.Tensor) -> torch.nn.Module:
