@@ -103,14 +103,22 @@ class ChosenRounding:
     Args:
         solver: How linear layers are rounded, where there is a Hessian.
         ranges: Where the scales of linear layers in a format come from.
+        rank: Of what makes up for the errors of linear layers; 0 for none.
         pairs: Whether neighbouring int8 codes that integer kernels read obey the limit of 16 bits.
     """
 
     def __init__(
-        self, graph: Graph, choices: Choices, *, solver: Solver, ranges: Range, pairs: bool
+        self,
+        graph: Graph,
+        choices: Choices,
+        *,
+        solver: Solver,
+        ranges: Range,
+        rank: int = 0,
+        pairs: bool,
     ) -> None:
         self.graph, self.choices = graph, choices
-        self.solver, self.pairs = solver, pairs
+        self.solver, self.rank, self.pairs = solver, rank, pairs
         self.ranges: Range = ranges
         self.tables: dict[Node, Stored] = {}
         self._found: dict[tuple[str, bool], WeightRounding] = {}
@@ -147,7 +155,12 @@ class ChosenRounding:
         if (name, pairs) not in self._found:
             form = None if name == CHANNELWISE else named(name)
             rounding = WeightRounding(
-                self.graph, form, solver=self.solver, ranges=self.ranges, pairs=pairs
+                self.graph,
+                form,
+                solver=self.solver,
+                ranges=self.ranges,
+                rank=self.rank,
+                pairs=pairs,
             )
             rounding.tables = self.tables
             self._found[name, pairs] = rounding

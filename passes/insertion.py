@@ -65,6 +65,22 @@ def store_packed(graph: Graph, param: Node, quantized: Quantized) -> Node:
     return value
 
 
+def add_branch(graph: Graph, reader: Node, first: Node, second: Node) -> None:
+    """Add to what a linear layer gives ``B (A x)``, with x what it reads.
+
+    Args:
+        first: A, ``[r, n]``.
+        second: B, ``[O, r]``.
+    """
+    after = graph.nodes.index(reader) + 1
+    before = graph.nodes[after] if after < len(graph.nodes) else None
+    name = reader.name
+    low = graph.add("linear", reader.args[0], first, name=f"{name}_low", before=before)
+    high = graph.add("linear", low, second, name=f"{name}_high", before=before)
+    total = graph.add("add", reader, high, name=f"{name}_whole", type=reader.type, before=before)
+    graph.replace(reader, total, keep=(total,))
+
+
 def insert_static(graph: Graph, site: Site, scale: torch.Tensor, zero_point: torch.Tensor) -> None:
     """Put a quantize and a dequantize between a site's value and its readers."""
     value, name = site.value, site.value.name

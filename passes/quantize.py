@@ -37,7 +37,7 @@ from .solvers import Range, Solver, named_solver, rounded
 from .streams import Values, run_streams
 from .token_weights import TokenWeights
 from .values import Activations, Coding, Limits, coding, format_of, is_static
-from .weights import Channelwise, Stored
+from .weights import Channelwise, Compensated, Stored
 
 ROWS_FOR_A_MEAN = 64  # below, biases stay as they are
 
@@ -71,6 +71,8 @@ class Quantize(Pass):
         make_up: The share of the errors before them that weights make up for, as far as these
             follow from what they read (QEP); of each weight the one that is best for rows left
             out (``held-out``). Needs calibration data, and gains most where errors are great.
+        low_rank: The rank of a product of thin matrices, in int8, that is added to what each linear
+            layer gives, for what its codes lose (LoRC); 0 for none.
         token_weights: What the tokens count that weights are rounded by: each the ``attention``
             that it gets (RSQ), or all the same.
         embeddings: Whether embedding tables are quantized.
@@ -86,6 +88,7 @@ class Quantize(Pass):
     ranges: Range = "error"
     correct_bias: bool = True
     make_up: MakeUp = 0.0
+    low_rank: int = 0
     token_weights: Literal["attention"] | None = None
     embeddings: bool = True
     tables: str | None = None
@@ -114,9 +117,13 @@ class Quantize(Pass):
         remarks: list[Remark] = []
         rest = Choice(self.weights, self.activations)
         choices = Choices(graph, self.choices, rest, self.tables or self.weights)
-        pairs = context.pairs_in_16_bits
         rounding = ChosenRounding(
-            graph, choices, solver=self._solver, ranges=self.ranges, pairs=pairs
+            graph,
+            choices,
+            solver=self._solver,
+            ranges=self.ranges,
+            rank=self.low_rank,
+            pairs=context.pairs_in_16_bits,
         )
         for table in self._tables(graph):
             if (form := choices.of_table(table)) is not None:
@@ -271,6 +278,9 @@ class Quantize(Pass):
         if decision.coding is not None:
             decision.coding.insert(graph, site)
             text += f" and {decision.coding}"
+        for reader, stored in decision.weights.items():
+            if isinstance(stored, Compensated):
+                stored.attach(graph, reader)
         return applied(site.value, "; ".join([f"{text} of {names}", *decision.notes]))
 
 

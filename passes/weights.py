@@ -11,8 +11,8 @@ import torch
 from ..ir import Graph, InputError, Node, ops
 from ..ir.codes import in_kernel_order, out_of_kernel_order
 from ..ir.formats import Format, Quantized, searched
-from .insertion import store_codes, store_packed
-from .solvers import INT8, RANGES, Grid, Hessian, Nearest, Range, Solver, rounded
+from .insertion import add_branch, store_codes, store_packed
+from .solvers import INT8, RANGES, Grid, Hessian, Nearest, Range, Solver, low_rank, rounded
 
 
 class Stored(Protocol):
@@ -68,6 +68,39 @@ class InFormat:
         return str(self.quantized.format)
 
 
+@dataclass(frozen=True)
+class Compensated:
+    """Codes, and a product of two thin matrices beside them: ``W ~ V + B A``.
+
+    Args:
+        codes: V.
+        first: A, ``[r, n]``, in int8 as well.
+        second: B, ``[O, r]``, the same.
+    """
+
+    codes: Stored
+    first: Channelwise
+    second: Channelwise
+
+    @property
+    def value(self) -> torch.Tensor:
+        return self.codes.value + self.second.value @ self.first.value
+
+    def store(self, graph: Graph, param: Node) -> Node:
+        return self.codes.store(graph, param)
+
+    def attach(self, graph: Graph, reader: Node) -> None:
+        """Let a linear layer that reads V give what V + B A gives."""
+        names = {"low": self.first, "high": self.second}
+        params = [graph.param(f"{reader.name}_{n}_weight", p.value) for n, p in names.items()]
+        add_branch(graph, reader, *params)
+        for part, param in zip(names.values(), params, strict=True):
+            part.store(graph, param)
+
+    def __str__(self) -> str:
+        return f"{self.codes} and rank {len(self.first.codes)}"
+
+
 def fits(form: Format, weight: torch.Tensor) -> bool:
     """Whether a format's groups divide a weight."""
     try:
@@ -85,6 +118,7 @@ class WeightRounding:
             convolutions have in any case.
         solver: How linear layers are rounded, where there is a Hessian; without, to the nearest.
         ranges: Where the scales of the format come from.
+        rank: Of the matrix that makes up for what a linear layer loses; 0 for none.
         pairs: Whether neighbouring int8 codes obey the limit of 16 bits.
     """
 
@@ -95,11 +129,12 @@ class WeightRounding:
         *,
         solver: Solver,
         ranges: Range = "error",
+        rank: int = 0,
         pairs: bool,
     ) -> None:
         self.graph, self.form, self.solver = graph, form, solver
         self.ranges: Range = ranges
-        self.pairs = pairs
+        self.rank, self.pairs = rank, pairs
         self.tables: dict[Node, Stored] = {}
 
     def add_table(self, table: Node, form: Format | None, *, multiplied: bool) -> None:
@@ -154,12 +189,23 @@ class WeightRounding:
             solution = Nearest().solve(rows, hessian, grid)
         else:
             solution = self.solver.solve(rows, hessian, grid)
-        quantized = grid.codes(solution.values)
+        if solution.outliers is not None:
+            raise InputError(
+                "outliers beside codes cannot be stored in a graph",
+                do="ask Quantize for low_rank=..., or use the solver by itself",
+            )
+        stored = self._stored(form, weight.shape, grid, grid.codes(solution.values))
+        if not self.rank or op != "linear":
+            return stored
+        found = low_rank(weight - stored.value, self.rank, hessian)
+        return Compensated(stored, *(Channelwise(*rounded(part)) for part in found))
+
+    @staticmethod
+    def _stored(form: Format | None, shape: torch.Size, grid: Grid, found: Quantized) -> Stored:
         if form is not None:
-            return InFormat(quantized)
-        shape = (len(weight), *(1,) * (weight.dim() - 1))
-        codes = out_of_kernel_order(INT8.integers(quantized.codes), weight.shape)
-        return Channelwise(codes, grid.parameters.scale.reshape(shape))
+            return InFormat(found)
+        codes = out_of_kernel_order(INT8.integers(found.codes), shape)
+        return Channelwise(codes, grid.parameters.scale.reshape(-1, *(1,) * (len(shape) - 1)))
 
     def _grid(self, form: Format | None, rows: torch.Tensor, hessian: Hessian | None) -> Grid:
         """What codes of rows ``[O, n]`` can stand for; without a format, int8."""

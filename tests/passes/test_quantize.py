@@ -152,6 +152,38 @@ def test_scales_may_be_those_of_the_whole_range() -> None:
     assert errors["output"] < errors["range"]
 
 
+@pytest.mark.parametrize("mode", [None, "static"])
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_thin_matrices_make_up_for_what_codes_lose(mode: Any, rounding: str) -> None:
+    graph, context = chain()
+
+    def new(rank: int) -> Graph:
+        options = Quantize(
+            mode, weights="int3-g16", rounding=rounding, correct_bias=False, low_rank=rank, least=1
+        )
+        return options(graph, context)[0]
+
+    def error(new: Graph) -> float:
+        return difference(execute(new, context.inputs), execute(graph, context.inputs))
+
+    errors = [error(new(rank)) for rank in (0, 4, 12)]
+    assert errors[2] < 0.85 * errors[1] < 0.85 * 0.95 * errors[0]
+    found = new(4)
+    assert sum(node.op == "linear" for node in found.nodes) == 9
+    assert [found[f"a_{part}"].op for part in ("low", "high", "whole")] == ["linear"] * 2 + ["add"]
+    assert found["a_low"].args[0] is found["a"].args[0]
+    assert found.store.type("a_low_weight_codes").dtype == torch.int8
+    assert "a_whole" in {used.name for used in found["b"].args[0].inputs} | {
+        found["b"].args[0].name
+    }
+
+
+def test_outliers_have_no_place_in_a_graph() -> None:
+    graph, context = chain()
+    with pytest.raises(InputError, match="outliers beside codes cannot be stored"):
+        Quantize(None, rounding=CoordinateDescent(outliers=0.01), least=1)(graph, context)
+
+
 def test_an_unknown_solver_is_refused() -> None:
     graph, context = sample()
     with pytest.raises(InputError, match="no solver is called 'optq'"):
