@@ -35,7 +35,7 @@ from regauge.passes import (
     Smooth,
     smooth_quant,
 )
-from regauge.passes.learn_scales import HELD_OUT
+from regauge.passes.fitting import HELD_OUT
 from regauge.passes.manager import difference
 from regauge.passes.simulated import Simulation
 

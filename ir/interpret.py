@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -42,15 +42,36 @@ def execute(
         for node in graph.inputs:
             changed = tap(node, values[node])
             values[node] = values[node] if changed is None else changed
+    compute(graph.nodes, values, keep=graph.output.inputs, tap=tap, read=read)
+    return tuple(substitute(arg, values.__getitem__) for arg in graph.outputs)
+
+
+def compute(
+    nodes: Sequence[Node],
+    values: dict[Node, Any],
+    *,
+    keep: Iterable[Node] = (),
+    tap: Tap | None = None,
+    read: Read | None = None,
+) -> None:
+    """Run some nodes in order.
+
+    Args:
+        values: Of all that they read from elsewhere; gets theirs, and loses each after its last
+            use.
+        keep: What is not lost.
+        tap, read: As ``execute`` has them.
+    """
+    kept = set(keep)
     last: dict[Node, Node] = {}
-    for node in (*graph.nodes, graph.output):
+    for node in nodes:
         for used in node.inputs:
             last[used] = node
 
     def seen(reader: Node, used: Node) -> Any:
         return values[used] if read is None else read(reader, used, values[used])
 
-    for node in graph.nodes:
+    for node in nodes:
         args = substitute(node.args, partial(seen, node))
         attrs = {key: substitute(value, partial(seen, node)) for key, value in node.attrs.items()}
         try:
@@ -61,9 +82,8 @@ def execute(
         changed = tap(node, value) if tap is not None else None
         values[node] = value if changed is None else changed
         for used in {*node.inputs, node}:
-            if last.get(used, node) is node:
+            if last.get(used, node) is node and used not in kept:
                 values.pop(used, None)
-    return tuple(substitute(arg, values.__getitem__) for arg in graph.outputs)
 
 
 def call(graph: Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

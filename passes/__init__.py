@@ -28,6 +28,7 @@ from .permute import SortChannels as SortChannels
 from .presets import PRESETS as PRESETS
 from .quantize import Quantize as Quantize
 from .quantize_cache import QuantizeCache as QuantizeCache
+from .reconstruct import Reconstruct as Reconstruct
 from .rotate import Rotate as Rotate
 from .smooth import Smooth as Smooth
 from .smooth import awq as awq
@@ -62,6 +63,7 @@ __all__ = [
     "Promise",
     "Quantize",
     "QuantizeCache",
+    "Reconstruct",
     "Remark",
     "Rotate",
     "Smooth",

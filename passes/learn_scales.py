@@ -40,13 +40,13 @@ from ..ir.gauge import (
 from ..ir.interpret import execute
 from ..ir.laws import Kind
 from .base import Context, Pass, Remark, Stage, applied, missed
-from .calibration import as_rows, padding_mask
+from .calibration import padding_mask
+from .fitting import damage, orders, split
 from .simulated import Simulation
 from .smooth import tied
 from .values import Activations
 
 LEAST_SCALE = 1e-2  # as the source has it
-HELD_OUT = 4  # one of so many batches
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ class LearnScales(Pass):
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         batches = context.need_calibration(self.name)
-        count = len(batches) // HELD_OUT or 1
-        learned_on, held_out = batches[:-count], batches[-count:]
-        if not learned_on:
+        seen, judged = split(len(batches))
+        learned_on, held_out = [batches[i] for i in seen], [batches[i] for i in judged]
+        if len(batches) == 1:
             text = "left as it is: of one batch of calibration data none can be held out"
             return [missed(graph.output, text)]
         model = astype(graph, torch.float32)
@@ -206,7 +206,7 @@ class _Learner:
         if not first > 0:  # no output is a number that quantization changes
             return first, first, 0
         best, best_step = [part.detach().clone() for part in learned], 0
-        order = _orders(len(learned_on), self.context.generator())
+        order = orders(range(len(learned_on)), self.context.generator())
         name = f"{options.name}: learning"
         for step in self.context.progress(range(1, options.steps + 1), name):
             optimizer.zero_grad()
@@ -248,12 +248,6 @@ class _Learner:
         return (sum(errors) / len(errors)) ** 0.5
 
 
-def _orders(count: int, generator: torch.Generator) -> Iterator[int]:
-    """All batches in a random order, again and again."""
-    while True:
-        yield from torch.randperm(count, generator=generator).tolist()
-
-
 def _relative_error(
     found: Sequence[Any], wanted: Sequence[Any], mask: torch.Tensor | None
 ) -> torch.Tensor:
@@ -261,8 +255,5 @@ def _relative_error(
     total = torch.zeros(())
     for mine, true in zip(found, wanted, strict=True):
         if isinstance(true, torch.Tensor) and true.is_floating_point() and true.dim():
-            known = true.isfinite()  # masks hold infinities
-            gap = torch.where(known, mine - true, 0.0)
-            power = as_rows(torch.where(known, true, 0.0), -1, mask).square().sum()
-            total = total + as_rows(gap, -1, mask).square().sum() / power.clamp(min=1e-30)
+            total = total + damage(mine, true, mask, "relative")
     return total

@@ -20,38 +20,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import torch
-
-from ..ir import Graph, Node, ops
+from ..ir import Graph, Node
 from ..ir.codes import fits_pairs
 from ..ir.gauge import Site, inputs_of_contractions, weighted
 from ..ir.recurrence import NAMES as RECURRENCES
 from .base import Context, Pass, Promise, Remark, Stage, applied, missed
-from .calibration import as_rows, padding_mask
 from .choices import CHANNELWISE, Choice, Choices, ChosenRounding
-from .evidence import Evidence, MakeUp, refuse_non_finite
+from .evidence import MakeUp
 from .integer_results import CONVOLUTIONS, IntegerResults
+from .rounder import Decision, Rounder
 from .solvers import Range, Solver, named_solver, rounded
-from .streams import Values, run_streams
+from .streams import Values, Visit, run_streams
 from .token_weights import TokenWeights
-from .values import Activations, Coding, Limits, coding, format_of, is_static
-from .weights import Channelwise, Compensated, Stored
-
-ROWS_FOR_A_MEAN = 64  # below, biases stay as they are
-
-
-@dataclass
-class _Decision:
-    """What was decided for the readers of one value that quantize it alike."""
-
-    site: Site
-    activations: Activations | None
-    coding: Coding | None = None
-    weights: dict[Node, Stored] = field(default_factory=dict[Node, Stored])
-    biases: dict[Node, torch.Tensor] = field(default_factory=dict[Node, torch.Tensor])
-    notes: list[str] = field(default_factory=list[str])  # what was out of the ordinary
+from .values import Activations, Limits, coding, format_of, is_static
+from .weights import Channelwise, Compensated
 
 
 @dataclass(frozen=True)
@@ -135,15 +119,15 @@ class Quantize(Pass):
             kind = "static" if len(others) < len(kinds) else "dynamic"
             results = IntegerResults.find(graph, context, kind, others)
         floats: list[Node] = []
-        found: list[_Decision] = []
+        found: list[Decision] = []
         for site in inputs_of_contractions(graph):
             if results is not None:
                 site, others = results.readers_of(site)
                 floats += others
             for part, activations in choices.split(site):
                 if self._takes(graph, part, rounding, remarks):
-                    found.append(_Decision(part, activations))
-        self._decide(graph, context, found, rounding)
+                    found.append(Decision(part, activations))
+        remarks += self._decide(graph, context, found, rounding)
         for table, stored in rounding.tables.items():
             remarks.append(applied(next(iter(table.users)), f"{table.name} in {stored}"))
             stored.store(graph, table)
@@ -238,8 +222,8 @@ class Quantize(Pass):
         )
 
     def _decide(
-        self, graph: Graph, context: Context, found: list[_Decision], rounding: ChosenRounding
-    ) -> None:
+        self, graph: Graph, context: Context, found: list[Decision], rounding: ChosenRounding
+    ) -> list[Remark]:
         if not self._learns:
             for decision in found:
                 decision.coding = coding(decision.activations, decision.site, _no_limits)
@@ -247,24 +231,39 @@ class Quantize(Pass):
                     stored = rounding.round(reader, None)[1]
                     if stored is not None:
                         decision.weights[reader] = stored
-            return
-        batches = context.need_calibration(self.name)
+            return []
+        context.need_calibration(self.name)
         decisions = {reader: decision for decision in found for reader in decision.site.readers}
         targets = dict.fromkeys(decisions, 0)
         targets |= {u: 1 for table in rounding.tables for u in table.users if u.op == "embedding"}
         tokens = None
         if self.token_weights == "attention":
             tokens = TokenWeights.of(graph, context, self.name)
-        solver = _Solver(self, context, rounding, tokens)
+        rounder = Rounder(
+            context, rounding, tokens, correct_bias=self.correct_bias, make_up=self.make_up
+        )
 
         def visit(node: Node, exact: Values, quantized: Values) -> Values | None:
             if node.op == "embedding":
-                return solver.look_up(node, quantized)
-            return solver.visit(node, decisions[node], exact, quantized)
+                return rounder.look_up(node, quantized)
+            return rounder.visit(node, decisions[node], exact, quantized)
 
+        return self._stream(graph, targets, visit, rounder, decisions)
+
+    def _stream(
+        self,
+        graph: Graph,
+        targets: dict[Node, int],
+        visit: Visit,
+        rounder: Rounder,
+        decisions: dict[Node, Decision],
+    ) -> list[Remark]:
+        """Run the streams, and fill the decisions, which are by reader."""
+        batches, context = rounder.context.calibration, rounder.context
         run_streams(graph, batches, targets, visit, context, f"{self.name}: rounding")
+        return []
 
-    def _insert(self, graph: Graph, decision: _Decision) -> Remark:
+    def _insert(self, graph: Graph, decision: Decision) -> Remark:
         site = decision.site
         for reader in site.readers:
             if reader in decision.weights:
@@ -286,94 +285,3 @@ class Quantize(Pass):
 
 def _no_limits() -> Limits:
     raise AssertionError("static ranges are learned from data")
-
-
-class _Solver:
-    """Decides for one reader after another, while the two streams run."""
-
-    def __init__(
-        self,
-        options: Quantize,
-        context: Context,
-        rounding: ChosenRounding,
-        tokens: TokenWeights | None,
-    ) -> None:
-        self.options, self.context = options, context
-        self.rounding, self.tokens = rounding, tokens
-        self.masks = [padding_mask(batch) for batch in context.calibration]
-        self.decision: _Decision | None = None  # the one whose inputs are at hand
-        self.codes: Values = []
-        self.evidence: Evidence | None = None
-
-    def _corrects(self, count: int) -> bool:
-        """Whether so many rows are enough for their mean error to be that of others."""
-        return self.options.correct_bias and count >= ROWS_FOR_A_MEAN
-
-    def look_up(self, node: Node, indices: Values) -> Values:
-        """What an embedding gives once its table is quantized."""
-        table = self.rounding.tables[node.args[0]].value
-        return [ops.call(node.op, (table, index), node.attrs) for index in indices]
-
-    def visit(self, node: Node, decision: _Decision, exact: Values, quantized: Values) -> Values:
-        if decision is not self.decision:
-            self.decision = decision
-            self._enter(decision, exact, quantized)
-        evidence, make_up = self.evidence, self.options.make_up
-        weight, stored = self.rounding.round(
-            node,
-            None if evidence is None else evidence.hessian,
-            None if evidence is None else lambda weight: evidence.aim(weight, make_up),
-        )
-        if evidence is not None and evidence.hessian is not None:
-            decision.notes = evidence.hessian.notes
-        if stored is not None:
-            decision.weights[node] = stored
-        graph = self.rounding.graph
-        source: Node = node.args[1]
-        bias: Node | None = node.operand(2)
-        value = None if bias is None else graph.value(bias)
-        if value is not None and evidence is not None and self._corrects(evidence.count):
-            old = graph.value(source) if source.op == "param" else weight
-            value = value + evidence.mean_exact @ old.T - evidence.mean @ weight.T
-            decision.biases[node] = value
-        return [_contract(node, codes, weight, value) for codes in self.codes]
-
-    def _enter(self, decision: _Decision, exact: Values, quantized: Values) -> None:
-        """Quantize a site's value, and gather what its readers need to know of it."""
-        site = decision.site
-        values = (self._rows(site, quantized, i) for i in range(len(quantized)))
-        refuse_non_finite(site.value, values, "is not finite")
-
-        def limits() -> Limits:
-            seen = [self._rows(site, quantized, i) for i in range(len(quantized))]
-            return min(part.min() for part in seen), max(part.max() for part in seen)
-
-        decision.coding = coding(decision.activations, site, limits, self.context.activation_dtype)
-        simulate = decision.coding.simulate if decision.coding else lambda value: value
-        self.codes = [simulate(value) for value in quantized]
-        self.evidence = None
-        if site.axis != -1:
-            return
-        rows, plain = (
-            [self._rows(site, values, i) for i in range(len(values))]
-            for values in (self.codes, exact)
-        )
-        biased = all(reader.operand(2) is not None for reader in site.readers)
-        self.evidence = Evidence.of(
-            site.value,
-            plain,
-            rows,
-            counts=self.tokens.of_rows(site.readers[0], rows) if self.tokens else None,
-            centered=biased and self._corrects(sum(map(len, rows))),
-            drifts=bool(self.options.make_up),
-        )
-
-    def _rows(self, site: Site, values: Values, batch: int) -> torch.Tensor:
-        return as_rows(values[batch], site.axis, self.masks[batch])
-
-
-def _contract(
-    node: Node, data: Any, weight: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
-    with torch.no_grad():
-        return ops.call(node.op, (data, weight, bias), node.attrs)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
 from ..ir import Graph, InputError, Node, ops
 from ..ir.codes import in_kernel_order, out_of_kernel_order
-from ..ir.formats import Format, Quantized, searched
+from ..ir.formats import Format, Parameters, Quantized, named, searched
 from .insertion import add_branch, store_codes, store_packed
 from .solvers import INT8, RANGES, Grid, Hessian, Nearest, Range, Solver, low_rank, rounded
+
+CHANNEL_CODES = named("int8-narrow-channel")
 
 
 class Stored(Protocol):
@@ -21,6 +23,15 @@ class Stored(Protocol):
     @property
     def value(self) -> torch.Tensor:
         """What its codes stand for."""
+        ...
+
+    @property
+    def quantized(self) -> Quantized:
+        """Its codes in the terms of formats."""
+        ...
+
+    def changed(self, quantized: Quantized) -> Stored:
+        """The same way of storing, of other codes."""
         ...
 
     def store(self, graph: Graph, param: Node) -> Node:
@@ -44,6 +55,14 @@ class Channelwise:
     def value(self) -> torch.Tensor:
         return self.codes.to(self.scale.dtype) * self.scale
 
+    @property
+    def quantized(self) -> Quantized:
+        shape, dtype, codes = self.codes.shape, self.scale.dtype, self.codes.view(torch.uint8)
+        return Quantized(CHANNEL_CODES, shape, dtype, codes, Parameters(self.scale))
+
+    def changed(self, quantized: Quantized) -> Channelwise:
+        return Channelwise(quantized.codes.view(torch.int8), quantized.parameters.scale)
+
     def store(self, graph: Graph, param: Node) -> Node:
         return store_codes(graph, param, self.codes, self.scale)
 
@@ -60,6 +79,9 @@ class InFormat:
     @property
     def value(self) -> torch.Tensor:
         return self.quantized.dequantize()
+
+    def changed(self, quantized: Quantized) -> InFormat:
+        return InFormat(quantized)
 
     def store(self, graph: Graph, param: Node) -> Node:
         return store_packed(graph, param, self.quantized)
@@ -85,6 +107,13 @@ class Compensated:
     @property
     def value(self) -> torch.Tensor:
         return self.codes.value + self.second.value @ self.first.value
+
+    @property
+    def quantized(self) -> Quantized:
+        return self.codes.quantized
+
+    def changed(self, quantized: Quantized) -> Compensated:
+        return replace(self, codes=self.codes.changed(quantized))
 
     def store(self, graph: Graph, param: Node) -> Node:
         return self.codes.store(graph, param)
