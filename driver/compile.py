@@ -196,6 +196,12 @@ def _measure(
     if not flat and graph.inputs:
         report.notes.append("error and latency were not measured")
         return
+    if final.restarts:
+        report.notes.append(
+            "error and latency were not measured: the example has the state of the model, which "
+            "this graph keeps in a form that cannot be told from it"
+        )
+        return
     with torch.no_grad():
         wanted = execute(graph, flat)
         ready = entered(final, flat)

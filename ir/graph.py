@@ -147,6 +147,7 @@ class Graph:
         self.checkpoint: Checkpoint | None = None  # where it was traced from, if that is known
         self.enter: Graph | None = None  # from the model's inputs to these, where they differ
         self.leave: Graph | None = None  # from these outputs to the model's
+        self.restarts = False  # whether its state cannot be told from the model's
         self._names: set[str] = set()
 
     # -- building -------------------------------------------------------------------------------
@@ -333,6 +334,7 @@ class Graph:
         new.in_spec, new.out_spec = self.in_spec, self.out_spec  # nobody changes a spec
         new.checkpoint = self.checkpoint
         new.enter, new.leave = self.enter, self.leave  # nobody changes these either
+        new.restarts = self.restarts
         new._names = set(self._names)
         return new
 

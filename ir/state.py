@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch.utils import _pytree as pytree
 
+from .errors import InputError
 from .graph import Graph, Node
 from .interpret import execute
 from .types import TensorType
@@ -100,6 +101,11 @@ def run_as_traced(graph: Graph, inputs: Sequence[Any], **options: Any) -> tuple[
 
 def entered(graph: Graph, inputs: Sequence[Any]) -> Sequence[Any]:
     """The graph's inputs, of those that the model took."""
+    if graph.restarts:
+        raise InputError(
+            "the state of this graph cannot be told from that of the model",
+            do="start from a state of no tokens, and go on with what the graph gives back",
+        )
     return inputs if graph.enter is None else execute(graph.enter, inputs)
 
 

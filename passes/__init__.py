@@ -8,6 +8,7 @@ from .base import Pass as Pass
 from .base import Promise as Promise
 from .base import Remark as Remark
 from .base import Stage as Stage
+from .cache_inputs import CacheInputs as CacheInputs
 from .center_residual import CenterResidual as CenterResidual
 from .choices import Choice as Choice
 from .choose import ChooseBest as ChooseBest
@@ -45,6 +46,7 @@ __all__ = [
     "Allocate",
     "AllocateRows",
     "Budget",
+    "CacheInputs",
     "CenterResidual",
     "Choice",
     "ChooseBest",
