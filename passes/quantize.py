@@ -11,9 +11,10 @@ share a value share its codes. Results stay in floating point: no runtime gains 
 costs accuracy. Codes are real integers in the graph, with the ops that give them meaning; backends
 run these on integers.
 
-Rounding is to the nearest, or by GPTQ with the Hessian of the activations as they come out of the
-quantized prefix (F6.1). A bias takes up the mean error that is left, E[W x] - E[s q t (u - z)], x
-from the exact stream. Both are left out where calibration has too few rows for them. Approximate.
+Rounding is to the nearest, or by a solver (``solvers``; GPTQ, where nothing is asked) with the
+Hessian of the activations as they come out of the quantized prefix (F6). A bias takes up the mean
+error that is left, E[W x] - E[s q t (u - z)], x from the exact stream. Both are left out where
+calibration has too few rows for them. Approximate.
 """
 
 from __future__ import annotations

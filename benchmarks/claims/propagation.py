@@ -3,21 +3,18 @@ out, in the place of CoreQ's coefficient (A26)."""
 
 from __future__ import annotations
 
+import sys
 import time
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from base import Subject, minilm, publish, smollm2
 
 from regauge.passes import Quantize
 from regauge.passes.evidence import MakeUp
-from regauge.passes.solvers import KBest, Solver
 
 SHARES: tuple[MakeUp, ...] = (0.0, 0.5, 1.0, "held-out")
-SOLVERS: dict[str, str | Solver] = {
-    "to the nearest": "nearest",
-    "GPTQ": "gptq",
-    "8-best": KBest(8),
-}
+SOLVERS = {"to the nearest": "nearest", "GPTQ": "gptq"}
+Model: TypeAlias = Literal["minilm", "smollm2"]
 
 
 def figures(subject: Subject, weights: str, solver: str) -> list[Any]:
@@ -30,36 +27,31 @@ def figures(subject: Subject, weights: str, solver: str) -> list[Any]:
         )
         row.append(float(subject.quality(subject.after([step]))))
         print(weights, solver, share, row[-1], round(time.process_time() - start), flush=True)
-    return [subject.measure, weights, solver, *row]
+    return [weights, solver, *row]
 
 
-def main() -> None:
-    small, large = minilm(), smollm2(8, 8)
+def main(model: Model) -> None:
+    subject = minilm(16) if model == "minilm" else smollm2(8, 8)
+    print(subject.measure, "before:", subject.quality(subject.graph), flush=True)
     rows = [
-        ["MiniLM", *figures(small, weights, solver)]
+        figures(subject, weights, solver)
         for weights in ("int3-g64-asym", "int2-g64-asym")
         for solver in SOLVERS
     ]
-    rows += [
-        ["SmolLM2", *figures(large, "int3-g64-asym", solver)]
-        for solver in ("to the nearest", "GPTQ")
-    ]
     publish(
-        "propagation",
+        f"propagation-{model}",
         "Weights that make up for the errors before them",
         "W + c W T in the place of W (A05, F5), with a share c of none, half (the authors' value), "
         "all, and the share that is best for each weight on the half of the calibration rows that "
         "T was not made of (ours; it stands in the place of the coefficient of A26, which is not "
         "published in what we could read). Linear layers alone are quantized. "
-        f"{small.title}; {large.title}. Lower is better, {small.measure} and {large.measure} "
-        "alike. "
-        f"SmolLM2 without quantization: {large.quality(large.graph):.4g}. {VERDICT}",
-        ("model", "measure", "weights", "solver", *(f"c = {share}" for share in SHARES)),
+        f"{subject.title}. Lower is better. {VERDICT[model]}",
+        ("weights", "solver", *(f"{subject.measure}, c = {share}" for share in SHARES)),
         rows,
     )
 
 
-VERDICT = ""
+VERDICT: dict[Model, str] = {"minilm": "", "smollm2": ""}
 
 if __name__ == "__main__":
-    main()
+    main("smollm2" if sys.argv[1:] == ["smollm2"] else "minilm")

@@ -22,8 +22,8 @@ def main() -> None:
     ]
     for name, graph in (("GPTQ", subject.graph), ("turned, GPTQ", turned)):
         plain = Quantize(None, weights=WEIGHTS, embeddings=False)
-        counted = replace(plain, token_weights="attention")
-        for text, step in ((name, plain), (f"{name} with token weights", counted)):
+        counting = replace(plain, token_weights="attention")
+        for text, step in ((name, plain), (f"{name} with token weights", counting)):
             rows.append([text, subject.quality(subject.after([step], graph))])
             print(rows[-1], flush=True)
     publish(

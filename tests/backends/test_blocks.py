@@ -243,10 +243,13 @@ def test_automatic_bits_are_those_of_the_targets_kernels() -> None:
             preset(name, find("torch"))
 
 
+@pytest.mark.parametrize("rank", [0, 8])
 @pytest.mark.parametrize("target", ["onnxruntime", "torch"])
-def test_a_model_compiles_in_four_bits(target: str) -> None:
+def test_a_model_compiles_in_four_bits(target: str, rank: int) -> None:
     ids = torch.arange(8)[None]
-    passes = Quantize(None, weights="int4-g32", rounding="nearest", correct_bias=False)
+    passes = Quantize(
+        None, weights="int4-g32", rounding="nearest", correct_bias=False, low_rank=rank
+    )
     artifact = rg.compile(Tied().eval(), (ids,), passes=passes, target=target, measure=False)
     with torch.no_grad():
         wanted = Tied().eval()(ids)
