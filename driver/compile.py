@@ -50,8 +50,8 @@ def compile(
         model: A module in eval mode, an exported program, or a graph from ``regauge.trace``.
         args: Example inputs: a tuple of positional ones, or a single tensor.
         kwargs: Example inputs by keyword.
-        passes: A preset (``exact``, ``w8a8``, ``w8a8-dynamic``, ``w8``, ``w4a16``, ``w3a16``,
-            ``auto:<bits>``), passes, or a list of both.
+        passes: A preset (of ``passes.PRESETS``, such as ``w8a8``, or ``auto:<bits>``), passes, or a
+            list of both.
         calibration: An iterable of inputs: tensor (one argument), tuple (args) or dict (kwargs).
         target: Where it shall run; ``regauge targets`` lists the known.
         dynamic_shapes: Which sizes may vary, as ``torch.export.export`` takes it.

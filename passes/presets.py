@@ -16,6 +16,7 @@ from .merge_branches import MergeBranches
 from .merge_chains import MergeChains
 from .quantize import Quantize
 from .smooth import Smooth
+from .split_outliers import SplitOutliers
 
 
 class Profile(Protocol):
@@ -47,14 +48,49 @@ def exact(profile: Profile) -> tuple[Pass, ...]:
     )
 
 
+def levelled(profile: Profile, smooth: Smooth) -> tuple[Pass, ...]:
+    """Exact passes, and what brings channels to one level before they are quantized."""
+    split = () if profile.keeps_code else (SplitOutliers(),)
+    return (*exact(profile), *split, smooth)
+
+
 def w8a8(profile: Profile) -> tuple[Pass, ...]:
     """Eight bits with static scales: the fastest at run time; needs calibration data."""
-    return (*exact(profile), Smooth(activations="static"), Quantize("static"))
+    return (*levelled(profile, Smooth(activations="static")), Quantize("static"))
 
 
 def w8a8_dynamic(profile: Profile) -> tuple[Pass, ...]:
     """Eight bits with a scale for each token: the most accurate; needs calibration data."""
-    return (*exact(profile), Smooth(activations="dynamic"), Quantize("dynamic"))
+    return (*levelled(profile, Smooth(activations="dynamic")), Quantize("dynamic"))
+
+
+def w6a6(profile: Profile) -> tuple[Pass, ...]:
+    """Six bits, of activations with a scale for each token; needs calibration data."""
+    smooth = Smooth(activations="int6-token", bits=6)
+    return (*levelled(profile, smooth), Quantize("int6-token", "int6-channel"))
+
+
+def w4a8(profile: Profile) -> tuple[Pass, ...]:
+    """Weights in four bits, groups of 32; activations in eight, with a scale for each token; needs
+    calibration data."""
+    return (*exact(profile), Quantize("dynamic", "int4-g32-asym", make_up=1.0))
+
+
+def w4a4(profile: Profile) -> tuple[Pass, ...]:
+    """Four bits, groups of 32, weights and activations; needs calibration data."""
+    return (*exact(profile), Quantize("int4-g32-pad-asym", "int4-g32-asym", make_up=1.0))
+
+
+def fp8(profile: Profile) -> tuple[Pass, ...]:
+    """Eight bits in floating point (E4M3), a scale for each channel and token; needs calibration
+    data."""
+    return (*exact(profile), Quantize("fp8-e4m3-token", "fp8-e4m3-channel"))
+
+
+def mxfp4(profile: Profile) -> tuple[Pass, ...]:
+    """Four bits in floating point, groups of 32 that share an exponent, as the OCP's MX has them;
+    needs calibration data."""
+    return (*exact(profile), Quantize("mxfp4", "mxfp4", make_up=1.0))
 
 
 def w8(profile: Profile) -> tuple[Pass, ...]:
@@ -105,8 +141,13 @@ PRESETS: dict[str, Callable[[Profile], tuple[Pass, ...]]] = {
     "w8a8": w8a8,
     "w8a8-dynamic": w8a8_dynamic,
     "w8": w8,
+    "w6a6": w6a6,
+    "w4a8": w4a8,
+    "w4a4": w4a4,
     "w4a16": w4a16,
     "w3a16": w3a16,
+    "fp8": fp8,
+    "mxfp4": mxfp4,
 }
 
 # Presets that take a number, as in auto:4.5.

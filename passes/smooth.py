@@ -43,7 +43,7 @@ from .ties import tie_in_the_way
 from .values import Activations
 
 FEWEST = 8  # rows, below which ranges are chance
-FLOOR = 0.1  # of the median range of the channels
+FLOOR = 1.0  # of the median range of the channels
 
 
 @dataclass(frozen=True)
