@@ -75,7 +75,7 @@ class Allocate(Pass):
 
     @property
     def formats(self) -> tuple[str, ...]:
-        chosen = (choice.weights for choice in self._choices)
+        chosen = (choice.weights for choice in self.offers)
         own = (name for name in chosen if name is not None and name != CHANNELWISE)
         # What Quantize says of all is not used by those that something is chosen for.
         rest = replace(self.quantize, weights=CHANNELWISE).formats
@@ -83,7 +83,7 @@ class Allocate(Pass):
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         found = self.units(graph)
-        candidates = Candidates.of(graph, context, found, self._choices)
+        candidates = Candidates.of(graph, context, found, self.offers)
         problem = self.problem(candidates)
         chosen = self.solve(problem)
         picked = [candidates.choices[index] for index in chosen]
@@ -207,7 +207,8 @@ class Allocate(Pass):
         return self.budget if isinstance(self.budget, Budget) else Budget(float(self.budget))
 
     @property
-    def _choices(self) -> list[Choice]:
+    def offers(self) -> list[Choice]:
+        """What each reader may be given, where it fits."""
         kind = self.quantize.activations
         return [Choice(c, kind) if isinstance(c, str) else c for c in self.choices]
 

@@ -130,7 +130,7 @@ def _split(
         if values[flows[0]].shape == values[node].shape:
             return {flows[0]: own}
     if isinstance(law, _MOVED):
-        return _pulled(node, flows, values, own)
+        return _pulled(node, read, values, own)
     if isinstance(law, ScaledDotProduct):
         flows = [node.args[2]]
     factors = 1  # that hold data

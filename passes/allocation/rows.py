@@ -11,7 +11,7 @@ what ``Quantize`` then does is approximate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -60,10 +60,10 @@ class AllocateRows(Pass):
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         kind = self.quantize.activations
         low, high = Choice(self.low, kind), Choice(self.high, kind)
-        found = [unit for unit in self._units(graph) if _is_alone(unit)]
+        found = self.units(graph)
         candidates = Candidates.of(graph, context, found, [low, high])
         fits = [bool(row[:2].all()) for row in candidates.offered]
-        chosen = self._rows(candidates, fits)
+        chosen = self.chosen(candidates, fits)
         # Few rows may be few weights: what is left as it is, is told by name.
         small = {node.name for node in graph.nodes if self._is_small(node)}
         choices, remarks = dict.fromkeys(small, Choice(None, None)), list[Remark]()
@@ -83,22 +83,36 @@ class AllocateRows(Pass):
         quantize = replace(self.quantize, choices=choices, least=1)
         return remarks + quantize.run(graph, context)
 
-    def _units(self, graph: Graph) -> list[Unit]:
+    def units(self, graph: Graph) -> list[Unit]:
+        """The linear layers whose rows there are to choose from."""
         options = self.quantize
-        return units(graph, least=options.least, embeddings=False, settled=options.choices)
+        found = units(graph, least=options.least, embeddings=False, settled=options.choices)
+        return [unit for unit in found if _is_alone(unit)]
 
     def _is_small(self, node: Node) -> bool:
         return reads_weights(node) and numel(weight_of(node)) < self.quantize.least
 
-    def _rows(self, candidates: Candidates, fits: list[bool]) -> list[torch.Tensor]:
-        """For each unit, which rows keep more bits: ``bool[O]``."""
+    def chosen(
+        self,
+        candidates: Candidates,
+        fits: Sequence[bool],
+        damages: Sequence[torch.Tensor] | None = None,
+    ) -> list[torch.Tensor]:
+        """For each unit, which rows keep more bits: ``bool[O]``.
+
+        Args:
+            candidates: With the fewer bits as the first choice, the more as the second.
+            fits: Which units have both.
+            damages: Of the rows of each unit in each choice, where they are known.
+        """
         width = [int(unit.weights[0].shape[1]) for unit in candidates.units]
         if self.over == "chance":
             generator = candidates.context.generator()
             heights = [int(unit.weights[0].shape[0]) for unit in candidates.units]
             gains = [torch.rand(rows, generator=generator) for rows in heights]
         else:
-            gains = [part[0] - part[1] for part in self.score.of_rows(candidates)]
+            damages = self.score.of_rows(candidates) if damages is None else damages
+            gains = [part[0] - part[1] for part in damages]
         groups = [[i] for i in range(len(gains))]
         if self.over != "layer":
             groups = [list(range(len(gains)))]

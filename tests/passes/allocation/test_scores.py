@@ -230,6 +230,21 @@ def test_a_bias_keeps_its_share() -> None:
     torch.testing.assert_close(kept + passed, out.square().sum(), rtol=1e-8, atol=0)
 
 
+def test_constants_keep_what_they_are_of_a_value() -> None:
+    text = """
+    def graph(x: f64[3, 4, 16], *, e: f64[1, 4, 16], p: f64[8, 16]):
+        c: f64[3, 4, 16] = expand(e, size=(3, 4, 16))
+        a: f64[3, 8, 16] = cat((c, x), dim=1)
+        b: f64[3, 8, 16] = add(a, p)
+        return b
+    """
+    graph, inputs = in_double(text)
+    found = relevance(graph, inputs, torch.square, epsilon=1e-12)
+    kept = sum(found[graph[name]].sum() for name in ("c", "p", "x"))
+    torch.testing.assert_close(kept, execute(graph, inputs)[0].square().sum(), rtol=1e-8, atol=0)
+    assert all(abs(float(found[graph[name]].sum())) > 1e-2 for name in ("c", "p"))
+
+
 @pytest.mark.parametrize(
     "body",
     [

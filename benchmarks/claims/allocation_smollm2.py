@@ -1,0 +1,11 @@
+"""Scores of damage and solvers of budgets against each other, on SmolLM2."""
+
+from base import smollm2
+from comparing import SCORES, compare
+
+from regauge.passes.allocation import Gradient
+
+if __name__ == "__main__":
+    kept = {name: SCORES[name] for name in ("gradient-weighted error", "LIM", "ZD", "chance")}
+    likelihood = Gradient(probes=2, batches=2, metric="likelihood")
+    compare("allocation_smollm2", smollm2(8, 4), kept | {"Fisher information": likelihood})
