@@ -37,7 +37,7 @@ def main() -> None:
             rows.append([way, name, error, found])
             print(rows[-1], flush=True)
     publish(
-        "a45_bfp",
+        "bfp_rearrange",
         "A45: keys of a decoder in block floating point, in the order of their sizes",
         f"{subject.title}. Claim (A45): sorted by magnitude, the channels of keys share blocks of "
         "one exponent with their like, and block floating point loses less. Rotary embeddings turn "

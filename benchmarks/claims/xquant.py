@@ -52,7 +52,7 @@ def of_layer(bits: int, numbers: int) -> int:
 def write(title: str, layers: int, rows: list[list[Any]]) -> None:
     """The page."""
     publish(
-        "a31_xquant",
+        "xquant",
         "A31, XQuant: the state of a decoder, four ways",
         f"{title}. Claim (A31): state kept as the layers' normed input X, from which keys "
         "and values are computed again, bears fewer bits than keys and values do; with grouped "
