@@ -89,8 +89,8 @@ VERDICT = (
     "by 1 % in the mean, and 8-best search in all, by 5 to 6 %, for thirty times the time. Those "
     "of A94 hold too: to the nearest > GPTQ > coordinate descent, which from the weights, as the "
     "authors have it, gains 13 % (three bits) and 17 % (two bits) over GPTQ in the mean, and more "
-    "from GPTQ; outliers add 1 to 2 % here. On other text half of what is gained over GPTQ is "
-    "left."
+    "from GPTQ; outliers add 1 to 2 % here. On other text a third to a half of what descent gains "
+    "over GPTQ is left."
 )
 
 if __name__ == "__main__":
