@@ -53,7 +53,10 @@ def main() -> None:
         "order of a score finds a configuration within the tolerance in few runs, and a score "
         "with the dependencies between layers orders better than the Hessian alone. Runs are those "
         "of the whole model on the calibration images that the search takes, after the score. The "
-        "tolerance is of the relative error of the logits on these.",
+        "tolerance is of the relative error of the logits on these. They bear the first half out: "
+        "10 to 20 runs, where lowering one weight after another would take 17 for each step. The "
+        "second half hardly: dependencies save a little at the tighter tolerances and cost as much "
+        "at the widest.",
         [
             "tolerance",
             "order",
