@@ -55,7 +55,8 @@ def main() -> None:
         "than as many in each layer. The score is the Fisher information of each row's error; "
         "rounding to the nearest, simulated; the table, the head and activations in floating "
         "point. A pass sorts the rows into two linear layers whose results are joined, which is "
-        "exact (`tests/passes/allocation/test_rows.py`).",
+        "exact (`tests/passes/allocation/test_rows.py`). The figures bear it out: of the gap to "
+        "floating point four fifths go, against three fifths by layer and a tenth by chance.",
         ["", "perplexity"],
         rows,
     )
