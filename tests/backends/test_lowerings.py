@@ -160,6 +160,7 @@ CASES: dict[str, tuple[str, ...]] = {
         ).split()
     },
     **{name: (X, "a = abs(x)", f"y = {name}(a)") for name in ("log", "sqrt", "rsqrt")},
+    "round, of halves": (X, "a = mul(x, 2.0)", "b = round(a)", "c = div(b, 2.0)", "y = round(c)"),
     "gelu, tanh": (X, "y = gelu(x, approximate='tanh')"),
     "silu, double": ("x: f64[n, 8]", "y = silu(x)"),
     "relu, of integers": ("i: i64[n, t]", "j = sub(i, 2)", "y = relu(j)"),
@@ -408,6 +409,7 @@ def test_every_lowering_has_a_case() -> None:
 
 def test_every_op_of_the_table_has_a_lowering() -> None:
     pure = {op.name for op in ops.OPS.values() if not op.impure}
-    # Complex numbers have no form in ONNX, and the other is torch.onnx's to spell.
-    others = {"fft_fftn", "aten.masked_scatter.default"}
+    # Complex numbers have no form in ONNX, the second is torch.onnx's to spell, and formats without
+    # a kernel are refused before.
+    others = {"fft_fftn", "aten.masked_scatter.default", "fake_quantize"}
     assert pure - set(LOWERINGS) == others
