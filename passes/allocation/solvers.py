@@ -55,10 +55,14 @@ class Threshold(Solver):
 @dataclass(frozen=True)
 class Greedy(Solver):
     """From the choices that leave most room, one step after another: that which gains most for what
-    it takes, counted with what is chosen already where dependencies are known (A71)."""
+    it takes. Where dependencies between units are known (A71), choices are then changed, alone or
+    in twos, as long as the damage of all together falls."""
 
     def solve(self, problem: Problem) -> Assignment:
-        return _filled(problem, problem.least)
+        chosen = _filled(problem, problem.least)
+        if problem.projections is None or problem.limited == "damage":
+            return chosen
+        return _exchanged(problem, problem.projections, chosen)
 
 
 @dataclass(frozen=True)
@@ -233,10 +237,7 @@ def _filled(problem: Problem, chosen: Assignment) -> Assignment:
     while True:
         index, now = torch.arange(len(chosen)), torch.tensor(chosen)
         taken = problem.constraint - problem.constraint[index, now][:, None]
-        if problem.limited == "cost":
-            gained = -_changed(problem, chosen)
-        else:
-            gained = problem.objective[index, now][:, None] - problem.objective
+        gained = problem.objective[index, now][:, None] - problem.objective
         allowed = (used + taken <= problem.limit * (1 + 1e-12)) & (gained > 0)
         if not bool(allowed.any()):
             return chosen
@@ -244,6 +245,30 @@ def _filled(problem: Problem, chosen: Assignment) -> Assignment:
         unit, choice = divmod(int(rate.argmax()), rate.shape[1])
         used += float(taken[unit, choice])
         chosen[unit] = choice
+
+
+def _exchanged(problem: Problem, projections: torch.Tensor, chosen: Assignment) -> Assignment:
+    """An assignment at which no change of one or two choices lowers ``|sum_u P[u, c_u]|^2``."""
+    chosen = list(chosen)
+    index = torch.arange(len(chosen))
+    units = index.repeat_interleave(problem.damage.shape[1])
+    while True:
+        now = torch.tensor(chosen)
+        moves = (projections - projections[index, now][:, None]).flatten(0, 1)  # [U C, K]
+        taken = (problem.cost - problem.cost[index, now][:, None]).flatten()
+        total = projections[index, now].sum(0)
+        alone = 2 * moves @ total + moves.square().sum(1)
+        alone = torch.where(taken.isfinite(), alone, torch.inf)
+        both = alone[:, None] + alone + 2 * moves @ moves.T  # a move to where one is is none
+        both[units[:, None] == units] = torch.inf
+        left = problem.limit * (1 + 1e-12) - problem.total(problem.cost, chosen)
+        both = torch.where(taken[:, None] + taken <= left, both, torch.inf)
+        first, second = divmod(int(both.argmin()), len(units))
+        # Less is rounding, which would never end.
+        if not float(both[first, second]) < -1e-9 * float(total.square().sum()):
+            return chosen
+        for move in (first, second):
+            chosen[int(units[move])] = move % problem.damage.shape[1]
 
 
 def _least(objective: torch.Tensor, constraint: torch.Tensor, factor: float) -> Assignment:

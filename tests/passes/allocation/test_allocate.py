@@ -122,6 +122,20 @@ def test_greedy_counts_errors_that_cancel() -> None:
     assert plain.predicted(chosen) == 8
 
 
+def test_greedy_ends_where_no_change_gains() -> None:
+    generator = torch.Generator().manual_seed(0)
+    projections = torch.randn(30, 3, 16, generator=generator).double()
+    projections *= torch.tensor([1.0, 0.1, 1e-4])[:, None]
+    cost = torch.tensor([[2.0, 4.0, 8.0]] * 30).double()
+    names = tuple(f"u{i}" for i in range(30))
+    damage = projections.square().sum(2)
+    problem = Problem(names, damage, cost, 150.0, projections=projections)
+    chosen = Greedy().solve(problem)
+    assert problem.keeps(chosen)
+    apart = Greedy().solve(Problem(names, damage, cost, 150.0))
+    assert problem.predicted(chosen) < 0.9 * problem.predicted(apart)
+
+
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
 def test_bits_go_where_they_matter(solver: Solver) -> None:
     graph, context = sample()
