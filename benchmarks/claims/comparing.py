@@ -42,7 +42,7 @@ SCORES: dict[str, Score] = {
 }
 
 
-def compare(name: str, subject: Subject, scores: Mapping[str, Score]) -> None:
+def compare(name: str, subject: Subject, scores: Mapping[str, Score], says: str = "") -> None:
     """Every score with every solver, judged, on a page of this name."""
     found = candidates(subject, formats(*BITS))
     known: dict[tuple[int, ...], float] = {}
@@ -76,7 +76,7 @@ def compare(name: str, subject: Subject, scores: Mapping[str, Score]) -> None:
         f"Scores and solvers of bit allocation at one size: {subject.title.split(',')[0]}",
         f"{subject.title}. All {len(found.units)} weights, tables among them, in int2, int4 or "
         "int8, in groups of 64 with zero points, rounded to the nearest with clipping, simulated; "
-        "as many stored bits as int4 everywhere.",
+        f"as many stored bits as int4 everywhere. {says}".rstrip(),
         ["score", "solver", "bits a weight", subject.measure],
         rows,
     )

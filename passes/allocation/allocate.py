@@ -4,7 +4,9 @@
 
 An allocation is a score (the damage D of each choice of each unit), a cost C, and a solver. Units
 are weights with those who read them (``units``). The damage is an estimate: each unit's as if the
-others stayed in floating point. ``Quantize`` then runs with what was chosen. Approximate.
+others stayed in floating point. So what was found is run, simulated, and so is the costliest single
+choice for all that keeps to the budget; the better is taken, and ``Quantize`` runs with it.
+Approximate.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from .units import By, Unit, of_readers, units, weight_of
 
 Kind: TypeAlias = Literal["bits", "bytes", "mac_bits", "latency", "damage"]
 Latency: TypeAlias = Mapping[str, Mapping[Choice, float]]
+
+BATCHES = 4  # on which what was found is compared with one choice for all
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,16 @@ class Allocate(Pass):
         found = self.units(graph)
         candidates = Candidates.of(graph, context, found, self.offers)
         problem = self.problem(candidates)
-        chosen = self.solve(problem)
+        chosen, beaten = self._better(problem, candidates, self.solve(problem))
         picked = [candidates.choices[index] for index in chosen]
         choices = dict(of_readers(found, picked))
         for reader in self._left(graph, found):
             choices[reader.name] = Choice(None, None)
         quantize = replace(self.quantize, choices={**choices, **self.quantize.choices})
-        remark = self._remark(graph, found, picked, problem.predicted(chosen))
+        damage = f"{self.score.name} expects a damage of {problem.predicted(chosen):.3g}"
+        if beaten:
+            damage += ", and measured it does less than a mixture"
+        remark = self._remark(graph, found, picked, damage, problem.predicted(chosen))
         return [remark, *quantize.run(graph, context)]
 
     # -- the problem ----------------------------------------------------------------------------
@@ -115,7 +122,8 @@ class Allocate(Pass):
         limit = budget.limit * (unit[1] if limited == "cost" else 1.0)
         names = tuple(found.name for found in candidates.units)
         projections = damages.projections
-        measure = self._measure(candidates) if limited == "damage" else None
+        every = len(candidates.context.calibration)
+        measure = self._measure(candidates, every) if limited == "damage" else None
         return Problem(names, damages.damage, cost, limit, limited, unit, projections, measure)
 
     def solve(self, problem: Problem) -> Assignment:
@@ -123,6 +131,22 @@ class Allocate(Pass):
         if problem.measure is None or not self.solver.measures:
             problem.check()
         return self.solver.solve(problem)
+
+    def _better(
+        self, problem: Problem, candidates: Candidates, chosen: Assignment
+    ) -> tuple[Assignment, bool]:
+        """The assignment, or the costliest single choice for all that keeps to the budget, if that,
+        measured, does less damage; and whether it does. Without data, the assignment."""
+        if problem.limited == "damage" or not candidates.context.calibration:
+            return chosen, False
+        whole = [c for c in range(len(candidates.choices)) if bool(candidates.offered[:, c].all())]
+        even = [[c] * len(chosen) for c in whole]
+        even = [one for one in even if problem.keeps(one) and one != chosen]
+        if not even:
+            return chosen, False
+        best = max(even, key=lambda one: problem.total(problem.cost, one))
+        measure = self._measure(candidates, BATCHES)
+        return (best, True) if measure(best) < measure(chosen) else (chosen, False)
 
     def _costs(self, candidates: Candidates) -> tuple[torch.Tensor, tuple[str, float]]:
         """The cost of each choice of each unit, and the unit of sums with its size."""
@@ -157,9 +181,9 @@ class Allocate(Pass):
                 ) from None
         return total
 
-    def _measure(self, candidates: Candidates) -> Callable[[Assignment], float]:
-        """The damage of an assignment, run on all calibration batches."""
-        batches = candidates.batches(self.name, len(candidates.context.calibration))
+    def _measure(self, candidates: Candidates, most: int) -> Callable[[Assignment], float]:
+        """The damage of an assignment, run on so many calibration batches."""
+        batches = candidates.batches(self.name, most)
         wanted = candidates.exact(batches)
 
         def measure(chosen: Sequence[int]) -> float:
@@ -175,7 +199,12 @@ class Allocate(Pass):
     # -- what is said of it ---------------------------------------------------------------------
 
     def _remark(
-        self, graph: Graph, found: Sequence[Unit], picked: Sequence[Choice], damage: float
+        self,
+        graph: Graph,
+        found: Sequence[Unit],
+        picked: Sequence[Choice],
+        says: str,
+        damage: float,
     ) -> Remark:
         size = sum(unit.size for unit in found)
         total = sum(unit.nbytes(choice) for unit, choice in zip(found, picked, strict=True))
@@ -194,10 +223,7 @@ class Allocate(Pass):
             },
             "preparation": True,
         }
-        text = (
-            f"{8 * total / size:.4g} bits a weight on average ({parts}); "
-            f"{self.score.name} expects a damage of {damage:.3g}"
-        )
+        text = f"{8 * total / size:.4g} bits a weight on average ({parts}); {says}"
         return applied(graph.output, text, **data)
 
     # -- options --------------------------------------------------------------------------------

@@ -14,12 +14,14 @@ from regauge.passes import Allocate, Budget, Choice, Context, Quantize
 from regauge.passes.allocation import (
     Bisection,
     Candidates,
+    Damages,
     DynamicProgramming,
     Gradient,
     Greedy,
     IntegerProgramming,
     Measured,
     Problem,
+    Score,
     Solver,
     Threshold,
 )
@@ -223,6 +225,25 @@ def test_bisection_takes_fewer_runs_than_trying_all() -> None:
         if exact(list(choice)) <= 1e-2
     }
     assert problem.total(problem.cost, chosen) <= 1.3 * min(costs.values())
+
+
+class _Wrong(Score):
+    """Takes what is worst for best."""
+
+    def damages(self, candidates: Candidates) -> Damages:
+        return Damages(1 / (1e-9 + Measured().damages(candidates).damage))
+
+
+def test_a_mixture_that_is_worse_than_one_choice_for_all_is_not_taken() -> None:
+    graph, context = sample()
+    options = Quantize(None, rounding="nearest", correct_bias=False)
+    _, remarks = Allocate(FORMATS, 6.3, _Wrong(), quantize=options)(graph, context)
+    assert set(remarks[0].data["choices"].values()) == {"int4-g16-asym"}
+    assert "measured it does less than a mixture" in remarks[0].text
+    _, remarks = Allocate(FORMATS, 6.2, _Wrong(), quantize=options)(graph, context)
+    # Four bits take 6.25, and there is no better single choice.
+    assert set(remarks[0].data["choices"].values()) == {"int2-g16-asym"}
+    assert "measured" not in remarks[0].text
 
 
 def test_latency_is_a_table_of_the_user() -> None:
