@@ -6,11 +6,11 @@ from comparing import SCORES, compare
 from regauge.passes.allocation import Measured
 
 SAYS = (
-    "No mixture of these three widths that was found beats int4 everywhere: by measured damage that "
-    "is the optimum itself. Scores by gradients are of first order and take int2 for less harmful "
-    "than it is, which costs a tenth of the error; relevance costs more, and dependencies from so "
-    "few probes mislead. Scores that only order gain nothing by a mixture. So `Allocate` runs what "
-    "it found beside one choice for all, and takes the better."
+    "No mixture of these three widths that was found beats int4 everywhere: by measured damage "
+    "that is the optimum itself. Scores by gradients are of first order and take int2 for less "
+    "harmful than it is, which costs a tenth of the error; relevance costs more, and dependencies "
+    "from so few probes mislead. Scores that only order gain nothing by a mixture. So `Allocate` "
+    "runs what it found beside one choice for all, and takes the better."
 )
 
 if __name__ == "__main__":
