@@ -13,6 +13,7 @@ Nothing here knows what is learned, or why: rounding, ranges, what is left after
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -31,7 +32,7 @@ Values: TypeAlias = "dict[Node, Any]"
 Loss: TypeAlias = Literal["relative", "squared", "divergence"]
 
 
-class Learnable:
+class Learnable(ABC):
     """What some readers see in the place of a value.
 
     Args:
@@ -52,13 +53,14 @@ class Learnable:
         }
         self.rates = rates or {}
 
+    @abstractmethod
     def value(self, value: Any, done: float | None) -> Any:
         """What is seen of a value.
 
         Args:
             done: Which part of the steps is done; ``None`` for what the value is in the end.
         """
-        raise NotImplementedError
+        ...
 
     def penalty(self, done: float) -> torch.Tensor | None:
         """What is added to the loss, in units of what that was at the start."""

@@ -229,9 +229,7 @@ class Quantize(Pass):
             for decision in found:
                 decision.coding = coding(decision.activations, decision.site, _no_limits)
                 for reader in decision.site.readers:
-                    stored = rounding.round(reader, None)[1]
-                    if stored is not None:
-                        decision.weights[reader] = stored
+                    decision.round(reader, rounding)
             return []
         context.need_calibration(self.name)
         decisions = {reader: decision for decision in found for reader in decision.site.readers}
@@ -266,11 +264,11 @@ class Quantize(Pass):
 
     def _insert(self, graph: Graph, decision: Decision) -> Remark:
         site = decision.site
-        for reader in site.readers:
-            if reader in decision.weights:
-                decision.weights[reader].store(graph, reader.args[1])
-            if reader in decision.biases:
-                graph.give(reader, 2, decision.biases[reader], name=f"{reader.name}_bias")
+        sources = {reader.args[1]: stored for reader, stored in decision.weights.items()}
+        for source, stored in sources.items():
+            stored.store(graph, source)
+        for reader, bias in decision.biases.items():
+            graph.give(reader, 2, bias, name=f"{reader.name}_bias")
         names = ", ".join(reader.name for reader in site.readers)
         shared = any(reader.args[1].op != "param" for reader in site.readers)
         kinds = ", ".join(dict.fromkeys(map(str, decision.weights.values())))

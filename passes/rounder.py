@@ -3,6 +3,7 @@ and the one behind the part that is quantized already."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from .base import Context
 from .calibration import as_rows, padding_mask
 from .choices import ChosenRounding
 from .evidence import Evidence, MakeUp, refuse_non_finite
+from .solvers import Hessian
 from .streams import Values
 from .token_weights import TokenWeights
 from .values import Activations, Coding, Limits, coding
@@ -32,6 +34,23 @@ class Decision:
     weights: dict[Node, Stored] = field(default_factory=dict[Node, Stored])
     biases: dict[Node, torch.Tensor] = field(default_factory=dict[Node, torch.Tensor])
     notes: list[str] = field(default_factory=list[str])  # what was out of the ordinary
+
+    def round(
+        self,
+        reader: Node,
+        rounding: ChosenRounding,
+        hessian: Hessian | None = None,
+        aim: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """What a reader's weights become; what several read is decided once."""
+        for other, stored in self.weights.items():
+            if other.args[1] is reader.args[1]:
+                self.weights[reader] = stored
+                return stored.value
+        weight, stored = rounding.round(reader, hessian, aim)
+        if stored is not None:
+            self.weights[reader] = stored
+        return weight
 
     def simulate(self, value: torch.Tensor) -> torch.Tensor:
         """What readers see of a value."""
@@ -73,15 +92,14 @@ class Rounder:
             self.decision = decision
             self._enter(decision, exact, quantized)
         evidence, make_up = self.evidence, self.make_up
-        weight, stored = self.rounding.round(
+        weight = decision.round(
             node,
+            self.rounding,
             None if evidence is None else evidence.hessian,
             None if evidence is None else lambda weight: evidence.aim(weight, make_up),
         )
         if evidence is not None and evidence.hessian is not None:
             decision.notes = evidence.hessian.notes
-        if stored is not None:
-            decision.weights[node] = stored
         graph = self.rounding.graph
         source: Node = node.args[1]
         bias: Node | None = node.operand(2)

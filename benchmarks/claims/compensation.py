@@ -56,13 +56,11 @@ def main() -> None:
         f"{', '.join(map(str, BLOCKS))}; {subject.title}. Scales come from the range, in groups of "
         f"64. LoRC (A55) adds the best matrix of rank {RANK} by the singular values of W - V; the "
         "last column those of (W - V) R with H = R R', which is ours. Here both factors are in "
-        f"floating point. {VERDICT}",
+        "floating point.",
         ("format", "solver", "alone", "LoRC", "LoRC by the Hessian"),
         rows,
     )
 
-
-VERDICT = ""
 
 if __name__ == "__main__":
     main()

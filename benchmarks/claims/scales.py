@@ -55,14 +55,11 @@ def main() -> None:
         "site, and clipping by the error of each group's output (also for queries and keys, which "
         "the authors leave out). SmoothQuant+ (A56): one exponent for the model by the loss of its "
         f"outputs, of {', '.join(map(str, ALPHAS))}. The checkpoint's weights were themselves "
-        "rounded to four bits in groups of 32 once, which makes four bits easy here for all. "
-        f"{VERDICT}",
+        "rounded to four bits in groups of 32 once, which makes four bits easy here for all.",
         ("method", "weights", "perplexity"),
         rows,
     )
 
-
-VERDICT = ""
 
 if __name__ == "__main__":
     main()

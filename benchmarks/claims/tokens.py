@@ -31,13 +31,11 @@ def main() -> None:
         "Rotation and token weights before GPTQ",
         f"Perplexity with linear layers in {WEIGHTS} (the tied table stays in floating point); "
         f"{subject.title}. RSQ (A13) says GPTQ > rotated GPTQ > rotated GPTQ with Hessians that "
-        f"count each token by the attention that it gets. {VERDICT}",
+        "count each token by the attention that it gets.",
         ("method", "perplexity"),
         rows,
     )
 
-
-VERDICT = ""
 
 if __name__ == "__main__":
     main()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from graphs import fill
 
 from regauge.ir import Graph, Node, parse
 from regauge.ir.interpret import compute, execute
@@ -31,9 +32,7 @@ def graph(x: f64[4, 8], *, m: f64[8], a: f64[8, 8], b: f64[8, 8], c: f64[8, 8], 
 def sample() -> tuple[Graph, list[torch.Tensor]]:
     graph = parse(POST_NORM)
     generator = torch.Generator().manual_seed(0)
-    for name, node in graph.params.items():
-        shape = [int(size) for size in node.shape]
-        graph.store[name] = torch.randn(shape, generator=generator, dtype=torch.float64)
+    fill(graph, generator)
     return graph, [torch.randn(4, 8, generator=generator, dtype=torch.float64)]
 
 

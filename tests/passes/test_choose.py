@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from graphs import fill
 
 from regauge.ir import Graph, InputError, astype, parse
 from regauge.ir.interpret import execute
@@ -28,9 +29,7 @@ def with_outliers() -> tuple[Graph, Context]:
     """A gated layer with channels that stand out in what its weights read."""
     graph = parse(GATED)
     generator = torch.Generator().manual_seed(0)
-    for name, node in graph.params.items():
-        sizes = [int(size) for size in node.shape]
-        graph.store[name] = torch.randn(sizes, generator=generator) / sizes[-1] ** 0.5
+    fill(graph, generator, level=True)
     graph.store["n"] = torch.ones(32)
     graph.store["n"][::8] = 30.0
     batches = [[torch.randn(16, 32, generator=generator)] for _ in range(4)]

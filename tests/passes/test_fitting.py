@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from graphs import fill
 
 from regauge.ir import Graph, Node, parse
 from regauge.ir.interpret import execute
@@ -25,9 +26,7 @@ def graph(x: f32[32, 8], *, w: f32[16, 8], c: f32[16], u: f32[8, 16]):
 def problem(batches: int = 8) -> tuple[Graph, Section, Samples]:
     graph = parse(TEXT)
     generator = torch.Generator().manual_seed(0)
-    for name, node in graph.params.items():
-        shape = [int(size) for size in node.shape]
-        graph.store[name] = torch.randn(shape, generator=generator)
+    fill(graph, generator)
     (section,) = sections(graph, "graph")
     params = {node: graph.value(node) for node in graph.params.values()}
     flows: list[dict[Node, Any]] = []

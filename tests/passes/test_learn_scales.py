@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from graphs import fill
 from oracle import doubled
 
 from regauge.ir import Graph, InputError, astype, parse
@@ -58,9 +59,7 @@ def graph(x: f64[2, 5, 8], *, wq: f64[8, 8], wk: f64[8, 8], wv: f64[8, 8], wo: f
 def filled(text: str) -> Graph:
     graph = parse(text)
     generator = torch.Generator().manual_seed(0)
-    for name, node in graph.params.items():
-        shape = [int(size) for size in node.shape]
-        graph.store[name] = torch.randn(shape, generator=generator, dtype=torch.float64)
+    fill(graph, generator)
     return graph
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from graphs import fill
 
 from regauge.ir import Graph, InputError, parse
 from regauge.ir.interpret import execute
@@ -25,9 +26,7 @@ def graph(t: i64[4, 9], *, e: f32[50, 32], w: f32[64, 32], c: f32[64], u: f32[50
 def sample() -> tuple[Graph, Context]:
     graph = parse(TEXT)
     generator = torch.Generator().manual_seed(0)
-    for name, node in graph.params.items():
-        shape = [int(size) for size in node.shape]
-        graph.store[name] = torch.randn(shape, generator=generator)
+    fill(graph, generator)
     ids = torch.randint(0, 50, (4, 9), generator=generator)
     return graph, Context(inputs=[ids], calibration=[[ids], [ids.flip(0)]])
 

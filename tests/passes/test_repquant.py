@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from graphs import fill
 
 from regauge.ir import parse
 from regauge.ir.formats import named
@@ -20,9 +21,7 @@ def graph(x: f64[64, 16], *, g: f64[16], b: f64[16], w: f64[8, 16], c: f64[8]):
 def test_codes_by_channel_are_the_codes_of_one_range_after_it() -> None:
     graph = parse(TEXT)
     generator = torch.Generator().manual_seed(0)
-    for name, node in graph.params.items():
-        shape = [int(size) for size in node.shape]
-        graph.store[name] = torch.randn(shape, generator=generator, dtype=torch.float64)
+    fill(graph, generator)
     graph.store["g"] = graph.store["g"] * torch.logspace(-1, 1, 16, dtype=torch.float64)
     single = [torch.randn(64, 16, generator=generator)]
     new, _ = repquant()(graph, Context(inputs=single, calibration=[single]))

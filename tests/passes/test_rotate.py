@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from graphs import fill
 
 from regauge.ir import Graph, parse
 from regauge.ir.interpret import execute
@@ -30,9 +31,7 @@ def turned(text: str, **options: object) -> tuple[Graph, Graph, list[Remark]]:
     """A graph with random weights, what became of it, and the remarks; equal in float64."""
     graph = parse(text)
     generator = torch.Generator().manual_seed(0)
-    for name, node in graph.params.items():
-        shape = [int(size) for size in node.shape]
-        graph.store[name] = torch.randn(shape, generator=generator, dtype=torch.float64)
+    fill(graph, generator)
     ids = IDS
     context = Context(inputs=[ids], calibration=[[ids]])
     new, remarks = Rotate(**options).attempt(graph, context)  # type: ignore[arg-type]

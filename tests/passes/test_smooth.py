@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import torch
+from graphs import fill
 
 from regauge.ir import Graph, parse
 from regauge.ir.interpret import execute
@@ -33,9 +34,7 @@ def with_outliers() -> tuple[Graph, Context]:
     """A post-LN block in which two channels of the norm are far larger, and shifted."""
     graph = parse(TEXT)
     generator = torch.Generator().manual_seed(0)
-    for name, node in graph.params.items():
-        shape = [int(size) for size in node.shape]
-        graph.store[name] = torch.randn(shape, generator=generator, dtype=torch.float64)
+    fill(graph, generator)
     gain, bias = torch.ones(32, dtype=torch.float64), torch.zeros(32, dtype=torch.float64)
     gain[3], gain[7], bias[7] = 30.0, 20.0, 60.0
     graph.store["g"], graph.store["b"] = gain, bias

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from graphs import fill
 
 from regauge.ir import Graph, parse
 from regauge.ir.interpret import execute
@@ -41,9 +42,7 @@ def graph(x: f32[3, 40, 16]{mask}, *, q: f32[32, 16], k: f32[16, 16], v: f32[16,
 def sample(mask: bool = False) -> tuple[Graph, Context]:
     graph = parse(TEXT.replace("{mask}", ", seen: i64[3, 40]" if mask else ""))
     generator = torch.Generator().manual_seed(0)
-    for name, node in graph.params.items():
-        shape = [int(size) for size in node.shape]
-        graph.store[name] = torch.randn(shape, generator=generator)
+    fill(graph, generator)
     batches = []
     for _ in range(2):
         batches.append([torch.randn(3, 40, 16, generator=generator)])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from graphs import fill
 
 from regauge.ir import Graph, parse
 from regauge.ir.interpret import execute
@@ -37,9 +38,7 @@ def test_weights_have_unit_size_and_not_a_bit_changes() -> None:
 def sample(text: str) -> tuple[Graph, Context]:
     graph = parse(text)
     generator = torch.Generator().manual_seed(0)
-    for name, node in graph.params.items():
-        shape = [int(size) for size in node.shape]
-        graph.store[name] = torch.randn(shape, generator=generator, dtype=torch.float64)
+    fill(graph, generator)
     shapes = [[int(size) for size in node.shape] for node in graph.inputs]
     return graph, Context([torch.randn(shape, dtype=torch.float64) for shape in shapes])
 

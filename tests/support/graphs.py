@@ -26,14 +26,19 @@ def graph(x: f64[2, 5, 8], *, wq: f64[12, 8], wk: f64[6, 8], wv: f64[6, 8], wo: 
 """
 
 
+def fill(graph: Graph, generator: torch.Generator, *, level: bool = False) -> None:
+    """Give all parameters standard normal numbers; ``level`` keeps what is made of them as great as
+    what goes in."""
+    for name, node in graph.params.items():
+        shape = [int(size) for size in node.shape]
+        value = torch.randn(shape, generator=generator, dtype=node.dtype)
+        graph.store[name] = value / shape[-1] ** 0.5 if level else value
+
+
 def filled(text: str, seed: int = 1) -> tuple[Graph, list[torch.Tensor]]:
     """The graph of a text, and inputs for it: all standard normal, in float64."""
     graph = parse(text)
     generator = torch.Generator().manual_seed(seed)
-
-    def noise(shape: tuple[int | str, ...]) -> torch.Tensor:
-        return torch.randn([int(s) for s in shape], generator=generator, dtype=torch.float64)
-
-    for name, node in graph.params.items():
-        graph.store[name] = noise(node.shape)
-    return graph, [noise(node.shape) for node in graph.inputs]
+    fill(graph, generator)
+    shapes = [[int(size) for size in node.shape] for node in graph.inputs]
+    return graph, [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]

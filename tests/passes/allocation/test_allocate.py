@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from graphs import fill
 
 from regauge.ir import Graph, InputError, parse
 from regauge.ir.interpret import execute
@@ -47,9 +48,7 @@ SOLVERS = [Threshold(), Greedy(), DynamicProgramming(), IntegerProgramming()]
 def sample() -> tuple[Graph, Context]:
     graph = parse(TEXT)
     generator = torch.Generator().manual_seed(0)
-    for name, node in graph.params.items():
-        shape = [int(size) for size in node.shape]
-        graph.store[name] = torch.randn(shape, generator=generator) / shape[-1] ** 0.5
+    fill(graph, generator, level=True)
     graph.store["u"] = graph.store["u"] * 0.03  # so a, b and d matter little to the outputs
     batches = [[torch.randint(0, 40, (8, 6), generator=generator)] for _ in range(2)]
     return graph, Context(batches[0], batches)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from graphs import fill
 
 from regauge.ir import Graph, astype, parse
 from regauge.ir.gauge import Region
@@ -33,9 +34,7 @@ def graph(x: f32[6, 5, 32], *, w: f32[64, 32], c: f32[64], g: f32[48, 32], h: f3
 def sample() -> tuple[Graph, Context]:
     graph = parse(TEXT)
     generator = torch.Generator().manual_seed(0)
-    for name, node in graph.params.items():
-        shape = [int(size) for size in node.shape]
-        graph.store[name] = torch.randn(shape, generator=generator) / shape[-1] ** 0.5
+    fill(graph, generator, level=True)
     batches = [[torch.randn(6, 5, 32, generator=generator)] for _ in range(2)]
     return graph, Context(batches[0], batches)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from graphs import fill
 
 from regauge.ir import Graph, InputError, astype, parse
 from regauge.ir.interpret import execute
@@ -40,9 +41,7 @@ CHOICES = [Choice("int3-g16-asym"), Choice("int6-g16-asym"), Choice(None)]
 def filled(text: str, seed: int = 0) -> Graph:
     graph = parse(text)
     generator = torch.Generator().manual_seed(seed)
-    for name, node in graph.params.items():
-        shape = [int(size) for size in node.shape]
-        graph.store[name] = torch.randn(shape, generator=generator) / shape[-1] ** 0.5
+    fill(graph, generator, level=True)
     return graph
 
 
