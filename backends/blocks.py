@@ -87,7 +87,7 @@ class BlockKernels:
         parameters = weight.parameters
 
         def of_blocks(shared: torch.Tensor) -> torch.Tensor:
-            return form.join(shared.expand(weight.codes.shape), shape)[:, ::size].contiguous()
+            return form.spread(shared, shape)[:, ::size].contiguous()
 
         zero = parameters.zero
         if zero is None and not element.signed:

@@ -64,10 +64,11 @@ def compile(
     place.check_installed()
     chosen = resolve(passes, place)
     check_order(chosen)
-    for name in (name for step in chosen for name in step.formats):
-        place.check_weights(formats.named(name))
-    for name in (name for step in chosen for name in step.simulated):
-        place.check_simulated(name)
+    for step in chosen:
+        for name in step.formats:
+            place.check_weights(formats.named(name))
+        for name in step.simulated:
+            place.check_simulated(name)
     with Bars() as bars:
         with bars.stage("tracing"):
             graph, flat = capture(model, args, kwargs, dynamic_shapes)

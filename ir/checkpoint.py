@@ -48,10 +48,6 @@ class Place:
     transposed: bool = False
     shift: float = 0.0
 
-    @property
-    def plain(self) -> bool:
-        return not self.transposed and not self.shift
-
     def written(self, value: torch.Tensor) -> torch.Tensor:
         """The checkpoint's tensor for a value of the graph's parameter."""
         moved = value - self.shift if self.shift else value

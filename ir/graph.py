@@ -205,6 +205,11 @@ class Graph:
 
     # -- changing -------------------------------------------------------------------------------
 
+    def following(self, node: Node) -> Node | None:
+        """The node that comes next; ``None`` at the end."""
+        place = self.nodes.index(node) + 1
+        return self.nodes[place] if place < len(self.nodes) else None
+
     def replace(self, old: Node, new: Node, *, keep: Iterable[Node] = ()) -> None:
         """Let all that read ``old`` read ``new``, but for those to keep and ``new`` itself."""
         kept = {*keep, new}

@@ -167,3 +167,11 @@ def unflatten(graph: Graph, flat: Sequence[Any]) -> Any:
 
 def _signature(graph: Graph) -> str:
     return "inputs (" + ", ".join(f"{n.name}: {show(n.type)}" for n in graph.inputs) + ")"
+
+
+def stored_value(graph: Graph, node: Node) -> torch.Tensor:
+    """The tensor of a parameter, or what its codes stand for."""
+    if node.op == "param":
+        return graph.value(node)
+    values = [None if arg is None else graph.value(arg) for arg in node.args]
+    return ops.call(node.op, tuple(values), node.attrs)

@@ -94,9 +94,9 @@ def _attention(reader: Node, value: Node) -> tuple[Node, Role] | None:
 # -- in another form -------------------------------------------------------------------------------
 
 
-def run_as_traced(graph: Graph, inputs: Sequence[Any], **options: Any) -> tuple[Any, ...]:
+def run_as_traced(graph: Graph, inputs: Sequence[Any]) -> tuple[Any, ...]:
     """Run on the inputs that the model took, and give the outputs that it gave."""
-    return left(graph, execute(graph, entered(graph, inputs), **options))
+    return left(graph, execute(graph, entered(graph, inputs)))
 
 
 def entered(graph: Graph, inputs: Sequence[Any]) -> Sequence[Any]:

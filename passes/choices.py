@@ -135,8 +135,7 @@ class ChosenRounding:
         """Decide for an embedding table."""
         readers = [user for user in table.users if weighted(user)]
         codes = any(self.choices.of(reader).activations is not None for reader in readers)
-        rounding = self._in(form, codes)
-        rounding.add_table(table, rounding.form, multiplied=bool(readers))
+        self._in(form, codes).add_table(table, multiplied=bool(readers))
 
     def round(
         self,

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from ..ir import Graph, InputError, astype
-from ..ir.interpret import Read, execute
+from ..ir.interpret import execute
 from .base import Context, Pass, Promise, Remark, Stage, applied, missed
-from .simulated import Simulation
+from .simulated import Simulation, floats, squared_error
 from .smooth import Smooth
 from .values import Activations
 
@@ -53,7 +53,7 @@ class ChooseBest(Pass):
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         batches = context.need_calibration(self.name)
         exact = astype(graph, torch.float32)
-        wanted = [_floats(execute(exact, batch)) for batch in batches]
+        wanted = [floats(execute(exact, batch)) for batch in batches]
         least, best = self._loss(exact, context, wanted), None
         start, losses = least, list[float]()
         for candidate in context.progress(self.candidates, f"{self.name}: trying"):
@@ -78,15 +78,7 @@ class ChooseBest(Pass):
             bits=self.bits,
             group=self.group,
         )
-        read: Read = simulation.reading()
-        wrong, power = 0.0, 0.0
-        for batch, outputs in zip(context.calibration, wanted, strict=True):
-            with torch.no_grad():
-                found = _floats(execute(graph, batch, read=read))
-            for one, other in zip(found, outputs, strict=True):
-                wrong += float((one - other).double().square().sum())
-                power += float(other.double().square().sum())
-        return (wrong / max(power, 1e-30)) ** 0.5
+        return squared_error(graph, context.calibration, wanted, simulation.reading()) ** 0.5
 
 
 def smooth_quant_plus(bits: int = 4, group: int | None = 128) -> ChooseBest:
@@ -96,7 +88,3 @@ def smooth_quant_plus(bits: int = 4, group: int | None = 128) -> ChooseBest:
         Smooth(False, "power", (alpha,), None, bits, group, insert=False) for alpha in ALPHAS
     )
     return ChooseBest(candidates, None, bits, group)
-
-
-def _floats(outputs: Sequence[Any]) -> list[torch.Tensor]:
-    return [v for v in outputs if isinstance(v, torch.Tensor) and v.is_floating_point()]

@@ -225,13 +225,10 @@ class _Run:
     samples: Samples
     learned: Sequence[Learnable]
     generator: torch.Generator
-    seen_by: dict[tuple[Node, Node], Learnable] = field(init=False)
     outputs: list[Node] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.seen_by = {pair: part for part in self.learned for pair in part.sees}
-        touched = self.section.downstream(reader for reader, _ in self.seen_by)
-        self.outputs = [node for node in self.section.exits if node in touched]
+        self.outputs = changed(self.section, self.learned)
 
     def loss(self, batch: int, done: float, first: float) -> torch.Tensor:
         """What a step minimises."""
@@ -286,6 +283,12 @@ def split(count: int) -> tuple[range, range]:
     held = max(1, count // HELD_OUT)
     judged = range(count - held, count)
     return range(count - held) or judged, judged
+
+
+def changed(section: Section, learned: Sequence[Learnable]) -> list[Node]:
+    """What flows out of a section and depends on what is learned."""
+    touched = section.downstream(reader for part in learned for reader, _ in part.sees)
+    return [node for node in section.exits if node in touched]
 
 
 def reading(learned: Sequence[Learnable], done: float | None) -> Read:

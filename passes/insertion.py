@@ -72,9 +72,7 @@ def add_branch(graph: Graph, reader: Node, first: Node, second: Node) -> None:
         first: A, ``[r, n]``.
         second: B, ``[O, r]``.
     """
-    after = graph.nodes.index(reader) + 1
-    before = graph.nodes[after] if after < len(graph.nodes) else None
-    name = reader.name
+    before, name = graph.following(reader), reader.name
     low = graph.add("linear", reader.args[0], first, name=f"{name}_low", before=before)
     high = graph.add("linear", low, second, name=f"{name}_high", before=before)
     total = graph.add("add", reader, high, name=f"{name}_whole", type=reader.type, before=before)

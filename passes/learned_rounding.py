@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -115,9 +115,7 @@ class Rounding(Learnable):
         if self.pairs:
             rows = in_kernel_order(found.codes.view(torch.int8)).float()
             codes = out_of_kernel_order(paired(rows).to(torch.int8), found.shape)
-            found = Quantized(
-                found.format, found.shape, found.dtype, codes.view(torch.uint8), found.parameters
-            )
+            found = replace(found, codes=codes.view(torch.uint8))
         return self.stored.changed(found)
 
     def value(self, value: torch.Tensor, done: float | None) -> torch.Tensor:

@@ -50,13 +50,11 @@ class QuantizeCache(Pass):
     stage: ClassVar[Stage] = Stage.STATE
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
-        caches = [cache for cache in find_caches(graph) if self._form(cache) is not None]
-        static = self._ranges(graph, context, caches) if self.scaling == "channel" else {}
+        forms = {c: form for c in find_caches(graph) if (form := self._form(c)) is not None}
+        static = self._ranges(graph, context, list(forms)) if self.scaling == "channel" else {}
         kept: list[Kept] = []
         remarks: list[Remark] = []
-        for cache in caches:
-            form = self._form(cache)
-            assert form is not None
+        for cache, form in forms.items():
             form.check(cache.past)
             limits = static.get(cache.past.name)
             kept.append(_kept(cache, form, limits, self.window))

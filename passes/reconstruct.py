@@ -25,7 +25,7 @@ from ..ir.gauge import weighted
 from ..ir.interpret import compute
 from ..ir.sections import Cut, Section, sections
 from .base import Remark, applied, missed
-from .fitting import Computed, Fit, Fitter, Given, Learnable, Samples, reading, split
+from .fitting import Computed, Fit, Fitter, Given, Learnable, Samples, changed, reading, split
 from .learned_rounding import AdaRound, Method, Range, Rates, Rounding, Steps, Straight, Vector
 from .quantize import Quantize
 from .rounder import Decision, Rounder
@@ -141,8 +141,7 @@ class _Work:
         if not fit.step:
             return None
         self._keep(section, learned)
-        touched = section.downstream(reader for part in learned for reader, _ in part.sees)
-        exits = [node for node in section.exits if node in touched]
+        exits = changed(section, learned)
         found: dict[Node, Values] = {node: [] for node in exits}
         for given in samples.given:
             with torch.no_grad():

@@ -152,7 +152,5 @@ def _rewrite(graph: Graph, one: Kept, parts: Parts) -> None:
     for reader in list(past.users):  # who asks for a size
         reader.replace_input(past, codes)
         if one.window and int(reader.attrs["dim"]) % past.tensor.rank == axis:
-            total = graph.add("int_add", reader, one.window)
-            graph.nodes.remove(total)
-            graph.nodes.insert(graph.nodes.index(reader) + 1, total)
+            total = graph.add("int_add", reader, one.window, before=graph.following(reader))
             graph.replace(reader, total)

@@ -14,7 +14,7 @@ import torch
 
 from ..ir import Graph, Node
 from ..ir.gauge import Region, inputs_of_contractions, transformed, weighted
-from ..ir.interpret import Read, Tap
+from ..ir.interpret import Read, Tap, execute
 from .base import Context
 from .calibration import Observation, as_rows, observe
 from .integer_results import IntegerResults
@@ -131,20 +131,21 @@ class Simulation:
         return cls(activations, bits, group, values, reads, named)
 
     def reading(self, folded: Sequence[tuple[Region, torch.Tensor]] = ()) -> Read:
-        """What readers see, for one run.
+        """What readers see, for runs with the same parameters.
 
         Args:
-            folded: Regions with the elements that are folded into the parameters of this run, in
-                order: they change what was seen.
+            folded: Regions with the elements that are folded into these parameters, in order: they
+                change what was seen.
         """
-        last: tuple[Node, torch.Tensor] | None = None  # most readers of a value follow each other
+        last: tuple[Node, Any, torch.Tensor] | None = None  # readers of a value mostly follow
 
         def read(reader: Node, used: Node, value: Any) -> Any:
             nonlocal last
             if (reader, used) in self.reads:
-                if last is None or last[0] is not used:
-                    last = used, fake_quantize(value, self._limits(used, folded), self._mode(used))
-                return last[1]
+                if last is None or last[0] is not used or last[1] is not value:
+                    coded = fake_quantize(value, self._limits(used, folded), self._mode(used))
+                    last = used, value, coded
+                return last[2]
             if weighted(reader) and used is reader.args[1] and used.op == "param":
                 rows = fake_quantize_weights(value.flatten(1), self.bits, self.group)
                 return rows.reshape(value.shape)
@@ -186,6 +187,28 @@ class Simulation:
         seen = self.seen[value]
         low, high = _acted(value, self.values[value], (seen.low, seen.high), folded)
         return low.amin(), high.amax()
+
+
+def floats(outputs: Sequence[Any]) -> list[torch.Tensor]:
+    """The outputs that errors are measured on."""
+    return [v for v in outputs if isinstance(v, torch.Tensor) and v.is_floating_point()]
+
+
+def squared_error(
+    graph: Graph,
+    batches: Sequence[Sequence[Any]],
+    wanted: Sequence[Sequence[torch.Tensor]],
+    read: Read,
+) -> float:
+    """``sum |y' - y|^2 / sum |y|^2`` over the outputs and batches, y as wanted."""
+    wrong = power = 0.0
+    for batch, outputs in zip(batches, wanted, strict=True):
+        with torch.no_grad():
+            found = floats(execute(graph, batch, read=read))
+        for one, other in zip(found, outputs, strict=True):
+            wrong += float((one - other).double().square().sum())
+            power += float(other.double().square().sum())
+    return wrong / max(power, 1e-30)
 
 
 def _biased(node: Node) -> bool:

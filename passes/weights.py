@@ -8,13 +8,23 @@ from typing import Protocol
 
 import torch
 
-from ..ir import Graph, InputError, Node, ops
+from ..ir import Graph, InputError, Node
 from ..ir.codes import in_kernel_order, out_of_kernel_order
-from ..ir.formats import Format, Parameters, Quantized, named, searched
+from ..ir.formats import Format, Parameters, Quantized, searched
+from ..ir.interpret import stored_value
 from .insertion import add_branch, store_codes, store_packed
-from .solvers import INT8, RANGES, Grid, Hessian, Nearest, Range, Solver, low_rank, rounded
-
-CHANNEL_CODES = named("int8-narrow-channel")
+from .solvers import (
+    CHANNEL_CODES,
+    INT8,
+    RANGES,
+    Grid,
+    Hessian,
+    Nearest,
+    Range,
+    Solver,
+    low_rank,
+    rounded,
+)
 
 
 class Stored(Protocol):
@@ -143,7 +153,7 @@ class WeightRounding:
     """The codes of a graph's weights.
 
     Args:
-        form: The format of linear layers; ``None`` for ``Channelwise``, which
+        form: The format of linear layers and tables; ``None`` for ``Channelwise``, which
             convolutions have in any case.
         solver: How linear layers are rounded, where there is a Hessian; without, to the nearest.
         ranges: Where the scales of the format come from.
@@ -166,12 +176,12 @@ class WeightRounding:
         self.rank, self.pairs = rank, pairs
         self.tables: dict[Node, Stored] = {}
 
-    def add_table(self, table: Node, form: Format | None, *, multiplied: bool) -> None:
+    def add_table(self, table: Node, *, multiplied: bool) -> None:
         """Decide for an embedding table; ``multiplied`` says that a contraction reads it too.
 
         Row by row, to the nearest: a row is read as it is, so no error makes up for another's.
         """
-        value = self.graph.value(table)
+        value, form = self.graph.value(table), self.form
         if form is not None and fits(form, value):
             self.tables[table] = InFormat(form.quantize(value, searched(form, value)))
         else:
@@ -202,10 +212,7 @@ class WeightRounding:
 
     def read(self, node: Node) -> torch.Tensor:
         """What stored codes stand for, or a parameter."""
-        if node.op == "param":
-            return self.graph.value(node)
-        values = [None if arg is None else self.graph.value(arg) for arg in node.args]
-        return ops.call(node.op, tuple(values), node.attrs)
+        return stored_value(self.graph, node)
 
     def decide(self, op: str, weight: torch.Tensor, hessian: Hessian | None) -> Stored:
         """Codes for a weight ``[O, I, ...]``."""

@@ -60,7 +60,7 @@ class Layouts:
 
     def store(self, form: Format) -> bool:
         """Whether such weights keep their width."""
-        return self.take(form) and form.element.bits in (4, 8)
+        return self.take(form) and form.element.bits in WIDTHS
 
     def __str__(self) -> str:
         return "int2 .. int8, -asym too, as 4, 8 bits; by channel or in groups; fp8-e4m3 by channel"
@@ -113,9 +113,9 @@ def quantized(graph: Graph, node: Node, dtype: torch.dtype) -> Quantized:
 def laid_out(weight: Quantized, reading: Reading | None) -> Layer:
     """A weight ``[O, I]`` in a format that ``Layouts`` takes, and what the layer reads."""
     form, (outputs, inputs) = weight.format, weight.shape
-    scale = form.join(weight.parameters.scale.expand(weight.codes.shape), weight.shape)
     group = form.granularity.size or inputs
-    scale = scale[:, ::group].to(weight.dtype).contiguous()  # (O, I / g)
+    scale = form.spread(weight.parameters.scale, weight.shape)[:, ::group]
+    scale = scale.to(weight.dtype).contiguous()  # (O, I / g)
     codes = form.join(weight.codes, weight.shape)  # (O, I)
     scheme: dict[str, Any] = {
         "num_bits": 8,
@@ -147,7 +147,7 @@ def laid_out(weight: Quantized, reading: Reading | None) -> Layer:
     if not element.signed:
         zero = weight.parameters.zero
         zero = torch.zeros_like(weight.parameters.scale) if zero is None else zero
-        zero = form.join(zero.expand(weight.codes.shape), weight.shape)[:, ::group]
+        zero = form.spread(zero, weight.shape)[:, ::group]
         tensors["weight_zero_point"] = words(zero.T, bits).T.contiguous()
     return Layer({**tensors, **read.tensors}, both, "pack-quantized")
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from ...ir import Checkpoint, Graph, Node, TargetError, ops
+from ...ir import Checkpoint, Graph, Node, TargetError
 from ...ir.checkpoint import place_of
 from ...ir.formats import named
+from ...ir.interpret import stored_value
 from .layout import CHANNEL, Layer, Layouts, Reading, dynamic, laid_out, quantized, static
 from .placement import Use, uses
 
@@ -76,7 +77,7 @@ class Writer:
                 self._refuse_change(use)
             for name in self._meant(names, use):
                 before = found.setdefault(name, use)
-                if before.found is not use.found and before.found != use.found:
+                if before.found != use.found:
                     raise TargetError(
                         f"{name} is one tensor in the checkpoint, and two in the graph: "
                         f"{_name(before.found)} and {_name(use.found)}",
@@ -96,7 +97,7 @@ class Writer:
     def _refuse_change(self, use: Use) -> None:
         """Constants that the model's own code computes must be what they were."""
         before = self.checkpoint.graph.value(use.param)
-        now = self._value(use.found) if isinstance(use.found, Node) else None
+        now = stored_value(self.graph, use.found) if isinstance(use.found, Node) else None
         if now is None or not _unchanged(now, before):
             raise TargetError(
                 f"{use.param.name} has changed, which the model's own code computes",
@@ -164,7 +165,7 @@ class Writer:
             return saved
         traced = self.checkpoint.graph.value(use.param)
         value = (
-            self._value(use.found).to(traced.dtype)
+            stored_value(self.graph, use.found).to(traced.dtype)
             if isinstance(use.found, Node)
             else torch.full_like(traced, use.found)
         )
@@ -179,12 +180,6 @@ class Writer:
                 do="leave out the pass that changed it",
             )
         return place.written(value).to(saved.dtype)
-
-    def _value(self, node: Node) -> torch.Tensor:
-        if node.op == "param":
-            return self.graph.value(node)
-        values = [None if arg is None else self.graph.value(arg) for arg in node.args]
-        return ops.call(node.op, tuple(values), node.attrs)
 
     # -- configuration ---------------------------------------------------------------------------
 

@@ -48,13 +48,13 @@ def compare(name: str, subject: Subject, scores: Mapping[str, Score], says: str 
     known: dict[tuple[int, ...], float] = {}
 
     def judged(chosen: list[int]) -> float:
-        params: dict[str, torch.Tensor] = {
-            weight.name: found.weight(weight, found.choices[index].weights or "")
-            for unit, index in zip(found.units, chosen, strict=True)
-            for weight in unit.weights
-        }
         key = tuple(chosen)
         if key not in known:
+            params: dict[str, torch.Tensor] = {
+                weight.name: found.weight(weight, found.choices[index].weights or "")
+                for unit, index in zip(found.units, chosen, strict=True)
+                for weight in unit.weights
+            }
             known[key] = quality(subject, found, params)
         return known[key]
 

@@ -55,6 +55,13 @@ class Parameters:
         """What codes are multiplied by."""
         return self.scale if self.whole is None else self.scale * self.whole
 
+    def where(self, better: torch.Tensor, other: Parameters) -> Parameters:
+        """These where they are better, others elsewhere; the scale of the tensor is the others'."""
+        zero = None
+        if self.zero is not None and other.zero is not None:
+            zero = torch.where(better, self.zero, other.zero)
+        return Parameters(torch.where(better, self.scale, other.scale), other.whole, zero)
+
 
 @dataclass(frozen=True)
 class Format:
@@ -91,6 +98,11 @@ class Format:
     def join(self, blocks: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         """The tensor of a shape, of its blocks."""
         return self.granularity.join(blocks, shape, self.element.dimension)
+
+    def spread(self, part: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """What blocks share, once for each number of a tensor of a shape."""
+        blocks = self.cut(torch.empty(shape, device="meta"))
+        return self.join(part.expand(blocks.shape), shape)
 
     def shared(self, blocks: torch.Tensor) -> tuple[int, ...]:
         """The axes of blocks over which a scale is shared."""

@@ -196,8 +196,4 @@ class _Search:
         self.error = torch.where(better, error, self.error)
         self.low = torch.where(better, low, self.low)
         self.high = torch.where(better, high, self.high)
-        best, zero = self.best, None
-        if found.zero is not None and best.zero is not None:
-            zero = torch.where(better, found.zero, best.zero)
-        scale = torch.where(better, found.scale, best.scale)
-        self.best = Parameters(scale, best.whole, zero)
+        self.best = found.where(better, self.best)

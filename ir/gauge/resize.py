@@ -213,8 +213,9 @@ class Plan:
         law = ops.get(node.op).law
         summed: dict[Port, int] = {}
         if self.repeats and any(before.values()):
-            weights = node.op == "linear" and operand(node, (1,)) in self.graph.params.values()
-            if not weights and not isinstance(law, (Elementwise, Mul, Add, Movement, Fill)):
+            weight = operand(node, (1,)) if node.op == "linear" else None
+            by_weights = weight is not None and weight.op == "param"
+            if not by_weights and not isinstance(law, (Elementwise, Mul, Add, Movement, Fill)):
                 stop("it would count the copies")
             return
         match law:

@@ -20,7 +20,7 @@ from ...ir.interpret import Read, execute
 from ..base import Context
 from ..calibration import Observation, observe
 from ..choices import CHANNELWISE, Choice
-from ..simulated import fake_quantize
+from ..simulated import fake_quantize, floats, squared_error
 from ..solvers import rounded
 from ..weights import Channelwise, InFormat, Stored, fits
 from .units import Unit, weight_of
@@ -141,14 +141,7 @@ class Candidates:
         wanted: Sequence[Sequence[torch.Tensor]],
     ) -> float:
         """``sum |y' - y|^2 / sum |y|^2`` over the outputs and batches."""
-        wrong = power = 0.0
-        for batch, outputs in zip(batches, wanted, strict=True):
-            with torch.no_grad():
-                found = floats(execute(self.graph, batch, read=self.reading(chosen)))
-            for one, other in zip(found, outputs, strict=True):
-                wrong += float((one - other).double().square().sum())
-                power += float(other.double().square().sum())
-        return wrong / max(power, 1e-30)
+        return squared_error(self.graph, batches, wanted, self.reading(chosen))
 
     def exact(self, batches: Sequence[Sequence[Any]]) -> list[list[torch.Tensor]]:
         """The floating-point outputs by batch."""
@@ -159,11 +152,6 @@ class Candidates:
         readers = [r for unit in self.units for r in unit.readers if weighted(r)]
         axes = {reader.args[0].name: CONTRACTIONS[reader.op] for reader in readers}
         self._seen |= observe(self.graph, self.context, axes, "Allocate", sample=0)
-
-
-def floats(outputs: Sequence[Any]) -> list[torch.Tensor]:
-    """The outputs that damage is measured on."""
-    return [v for v in outputs if isinstance(v, torch.Tensor) and v.is_floating_point()]
 
 
 def nearest(weight: torch.Tensor, form: str) -> Stored:
@@ -187,10 +175,7 @@ def clipped(form: Format, weight: torch.Tensor) -> Quantized:
         error = form.reduce("sum", form.rounded(blocks, tried).sub_(blocks).square_())
         better = error < least
         least = torch.where(better, error, least)
-        zero = None
-        if tried.zero is not None and best.zero is not None:
-            zero = torch.where(better, tried.zero, best.zero)
-        best = Parameters(torch.where(better, tried.scale, best.scale), first.whole, zero)
+        best = tried.where(better, best)
     return form.quantize(weight, best)
 
 

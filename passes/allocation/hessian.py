@@ -21,7 +21,8 @@ import torch
 
 from ...ir import Graph
 from ...ir.interpret import execute
-from .candidates import Candidates, floats
+from ..simulated import floats
+from .candidates import Candidates
 from .score import Damages, Metric, Score, power, seeds, squared_errors
 
 STEP = 1e-2  # of the norm of the weights: what J v is the difference over

@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from .candidates import Candidates, floats
+from ..simulated import floats
+from .candidates import Candidates
 
 Metric: TypeAlias = Literal["error", "likelihood"]
 

@@ -14,6 +14,7 @@ from .channelwise import rounded as rounded
 from .channelwise import scales as scales
 from .descent import CoordinateDescent as CoordinateDescent
 from .gptq import GPTQ as GPTQ
+from .grid import CHANNEL_CODES as CHANNEL_CODES
 from .grid import INT8 as INT8
 from .grid import Grid as Grid
 from .hessian import Hessian as Hessian

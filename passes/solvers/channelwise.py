@@ -35,17 +35,12 @@ def nearest(weight: torch.Tensor, scale: torch.Tensor, *, pairs: bool = False) -
 
 
 def rounded(
-    weight: torch.Tensor,
-    *,
-    axes: int = 1,
-    pairs: bool = False,
-    importance: torch.Tensor | None = None,
+    weight: torch.Tensor, *, axes: int = 1, pairs: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes by rounding to the nearest, and the scales; ``importance`` weighs the columns' errors
-    where scales are searched."""
+    """Codes by rounding to the nearest, and the scales."""
     scale = scales(weight, axes)
     if pairs:
-        scale = stretched(weight, scale, importance)
+        scale = stretched(weight, scale, None)
     return nearest(weight, scale, pairs=pairs), scale
 
 

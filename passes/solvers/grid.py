@@ -12,7 +12,7 @@ from ...ir.formats.granularity import Granularity
 from .channelwise import scales, stretched
 
 INT8 = Integer(8, narrow=True)
-CHANNELWISE = Format(INT8, Granularity("channel"))  # what integer kernels take
+CHANNEL_CODES = Format(INT8, Granularity("channel"))  # what integer kernels take
 FEW_BITS, EIGHT_BITS = 0.1, 0.01  # codes of few bits fit more of what is chance in a sample
 
 
@@ -44,10 +44,10 @@ class Grid:
     @classmethod
     def of(cls, form: Format, weight: torch.Tensor, parameters: Parameters) -> Grid:
         """The grid of a format for a weight ``[O, n]``."""
-        whole = cls._spread(form, parameters.step, weight)
-        assert whole is not None
-        zero = cls._spread(form, parameters.zero, weight)
-        return cls(form, parameters, weight.shape, whole, zero, FEW_BITS)
+        step, zero = form.spread(parameters.step, weight.shape), parameters.zero
+        if zero is not None:
+            zero = form.spread(zero, weight.shape).T.contiguous()
+        return cls(form, parameters, weight.shape, step.T.contiguous(), zero, FEW_BITS)
 
     @classmethod
     def channelwise(
@@ -59,16 +59,7 @@ class Grid:
         if pairs:
             scale = stretched(weight, scale, importance)
         step = scale.expand_as(weight).T
-        return cls(CHANNELWISE, Parameters(scale), weight.shape, step, None, EIGHT_BITS, pairs)
-
-    @staticmethod
-    def _spread(
-        form: Format, part: torch.Tensor | None, weight: torch.Tensor
-    ) -> torch.Tensor | None:
-        if part is None:
-            return None
-        blocks = form.cut(weight)
-        return form.join(part.expand_as(blocks), weight.shape).T.contiguous()
+        return cls(CHANNEL_CODES, Parameters(scale), weight.shape, step, None, EIGHT_BITS, pairs)
 
     def rows(self, which: slice) -> Grid:
         """The grid of some rows, to round by; it gives no codes."""

@@ -57,11 +57,7 @@ def clipped(form: Format, weight: torch.Tensor, hessian: Hessian | None) -> Para
         cost = ((error @ within) * error).sum(-1).T  # [O, groups]
         better = cost < least
         least = torch.where(better, cost, least)
-        taken = better.view_as(found.scale)
-        zero = None
-        if found.zero is not None and best.zero is not None:
-            zero = torch.where(taken, found.zero, best.zero)
-        best = Parameters(torch.where(taken, found.scale, best.scale), best.whole, zero)
+        best = found.where(better.view_as(found.scale), best)
     return best
 
 

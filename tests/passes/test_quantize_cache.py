@@ -11,7 +11,7 @@ from regauge.backends.onnxruntime import lower
 from regauge.frontend.caches import register_caches
 from regauge.ir import Graph, InputError, parse
 from regauge.ir.interpret import execute
-from regauge.ir.state import entered, find_caches, left, run_as_traced
+from regauge.ir.state import entered, find_caches, run_as_traced
 from regauge.passes import Context, QuantizeCache
 from regauge.passes.manager import difference
 
@@ -149,16 +149,12 @@ def test_keys_with_a_range_for_each_channel(decoder: tuple[Graph, list[Any], Any
         for scaling in ("token", "channel")
     }
     errors = {
-        scaling: float((execute_state(new, strong)[1] - wanted[1])[..., :3].norm())
+        scaling: float((run_as_traced(new, strong)[1] - wanted[1])[..., :3].norm())
         for scaling, new in by.items()
     }
     assert errors["channel"] < errors["token"] / 3
     names = [node.name for node in by["channel"].inputs]
     assert "past_key_values_0_0_codes" in names and "past_key_values_0_0_scale" not in names
-
-
-def execute_state(graph: Graph, flat: list[Any]) -> tuple[Any, ...]:
-    return left(graph, execute(graph, entered(graph, flat)))
 
 
 @pytest.mark.parametrize(

@@ -91,3 +91,21 @@ def test_rounding_is_passed_straight_through() -> None:
     weight = torch.tensor([[0.3, -1.0], [0.2, 0.7]], requires_grad=True)
     fake_quantize_weights(weight, 8, None).square().sum().backward()
     assert weight.grad is not None and bool((weight.grad * weight > 0).all())
+
+
+@pytest.mark.parametrize("activations", ["static", None])
+def test_what_readers_see_is_of_their_own_run(activations: Any) -> None:
+    text = """
+    def graph(x: f32[64, 32], *, w: f32[32, 32]):
+        y: f32[64, 32] = linear(x, w)
+        return y
+    """
+    graph, generator = parse(text), torch.Generator().manual_seed(0)
+    graph.store["w"] = torch.randn(32, 32, generator=generator)
+    data = [[torch.randn(64, 32, generator=generator)] for _ in range(2)]
+    simulation = Simulation.of(graph, Context(data[0], data), "test", activations=activations)
+    read = simulation.reading()
+    for batch in data:
+        (found,) = execute(graph, batch, read=read)
+        (alone,) = execute(graph, batch, read=simulation.reading())
+        assert torch.equal(found, alone)
