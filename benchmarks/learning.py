@@ -37,7 +37,7 @@ from regauge.passes import (
 )
 from regauge.passes.fitting import HELD_OUT
 from regauge.passes.manager import difference
-from regauge.passes.simulated import Simulation
+from regauge.passes.quantization.simulated import Simulation
 
 RESULTS = Path(__file__).parent / "results"
 Batches = list[list[torch.Tensor]]

@@ -9,14 +9,14 @@ from ..ir import InputError
 from ..ir.formats import Format, named
 from .allocation import Allocate
 from .base import Pass
-from .center_residual import CenterResidual
-from .fold_attention_bias import FoldAttentionBias
-from .fold_batch_norm import FoldBatchNorm
-from .merge_branches import MergeBranches
-from .merge_chains import MergeChains
-from .quantize import Quantize
-from .smooth import Smooth
-from .split_outliers import SplitOutliers
+from .fusion.fold_batch_norm import FoldBatchNorm
+from .fusion.merge_branches import MergeBranches
+from .fusion.merge_chains import MergeChains
+from .gauges.center_residual import CenterResidual
+from .gauges.fold_attention_bias import FoldAttentionBias
+from .gauges.smooth import Smooth
+from .gauges.split_outliers import SplitOutliers
+from .quantization.quantize import Quantize
 
 
 class Profile(Protocol):

@@ -18,16 +18,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"ir", "frontend", "passes", "backends", "driver"},
 }
 
+FAMILIES: dict[str, set[str]] = {  # of passes; what they share lies beside them
+    "fusion": set(),
+    "quantization": set(),
+    "state": set(),
+    "gauges": {"quantization"},
+    "allocation": {"quantization"},
+}
+
 
 def imported(file: Path, folder: str) -> set[str]:
-    """The top-level folders that a file imports from, by its relative imports."""
+    """The folders beside ``folder`` that a file in it imports from, by its relative imports."""
     found: set[str] = set()
-    depth = len(file.relative_to(ROOT / folder).parts)  # dots that lead to the root
+    depth = len(file.relative_to(ROOT / folder).parts)  # dots that lead to the folder beside
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level > depth:
             names = [node.module] if node.module else [alias.name for alias in node.names]
             found |= {name.split(".")[0] for name in names}
-    return {name for name in found if (ROOT / name).is_dir()}
+    return {name for name in found if (ROOT / folder).with_name(name).is_dir()}
 
 
 @pytest.mark.parametrize("folder", MAY_IMPORT)
@@ -36,6 +44,12 @@ def test_imports_point_one_way(folder: str) -> None:
     assert files
     for file in files:
         assert imported(file, folder) <= MAY_IMPORT[folder], file.relative_to(ROOT)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_of_passes_import_one_way(family: str) -> None:
+    for file in sorted((ROOT / "passes" / family).rglob("*.py")):
+        assert imported(file, f"passes/{family}") <= FAMILIES[family], file.relative_to(ROOT)
 
 
 @pytest.mark.parametrize("folder", MAY_IMPORT)

@@ -49,8 +49,8 @@ from regauge.passes import (
     SortChannels,
     UnitScale,
     apply,
-    smooth,
 )
+from regauge.passes.gauges import smooth
 from regauge.passes.manager import EXACT_TOLERANCE, difference
 
 NAMES = set(small_models.NAMES)

@@ -10,7 +10,7 @@ from base import publish, smollm2
 from layers import layers
 
 from regauge.ir.formats import named
-from regauge.passes.solvers import GPTQ, RANGES, Grid, Nearest, Solver, low_rank
+from regauge.passes.quantization.solvers import GPTQ, RANGES, Grid, Nearest, Solver, low_rank
 
 FORMATS = {
     "int4": "int4-g64",

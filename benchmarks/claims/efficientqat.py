@@ -9,7 +9,7 @@ from four_bits import error
 
 from regauge.passes import Quantize, Reconstruct
 from regauge.passes.fitting import Fitter
-from regauge.passes.learned_rounding import Rates
+from regauge.passes.quantization.learned_rounding import Rates
 
 WEIGHTS = "int2-g64-asym"
 STEPS = 80

@@ -14,8 +14,8 @@ from regauge.ir.gauge import inputs_of_contractions
 from regauge.ir.interpret import Read, execute
 from regauge.passes import Context
 from regauge.passes.calibration import Observation, observe
+from regauge.passes.gauges.smooth import matrix
 from regauge.passes.manager import difference
-from regauge.passes.smooth import matrix
 
 Found: TypeAlias = tuple[Format, Parameters]
 # Get what was seen of a value and the weights that read it, [O, n]; or a weight and such rows.

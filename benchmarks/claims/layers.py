@@ -13,7 +13,7 @@ from regauge.ir import Graph, Node
 from regauge.ir.blocks import repeated
 from regauge.ir.gauge import inputs_of_contractions
 from regauge.ir.interpret import execute
-from regauge.passes.solvers import Hessian
+from regauge.passes.quantization.solvers import Hessian
 
 
 @dataclass

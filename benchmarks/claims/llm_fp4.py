@@ -9,7 +9,7 @@ from four_bits import Found, OfRows, OfWeight, error, reading
 from regauge.ir.formats import named
 from regauge.passes import pre_shift
 from regauge.passes.calibration import Observation
-from regauge.passes.float_search import float_of_rows, float_of_weight
+from regauge.passes.quantization.float_search import float_of_rows, float_of_weight
 
 
 def by_range(rows: str, weights: str) -> tuple[OfRows, OfWeight]:

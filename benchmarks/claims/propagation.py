@@ -11,7 +11,7 @@ from typing import Any
 from base import Subject, minilm, publish, smollm2
 
 from regauge.passes import Quantize
-from regauge.passes.evidence import MakeUp
+from regauge.passes.quantization.evidence import MakeUp
 
 SHARES: tuple[MakeUp, ...] = (0.0, 0.5, 1.0, "held-out")
 SOLVERS = {"to the nearest": "nearest", "GPTQ": "gptq"}

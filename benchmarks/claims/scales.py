@@ -8,7 +8,7 @@ from base import publish, smollm2
 
 from regauge.ir import Graph
 from regauge.passes import ChooseBest, Quantize, Smooth, awq
-from regauge.passes.solvers import Range
+from regauge.passes.quantization.solvers import Range
 
 GROUP = 64  # of weights: 128 does not divide the 576 channels of the stream
 ALPHAS = (0.3, 0.5, 0.7)  # of SmoothQuant+, whose authors have steps of 0.05

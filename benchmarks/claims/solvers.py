@@ -11,7 +11,15 @@ from base import publish, smollm2
 from layers import layers
 
 from regauge.ir.formats import named
-from regauge.passes.solvers import GPTQ, RANGES, CoordinateDescent, Grid, KBest, Nearest, Solver
+from regauge.passes.quantization.solvers import (
+    GPTQ,
+    RANGES,
+    CoordinateDescent,
+    Grid,
+    KBest,
+    Nearest,
+    Solver,
+)
 
 FORMATS = ("int3-g64-asym", "int2-g64-asym")
 BLOCKS = (2, 15, 27)

@@ -13,7 +13,7 @@ from base import publish, smollm2
 from regauge.ir import Graph, Node, TensorType
 from regauge.ir.interpret import Read, execute
 from regauge.passes import FoldNormAffine
-from regauge.passes.state_codes import Coder, StateFormat
+from regauge.passes.state.state_codes import Coder, StateFormat
 
 GROUP = 64
 BITS = (8, 4, 2)

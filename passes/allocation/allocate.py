@@ -20,8 +20,8 @@ import torch
 from ...ir import Graph, InputError, Node
 from ...ir.gauge import weighted
 from ..base import Context, Pass, Promise, Remark, Stage, applied
-from ..choices import CHANNELWISE, Choice
-from ..quantize import Quantize
+from ..quantization.choices import CHANNELWISE, Choice
+from ..quantization.quantize import Quantize
 from .candidates import Candidates
 from .gradient import Gradient
 from .problem import Assignment, Problem

@@ -19,10 +19,10 @@ from ...ir.gauge.sites import CONTRACTIONS
 from ...ir.interpret import Read, execute
 from ..base import Context
 from ..calibration import Observation, observe
-from ..choices import CHANNELWISE, Choice
-from ..simulated import fake_quantize, floats, squared_error
-from ..solvers import rounded
-from ..weights import Channelwise, InFormat, Stored, fits
+from ..quantization.choices import CHANNELWISE, Choice
+from ..quantization.simulated import fake_quantize, floats, squared_error
+from ..quantization.solvers import rounded
+from ..quantization.weights import Channelwise, InFormat, Stored, fits
 from .units import Unit, weight_of
 
 CLIPS = (1.0, 0.92, 0.84, 0.76, 0.68, 0.6)  # of the range

@@ -21,7 +21,7 @@ import torch
 from ...ir import Node, ops
 from ...ir.gauge import weighted
 from ...ir.interpret import execute
-from ..simulated import floats
+from ..quantization.simulated import floats
 from .candidates import Candidates
 from .score import Damages, Metric, Score, power, seeds
 from .units import data_of, weight_of

@@ -21,8 +21,8 @@ from ...ir import Graph, Node
 from ...ir.gauge import Region, apply, transport
 from ...ir.laws import Kind
 from ..base import Context, Pass, Promise, Remark, Stage, applied
-from ..choices import CHANNELWISE, Choice, reads_weights
-from ..quantize import Quantize
+from ..quantization.choices import CHANNELWISE, Choice, reads_weights
+from ..quantization.quantize import Quantize
 from ..ties import tie_in_the_way
 from .candidates import Candidates
 from .gradient import Gradient

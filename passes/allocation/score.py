@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from ..simulated import floats
+from ..quantization.simulated import floats
 from .candidates import Candidates
 
 Metric: TypeAlias = Literal["error", "likelihood"]

@@ -14,7 +14,7 @@ from ...ir import Graph, Node
 from ...ir.blocks import repeated
 from ...ir.formats import named
 from ...ir.gauge import weighted
-from ..choices import CHANNELWISE, Choice
+from ..quantization.choices import CHANNELWISE, Choice
 
 By: TypeAlias = Literal["weight", "value", "block"]
 

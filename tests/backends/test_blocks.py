@@ -18,8 +18,8 @@ from regauge.ir import Graph, InputError, TargetError
 from regauge.ir.formats import named, searched
 from regauge.ir.interpret import execute
 from regauge.passes import Allocate, Quantize
-from regauge.passes.insertion import store_packed
 from regauge.passes.presets import auto, preset
+from regauge.passes.quantization.insertion import store_packed
 
 Make: TypeAlias = Callable[..., Graph]
 Kinds: TypeAlias = Callable[[Graph], Counter[str]]

@@ -20,7 +20,7 @@ from regauge.ir.formats import (
     named,
 )
 from regauge.ir.own import dequantize, quantize
-from regauge.passes.insertion import range_to_scale
+from regauge.passes.quantization.insertion import range_to_scale
 
 NAMES = [
     "int2", "int3-g32", "int4-g32-asym", "int8-channel", "uint8", "fp8-e4m3", "fp4-e2m1-g16-e8m0",

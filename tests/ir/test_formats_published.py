@@ -20,7 +20,7 @@ from regauge.ir.formats import (
     stages,
 )
 from regauge.ir.formats.floats import bias_of_scale
-from regauge.passes.complexify import parts
+from regauge.passes.gauges.complexify import parts
 
 
 def normal(rows: int, columns: int, seed: int = 0) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from regauge.passes.solvers import Hessian
+from regauge.passes.quantization.solvers import Hessian
 
 
 def layer(rows: int = 12, columns: int = 40, seed: int = 0) -> tuple[torch.Tensor, Hessian]:

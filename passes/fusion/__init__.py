@@ -1,0 +1,1 @@
+"""Several ops that compute what one computes, made that one."""

@@ -1,0 +1,1 @@
+"""One element of the symmetry group at each site, chosen and folded into the weights."""

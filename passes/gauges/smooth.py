@@ -1,0 +1,285 @@
+"""Shift and scale the inputs of contractions so that they quantize well: OS+ (A48, F1.1),
+SmoothQuant (F1.3), AWQ (A02, F1.4), RepQuant (F3), pre-shifted exponents (F4.3).
+
+    x' = (x - z) / s,   W' = W diag(s),   c' = c + W z           so  W' x' + c' = W x + c
+
+z and s are taken up by what makes x and by what reads it, wherever the graph lets them: a norm's
+weight and bias, a linear map through a gated product or the heads of an attention, tied over
+grouped queries. A reader that stops them (the shortcut of a post-LN block) gets the original back,
+and where what makes x stops them (a GELU) an op is inserted, each at the cost of one pointwise op,
+and only where that is allowed. Exact: this pass quantizes nothing.
+
+The statistic of a channel j is its range over the calibration data and the greatest weight that
+reads it:
+
+    z[j] = (max x[j] + min x[j]) / 2
+    threshold:  s[j] = max(1, |x[j] - z[j]| / t)                 one t for the site (OS+)
+    power:      s[j] = max |x[j] - z[j]|^a / max |W[:, j]|^(1-a)    one a for the site (SmoothQuant)
+    mean:       s[j] = mean |x[j]|^a                                one a for the site (AWQ)
+    range:      s[j], z[j] so that all channels have one range       (RepQuant)
+    exponent:   s[j] = 2^k, the whole power next to a range of its own, k >= 0
+
+and the objective, by which t or a is searched at each site, is the error of what reads it under
+quantization, ``|Q(x') Q(W')' - x W'|^2`` over a sample of rows; weights stay as they are otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+
+from ...ir import Graph, Node
+from ...ir.gauge import Blocked, Region, Site, apply, inputs_of_contractions, transport
+from ...ir.laws import Kind
+from ..base import Context, Remark, Stage, applied, blocked, missed
+from ..calibration import Observation, observe
+from ..quantization.integer_results import CONVOLUTIONS, IntegerResults
+from ..quantization.simulated import fake_quantize, fake_quantize_weights
+from ..quantization.values import Activations
+from ..sites import Asked, SitePass
+from ..ties import tie_in_the_way
+
+FEWEST = 8  # rows, below which ranges are chance
+FLOOR = 1.0  # of the median range of the channels
+
+
+@dataclass(frozen=True)
+class Smooth(SitePass):
+    """Shift and scale every site where it helps.
+
+    Args:
+        shift: Whether to shift.
+        rule: How scales follow from ranges; with ``None`` there is a shift alone.
+        grid: The values of t (as a part of the greatest magnitude) or of a to try; one value is no
+            search.
+        activations: How activations will be quantized, for the objective; ``None``: not at all.
+        bits: Of the weights, for the objective.
+        group: How many neighbouring weights will share a scale; all of a row where not given.
+        insert: Whether ops may be inserted, each counted as a missed fold.
+        untie: Whether a tied parameter may be stored twice.
+    """
+
+    shift: bool = False
+    rule: Literal["threshold", "power", "mean", "range", "exponent"] | None = "power"
+    grid: tuple[float, ...] = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
+    activations: Activations | None = "static"
+    bits: int = 8
+    group: int | None = None
+    insert: bool = True
+    untie: bool = False
+    what: ClassVar[str] = "what contractions with weights read, or such a contraction"
+    stage: ClassVar[Stage] = Stage.GAUGE
+
+    def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
+        results = IntegerResults.find(graph, context, self.activations or "none")
+        # A grouped convolution's channels have weight scales of their own, so nothing is to be
+        # gained.
+        found = [
+            site
+            for found in inputs_of_contractions(graph)
+            for site in [results.readers_of(found)[0]]
+            if site.readers
+            and not any(map(_grouped, site.readers))
+            and asked(site.value, *site.readers)
+        ]
+        axes = {site.value.name: site.axis for site in found}
+        seen = observe(graph, context, axes, self.name)
+        remarks: list[Remark] = []
+        for site in context.progress(found, f"{self.name}: searching"):
+            # An op between two convolutions on codes would cost more than the codes gain.
+            fused = context.closed_convolutions and site.readers[0].op in CONVOLUTIONS
+            options = replace(self, insert=self.insert and not fused)
+            remarks += SiteSearch(options, graph, site, seen[site.value.name]).run()
+        return remarks
+
+
+def os_plus(activations: Activations = "static", *, insert: bool = True) -> Smooth:
+    """Outlier Suppression+ (A48): shift, and scale by one threshold a site."""
+    grid = tuple(i / 20 for i in range(1, 21))
+    return Smooth(True, "threshold", grid, activations, insert=insert)
+
+
+def smooth_quant(alpha: float = 0.5, activations: Activations = "static") -> Smooth:
+    """SmoothQuant (F1.3): one exponent for every site, no search, nothing inserted."""
+    return Smooth(False, "power", (alpha,), activations, insert=False)
+
+
+def awq(bits: int = 4, group: int | None = 128) -> Smooth:
+    """AWQ's scales (A02, F1.4), for weights of a few bits; weights stay in floating point here."""
+    grid = tuple(i / 20 for i in range(1, 20))
+    return Smooth(False, "mean", grid, None, bits, group)
+
+
+def repquant() -> Smooth:
+    """RepQuant's reparameterisation (F3): one range for all channels, where that is free."""
+    return Smooth(True, "range", (1.0,), insert=False)
+
+
+def pre_shift() -> Smooth:
+    """Exponents of channels moved into the weights (F4.3): exact in floating point too."""
+    return Smooth(False, "exponent", (1.0,), insert=False)
+
+
+def _grouped(reader: Node) -> bool:
+    return reader.attrs.get("groups", 1) != 1
+
+
+class SiteSearch:
+    """The search for one site's shift and scale."""
+
+    def __init__(self, options: Smooth, graph: Graph, site: Site, seen: Observation) -> None:
+        self.options, self.graph, self.site, self.seen = options, graph, site, seen
+        self.weights = [matrix(graph, reader, site) for reader in site.readers]  # [(O, n)]
+        self.wanted = [seen.rows @ weight.T for weight in self.weights]
+        self.remarks: list[Remark] = []
+
+    def run(self) -> list[Remark]:
+        """Try every shift with every scale, and fold the best pair that beats doing nothing."""
+        n = self.site.size
+        if self.seen.count < FEWEST:
+            text = f"left as it is: {self.seen.count} rows of calibration data tell no ranges"
+            return [missed(self.site.value, text)]
+        shift = self.region(Kind.SHIFT) if self.options.shift else None
+        scale = self.region(Kind.SCALE) if self.options.rule is not None else None
+        if shift is None and scale is None:
+            return self.remarks
+        zero, one = torch.zeros(n), torch.ones(n)
+        base = best = self.error(zero, one)
+        choice: tuple[torch.Tensor, torch.Tensor, str] | None = None
+        for z, s, name in self.candidates(shift, scale):
+            error = self.error(z, s)
+            if error < best:
+                best, choice = error, (z, s, name)
+        if choice is None:
+            text = "left as it is: nothing lowers the error of its readers"
+            return [*self.remarks, missed(self.site.value, text)]
+        z, s, name = choice
+        done = [self.fold(Kind.SHIFT, z)] if bool((z != 0).any()) else []
+        done += [f"{self.fold(Kind.SCALE, s)} ({name})"] if name else []
+        gain = f"error of its readers {base**0.5:.2g} to {best**0.5:.2g}"
+        data = {"error_before": base**0.5, "error_after": best**0.5}
+        return [*self.remarks, applied(self.site.value, f"{', '.join(done)}; {gain}", **data)]
+
+    @property
+    def value(self) -> Node:
+        """What the readers read now."""
+        return self.site.readers[0].args[0]
+
+    def region(self, kind: Kind) -> Region | None:
+        """Where a group element can go; leaves a remark where there is no way."""
+        axes = (self.site.axis,)
+        region = transport(self.graph, self.value, kind, axes=axes)
+        if isinstance(region, Blocked) and self.options.insert:
+            region = transport(self.graph, self.value, kind, axes=axes, restore=True, insert=True)
+        if isinstance(region, Blocked):
+            self.remarks.append(blocked(self.site.value, f"no {kind.value}: {region}", region))
+            return None
+        if sentence := tie_in_the_way(self.graph, region, self.options.untie):
+            self.remarks.append(missed(self.site.value, f"no {kind.value}: {sentence}"))
+            return None
+        return region
+
+    def middle(self, region: Region) -> torch.Tensor:
+        """The middle of each channel's range, equal where the graph ties channels."""
+        low, high = tied(self.seen.low, region, "amin"), tied(self.seen.high, region, "amax")
+        return torch.where(region.fixed, 0.0, (low + high) / 2)
+
+    def candidates(
+        self, shift: Region | None, scale: Region | None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, str]]:
+        """Shifts and scales to try, equal where the graph ties channels."""
+        zero, one = torch.zeros(self.site.size), torch.ones(self.site.size)
+        if self.options.rule == "range":
+            if scale is not None:
+                yield self.one_range(shift, scale)
+            return
+        for z in [zero, *([self.middle(shift)] if shift is not None else [])]:
+            yield z, one, ""
+            if scale is not None:
+                yield from ((z, s, name) for name, s in self.scales(scale, z))
+
+    def one_range(
+        self, shift: Region | None, scale: Region
+    ) -> tuple[torch.Tensor, torch.Tensor, str]:
+        """What gives every channel the range of the mean one, about a middle of its own or 0."""
+        low, high = self.seen.low, self.seen.high
+        if shift is None:
+            low, high = -self.seen.absmax, self.seen.absmax
+        low, high = tied(low, scale, "amin"), tied(high, scale, "amax")
+        step = (high - low).clamp(min=1e-5)
+        s = torch.where(scale.fixed, 1.0, step / step.mean())
+        if shift is None:
+            return torch.zeros_like(s), s, "one range"
+        z = low - s * (low / s).mean()
+        return torch.where(shift.fixed, 0.0, tied(z, shift, "amax")), s, "one range"
+
+    def scales(self, region: Region, z: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """The scales of each choice on the grid."""
+        peak = torch.maximum((self.seen.low - z).abs(), (self.seen.high - z).abs())
+        peak = tied(peak, region, "amax")
+        # A channel that hardly moved on this data may move on other data, and its scale decides
+        # nothing: the range is that of the large ones.
+        peak = peak.clamp(min=max(FLOOR * float(peak.median()), 1e-5))
+        columns = torch.stack([weight.abs().amax(0) for weight in self.weights]).amax(0)
+        columns = tied(columns, region, "amax").clamp(min=1e-5)
+        for choice in self.options.grid:
+            match self.options.rule:
+                case "threshold":
+                    s = torch.clamp(peak / (choice * peak.max()), min=1.0)
+                case "exponent":
+                    s = torch.exp2(torch.round(torch.log2(peak / peak.min())))
+                case "mean":
+                    mean = tied((self.seen.rows - z).abs().mean(0), region, "amax").clamp(min=1e-4)
+                    s = mean**choice
+                    s = s / (s.max() * s.min()).sqrt()
+                case _:
+                    s = peak**choice / columns ** (1 - choice)
+                    s = s / torch.exp(torch.log(s).mean())  # the mean is no business of a channel's
+            yield f"{self.options.rule} {choice:.3g}", torch.where(region.fixed, 1.0, s)
+
+    def error(self, z: torch.Tensor, s: torch.Tensor) -> float:
+        """The variance of the readers' error over a sample of rows, relative to their power.
+
+        The mean of the error is left out: the bias takes it up.
+        """
+        limits = ((self.seen.low - z) / s).min(), ((self.seen.high - z) / s).max()
+        rows = fake_quantize((self.seen.rows - z) / s, limits, self.options.activations)
+        wrong, power = 0.0, 0.0
+        for weight, wanted in zip(self.weights, self.wanted, strict=True):
+            weights = fake_quantize_weights(weight * s, self.options.bits, self.options.group)
+            gap = rows @ weights.T - wanted
+            wrong += float((gap - gap.mean(0)).square().mean())
+            power += float(wanted.square().mean())
+        return wrong / max(power, 1e-30)
+
+    def fold(self, kind: Kind, element: torch.Tensor) -> str:
+        """Apply an element; says where it went."""
+        region = self.region(kind)
+        assert region is not None, "the region was there before the search"
+        apply(self.graph, region, element.double())
+        return describe(region)
+
+
+def tied(statistic: torch.Tensor, region: Region, reduce: str) -> torch.Tensor:
+    """A statistic of each channel, made the same for channels that must be treated alike."""
+    groups = region.groups
+    start = torch.full_like(statistic, float("-inf") if reduce == "amax" else float("inf"))
+    return start.scatter_reduce(0, groups, statistic, reduce)[groups]
+
+
+def matrix(graph: Graph, reader: Node, site: Site) -> torch.Tensor:
+    """A reader's weights as ``[O, n]``; a convolution's have a row for each kernel position."""
+    weight = graph.value(reader.args[1]).float()
+    return weight if site.axis == -1 else weight.movedim(1, -1).reshape(-1, weight.shape[1])
+
+
+def describe(region: Region) -> str:
+    """Where a group element went."""
+    text = f"{region.kind.value} in {len(region.parameters)} parameters"
+    if region.restores:
+        users = ", ".join(restore.user.name for restore in region.restores)
+        text += f", undone for {users}"
+    return text + ", by an op of its own" * region.inserted

@@ -1,0 +1,166 @@
+"""What is chosen for each reader of weights: the format of these, and how what it reads is
+quantized.
+
+Readers of one value may differ. Those that choose alike share its codes; each other choice has
+codes of its own, and who stays in floating point reads the value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+import torch
+
+from ...ir import Graph, InputError, Node
+from ...ir.formats import named
+from ...ir.gauge import Site, weighted
+from ...ir.recurrence import NAMES as RECURRENCES
+from .solvers import Hessian, Range, Solver
+from .values import Activations
+from .weights import Stored, WeightRounding
+
+CHANNELWISE = "int8-channel"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """For one reader of weights.
+
+    Args:
+        weights: The format of its weights; ``None``: they stay in floating point.
+        activations: How what it reads is quantized (``passes.values``); ``None``: not at all.
+    """
+
+    weights: str | None = CHANNELWISE
+    activations: Activations | None = None
+
+
+class Choices:
+    """The choice of every reader of a graph.
+
+    Args:
+        given: By the names of readers.
+        rest: For the others.
+        tables: The format of embedding tables, where nobody who reads one was given a choice.
+
+    Raises:
+        InputError: A name is no reader's.
+    """
+
+    def __init__(
+        self, graph: Graph, given: Mapping[str, Choice], rest: Choice, tables: str
+    ) -> None:
+        self.given, self.rest, self.tables = given, rest, tables
+        self.readers = [node for node in graph.nodes if reads_weights(node)]
+        names = [node.name for node in self.readers]
+        for name in given.keys() - set(names):
+            near = get_close_matches(name, names, n=3, cutoff=0) or ["none"]
+            raise InputError(
+                f"a choice is given for {name}, and no reader of weights is called that",
+                do=f"the nearest names are: {', '.join(near)}",
+            )
+
+    def of(self, reader: Node) -> Choice:
+        return self.given.get(reader.name, self.rest)
+
+    def of_table(self, table: Node) -> str | None:
+        """The format of an embedding table, on which all who read it must agree."""
+        asked = {
+            user.name: self.given[user.name] for user in table.users if user.name in self.given
+        }
+        formats = dict.fromkeys(choice.weights for choice in asked.values())
+        if len(formats) > 1:
+            raise InputError(
+                f"{table.name} is one table, and {', '.join(asked)} choose different formats",
+                do="choose the same for all who read it",
+            )
+        return next(iter(formats), self.tables)
+
+    def split(self, site: Site) -> Iterator[tuple[Site, Activations | None]]:
+        """The site once for each way in which its value is quantized, in the order of the readers.
+
+        Those that stay as they are, weights and all, are in none.
+        """
+        parts: dict[Activations | None, list[Node]] = {}
+        for reader in site.readers:
+            if (choice := self.of(reader)) != Choice(None, None):
+                parts.setdefault(choice.activations, []).append(reader)
+        for activations, readers in parts.items():
+            yield replace(site, readers=tuple(readers)), activations
+
+
+def reads_weights(node: Node) -> bool:
+    """Whether a choice can be given for a node."""
+    lookup = node.op == "embedding" and isinstance(node.args[0], Node)
+    return weighted(node) or node.op in ("grouped_mm", *RECURRENCES) or lookup
+
+
+class ChosenRounding:
+    """How the weights of each reader become codes, as was chosen for it.
+
+    Args:
+        solver: How linear layers are rounded, where there is a Hessian.
+        ranges: Where the scales of linear layers in a format come from.
+        rank: Of what makes up for the errors of linear layers; 0 for none.
+        pairs: Whether neighbouring int8 codes that integer kernels read obey the limit of 16 bits.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        choices: Choices,
+        *,
+        solver: Solver,
+        ranges: Range,
+        rank: int = 0,
+        pairs: bool,
+    ) -> None:
+        self.graph, self.choices = graph, choices
+        self.solver, self.rank, self.pairs = solver, rank, pairs
+        self.ranges: Range = ranges
+        self.tables: dict[Node, Stored] = {}
+        self._found: dict[tuple[str, bool], WeightRounding] = {}
+
+    def keeps(self, reader: Node) -> bool:
+        """Whether the reader's weights stay as they are."""
+        return self.choices.of(reader).weights is None and reader.args[1] not in self.tables
+
+    def of(self, reader: Node) -> WeightRounding:
+        choice = self.choices.of(reader)
+        return self._in(choice.weights or CHANNELWISE, choice.activations is not None)
+
+    def add_table(self, table: Node, form: str) -> None:
+        """Decide for an embedding table."""
+        readers = [user for user in table.users if weighted(user)]
+        codes = any(self.choices.of(reader).activations is not None for reader in readers)
+        self._in(form, codes).add_table(table, multiplied=bool(readers))
+
+    def round(
+        self,
+        reader: Node,
+        hessian: Hessian | None,
+        aim: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, Stored | None]:
+        """As ``WeightRounding.round``."""
+        if self.keeps(reader):
+            return self.of(reader).read(reader.args[1]), None
+        return self.of(reader).round(reader, hessian, aim)
+
+    def _in(self, name: str, codes: bool) -> WeightRounding:
+        """For a format, and whether what its readers read is codes."""
+        pairs = self.pairs and codes
+        if (name, pairs) not in self._found:
+            form = None if name == CHANNELWISE else named(name)
+            rounding = WeightRounding(
+                self.graph,
+                form,
+                solver=self.solver,
+                ranges=self.ranges,
+                rank=self.rank,
+                pairs=pairs,
+            )
+            rounding.tables = self.tables
+            self._found[name, pairs] = rounding
+        return self._found[name, pairs]

@@ -1,0 +1,286 @@
+"""Quantize contractions: their weights in any format, and what they read in eight bits.
+
+    y = W x + c   becomes   y = (s q)(t (u - z)) + c'
+
+Weights: by default int8 codes q, one scale s for each output channel or row of an embedding, which
+integer kernels take; or codes of any other format, packed, and decoded where they are read.
+Activations:
+uint8 codes u, static (one t and z for each value, from the range seen on calibration data) or
+dynamic (t for each token, as it comes), or any other format, simulated (``values``). Readers that
+share a value share its codes. Results stay in floating point: no runtime gains by more, and it
+costs accuracy. Codes are real integers in the graph, with the ops that give them meaning; backends
+run these on integers.
+
+Rounding is to the nearest, or by a solver (``solvers``; GPTQ, where nothing is asked) with the
+Hessian of the activations as they come out of the quantized prefix (F6). A bias takes up the mean
+error that is left, E[W x] - E[s q t (u - z)], x from the exact stream. Both are left out where
+calibration has too few rows for them. Approximate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from ...ir import Graph, Node
+from ...ir.codes import fits_pairs
+from ...ir.gauge import Site, inputs_of_contractions, weighted
+from ...ir.recurrence import NAMES as RECURRENCES
+from ..base import Context, Pass, Promise, Remark, Stage, applied, missed
+from .choices import CHANNELWISE, Choice, Choices, ChosenRounding
+from .evidence import MakeUp
+from .integer_results import CONVOLUTIONS, IntegerResults
+from .rounder import Decision, Rounder
+from .solvers import Range, Solver, named_solver, rounded
+from .streams import Values, Visit, run_streams
+from .token_weights import TokenWeights
+from .values import Activations, Limits, coding, format_of, is_static
+from .weights import Channelwise, Compensated
+
+
+@dataclass(frozen=True)
+class Quantize(Pass):
+    """Quantize weights and, if asked, activations to uint8.
+
+    Args:
+        weights: The format of linear layers and embedding tables (``formats.named``); what it does
+            not fit, and convolutions, are int8 with a scale a channel.
+        activations: ``static``, ``dynamic`` (each token), ``dynamic-tensor``, a format, simulated,
+            or ``None`` for weights only.
+        rounding: A solver or its name (``solvers.SOLVERS``); all but ``nearest`` need calibration
+            data.
+        ranges: Where the scales of linear layers in a format come from: their whole ``range``, the
+            ``error`` of the weights, or that of the ``output`` of each group (AWQ's clipping).
+        correct_bias: Whether biases take up the mean error; needs calibration data too.
+        make_up: The share of the errors before them that weights make up for, as far as these
+            follow from what they read (QEP); of each weight the one that is best for rows left
+            out (``held-out``). Needs calibration data, and gains most where errors are great.
+        low_rank: The rank of a product of thin matrices, in int8, that is added to what each linear
+            layer gives, for what its codes lose (LoRC); 0 for none.
+        token_weights: What the tokens count that weights are rounded by: each the ``attention``
+            that it gets (RSQ), or all the same.
+        embeddings: Whether embedding tables are quantized.
+        tables: The format of embedding tables, where it is another.
+        least: Matrices of fewer elements stay as they are: they weigh nothing.
+        choices: For readers of weights by name, in place of ``weights`` and ``activations``; for an
+            embedding, the format of its table.
+    """
+
+    activations: Activations | None = "static"
+    weights: str = CHANNELWISE
+    rounding: str | Solver = "gptq"
+    ranges: Range = "error"
+    correct_bias: bool = True
+    make_up: MakeUp = 0.0
+    low_rank: int = 0
+    token_weights: Literal["attention"] | None = None
+    embeddings: bool = True
+    tables: str | None = None
+    least: int = 1024
+    choices: Mapping[str, Choice] = field(default_factory=dict[str, Choice])
+    promise: ClassVar[Promise] = Promise.APPROXIMATE
+    stage: ClassVar[Stage] = Stage.QUANTIZE
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        chosen = (choice.weights for choice in self.choices.values())
+        asked = dict.fromkeys((self.weights, self.tables or self.weights, *chosen))
+        return tuple(name for name in asked if name is not None and name != CHANNELWISE)
+
+    @property
+    def simulated(self) -> tuple[str, ...]:
+        forms = (format_of(activations) for activations in self._activations)
+        return tuple(dict.fromkeys(str(form) for form in forms if form is not None))
+
+    @property
+    def _activations(self) -> tuple[Activations | None, ...]:
+        chosen = (choice.activations for choice in self.choices.values())
+        return tuple(dict.fromkeys((self.activations, *chosen)))
+
+    def run(self, graph: Graph, context: Context) -> list[Remark]:
+        remarks: list[Remark] = []
+        rest = Choice(self.weights, self.activations)
+        choices = Choices(graph, self.choices, rest, self.tables or self.weights)
+        rounding = ChosenRounding(
+            graph,
+            choices,
+            solver=self._solver,
+            ranges=self.ranges,
+            rank=self.low_rank,
+            pairs=context.pairs_in_16_bits,
+        )
+        for table in self._tables(graph):
+            if (form := choices.of_table(table)) is not None:
+                rounding.add_table(table, form)
+        kinds = {node: choices.of(node).activations for node in choices.readers if weighted(node)}
+        results = None
+        if set(kinds.values()) != {None}:
+            others = frozenset(node for node, kind in kinds.items() if kind != "static")
+            kind = "static" if len(others) < len(kinds) else "dynamic"
+            results = IntegerResults.find(graph, context, kind, others)
+        floats: list[Node] = []
+        found: list[Decision] = []
+        for site in inputs_of_contractions(graph):
+            if results is not None:
+                site, others = results.readers_of(site)
+                floats += others
+            for part, activations in choices.split(site):
+                if self._takes(graph, part, rounding, remarks):
+                    found.append(Decision(part, activations))
+        remarks += self._decide(graph, context, found, rounding)
+        for table, stored in rounding.tables.items():
+            remarks.append(applied(next(iter(table.users)), f"{table.name} in {stored}"))
+            stored.store(graph, table)
+        for decision in found:
+            remarks.append(self._insert(graph, decision))
+        floats += [node for node in graph.nodes if node.op in ("grouped_mm", *RECURRENCES)]
+        for reader in floats:
+            if choices.of(reader).weights is not None:
+                remarks.extend(self._store(graph, reader, set(floats)))
+        for reader in choices.readers:
+            if choices.of(reader) == Choice(None, None):
+                remarks.append(missed(reader, "it stays in floating point, as was chosen"))
+        if results is not None:
+            remarks.extend(results.insert(graph, context, self.name))
+        return remarks
+
+    # -- what there is to quantize --------------------------------------------------------------
+
+    def _tables(self, graph: Graph) -> list[Node]:
+        def reads(user: Node, param: Node) -> bool:
+            return (user.op == "embedding" and user.args[0] is param) or (
+                weighted(user) and user.args[1] is param
+            )
+
+        return [
+            param
+            for param in graph.params.values()
+            if self.embeddings
+            and any(user.op == "embedding" for user in param.users)
+            and all(reads(user, param) for user in param.users)
+            and graph.value(param).numel() >= self.least
+        ]
+
+    def _takes(
+        self, graph: Graph, site: Site, rounding: ChosenRounding, remarks: list[Remark]
+    ) -> bool:
+        for reader in site.readers:
+            weight = reader.args[1]
+            if weight in rounding.tables or rounding.keeps(reader):
+                continue
+            if weight.op != "param":  # quantized before
+                if (
+                    rounding.of(reader).pairs
+                    and weight.op == "dequantize"
+                    and not fits_pairs(graph.value(weight.args[0]))
+                ):
+                    text = f"neighbouring codes of {weight.name} overflow 16 bits"
+                    remarks.append(missed(reader, text))
+                    return False
+                continue
+            size = graph.value(weight).numel()
+            if size < self.least and reader.op not in CONVOLUTIONS:  # small ones join large ones
+                remarks.append(missed(reader, f"{weight.name} has only {size} elements"))
+                return False
+            others = [user.name for user in weight.users if user not in site.readers]
+            if others:
+                remarks.append(missed(reader, f"{weight.name} is also read by {', '.join(others)}"))
+                return False
+        return True
+
+    def _store(self, graph: Graph, reader: Node, floats: set[Node]) -> list[Remark]:
+        """Codes for the weights of a reader of floats, which all who read them can use."""
+        weight: Node = reader.args[1]
+        if weight.op != "param":  # quantized before, for another reader too
+            return []
+        if others := [user.name for user in weight.users if user not in floats]:
+            return [missed(reader, f"{weight.name} is also read by {', '.join(others)}")]
+        value = graph.value(weight)
+        if value.numel() < self.least:
+            return [missed(reader, f"{weight.name} has only {value.numel()} elements")]
+        if reader.op == "grouped_mm":  # [E, I, O]: a scale for each output of each expert
+            codes, scale = (part.transpose(1, 2) for part in rounded(value.transpose(1, 2), axes=2))
+        else:
+            codes, scale = rounded(value)
+        Channelwise(codes.contiguous(), scale.contiguous()).store(graph, weight)
+        return [applied(reader, "int8 weights; what it reads stays in floating point")]
+
+    # -- what to make of it ---------------------------------------------------------------------
+
+    @property
+    def _solver(self) -> Solver:
+        return named_solver(self.rounding)
+
+    @property
+    def _learns(self) -> bool:
+        return (
+            any(map(is_static, self._activations))
+            or self._solver.learns
+            or self.ranges == "output"
+            or self.correct_bias
+            or bool(self.make_up)
+        )
+
+    def _decide(
+        self, graph: Graph, context: Context, found: list[Decision], rounding: ChosenRounding
+    ) -> list[Remark]:
+        if not self._learns:
+            for decision in found:
+                decision.coding = coding(decision.activations, decision.site, _no_limits)
+                for reader in decision.site.readers:
+                    decision.round(reader, rounding)
+            return []
+        context.need_calibration(self.name)
+        decisions = {reader: decision for decision in found for reader in decision.site.readers}
+        targets = dict.fromkeys(decisions, 0)
+        targets |= {u: 1 for table in rounding.tables for u in table.users if u.op == "embedding"}
+        tokens = None
+        if self.token_weights == "attention":
+            tokens = TokenWeights.of(graph, context, self.name)
+        rounder = Rounder(
+            context, rounding, tokens, correct_bias=self.correct_bias, make_up=self.make_up
+        )
+
+        def visit(node: Node, exact: Values, quantized: Values) -> Values | None:
+            if node.op == "embedding":
+                return rounder.look_up(node, quantized)
+            return rounder.visit(node, decisions[node], exact, quantized)
+
+        return self._stream(graph, targets, visit, rounder, decisions)
+
+    def _stream(
+        self,
+        graph: Graph,
+        targets: dict[Node, int],
+        visit: Visit,
+        rounder: Rounder,
+        decisions: dict[Node, Decision],
+    ) -> list[Remark]:
+        """Run the streams, and fill the decisions, which are by reader."""
+        batches, context = rounder.context.calibration, rounder.context
+        run_streams(graph, batches, targets, visit, context, f"{self.name}: rounding")
+        return []
+
+    def _insert(self, graph: Graph, decision: Decision) -> Remark:
+        site = decision.site
+        sources = {reader.args[1]: stored for reader, stored in decision.weights.items()}
+        for source, stored in sources.items():
+            stored.store(graph, source)
+        for reader, bias in decision.biases.items():
+            graph.give(reader, 2, bias, name=f"{reader.name}_bias")
+        names = ", ".join(reader.name for reader in site.readers)
+        shared = any(reader.args[1].op != "param" for reader in site.readers)
+        kinds = ", ".join(dict.fromkeys(map(str, decision.weights.values())))
+        text = f"{kinds or ('shared' if shared else 'unchanged')} weights"
+        if decision.coding is not None:
+            decision.coding.insert(graph, site)
+            text += f" and {decision.coding}"
+        for reader, stored in decision.weights.items():
+            if isinstance(stored, Compensated):
+                stored.attach(graph, reader)
+        return applied(site.value, "; ".join([f"{text} of {names}", *decision.notes]))
+
+
+def _no_limits() -> Limits:
+    raise AssertionError("static ranges are learned from data")

@@ -1,0 +1,159 @@
+"""Decide the codes of one reader of weights after another, while two streams run: the exact one,
+and the one behind the part that is quantized already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ...ir import Node, ops
+from ...ir.gauge import Site
+from ..base import Context
+from ..calibration import as_rows, padding_mask
+from .choices import ChosenRounding
+from .evidence import Evidence, MakeUp, refuse_non_finite
+from .solvers import Hessian
+from .streams import Values
+from .token_weights import TokenWeights
+from .values import Activations, Coding, Limits, coding
+from .weights import Stored
+
+ROWS_FOR_A_MEAN = 64  # below, biases stay as they are
+
+
+@dataclass(eq=False)
+class Decision:
+    """What was decided for the readers of one value that quantize it alike."""
+
+    site: Site
+    activations: Activations | None
+    coding: Coding | None = None
+    weights: dict[Node, Stored] = field(default_factory=dict[Node, Stored])
+    biases: dict[Node, torch.Tensor] = field(default_factory=dict[Node, torch.Tensor])
+    notes: list[str] = field(default_factory=list[str])  # what was out of the ordinary
+
+    def round(
+        self,
+        reader: Node,
+        rounding: ChosenRounding,
+        hessian: Hessian | None = None,
+        aim: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """What a reader's weights become; what several read is decided once."""
+        for other, stored in self.weights.items():
+            if other.args[1] is reader.args[1]:
+                self.weights[reader] = stored
+                return stored.value
+        weight, stored = rounding.round(reader, hessian, aim)
+        if stored is not None:
+            self.weights[reader] = stored
+        return weight
+
+    def simulate(self, value: torch.Tensor) -> torch.Tensor:
+        """What readers see of a value."""
+        return value if self.coding is None else self.coding.simulate(value)
+
+
+class Rounder:
+    """Decides for one reader after another, while the two streams run."""
+
+    def __init__(
+        self,
+        context: Context,
+        rounding: ChosenRounding,
+        tokens: TokenWeights | None,
+        *,
+        correct_bias: bool,
+        make_up: MakeUp,
+    ) -> None:
+        self.context, self.rounding, self.tokens = context, rounding, tokens
+        self.correct_bias = correct_bias
+        self.make_up: MakeUp = make_up
+        self.masks = [padding_mask(batch) for batch in context.calibration]
+        self.learned_on = range(len(self.masks))  # batches that decide; others only flow along
+        self.decision: Decision | None = None  # the one whose inputs are at hand
+        self.codes: Values = []
+        self.evidence: Evidence | None = None
+
+    def _corrects(self, count: int) -> bool:
+        """Whether so many rows are enough for their mean error to be that of others."""
+        return self.correct_bias and count >= ROWS_FOR_A_MEAN
+
+    def look_up(self, node: Node, indices: Values) -> Values:
+        """What an embedding gives once its table is quantized."""
+        table = self.rounding.tables[node.args[0]].value
+        return [ops.call(node.op, (table, index), node.attrs) for index in indices]
+
+    def visit(self, node: Node, decision: Decision, exact: Values, quantized: Values) -> Values:
+        if decision is not self.decision:
+            self.decision = decision
+            self._enter(decision, exact, quantized)
+        evidence, make_up = self.evidence, self.make_up
+        weight = decision.round(
+            node,
+            self.rounding,
+            None if evidence is None else evidence.hessian,
+            None if evidence is None else lambda weight: evidence.aim(weight, make_up),
+        )
+        if evidence is not None and evidence.hessian is not None:
+            decision.notes = evidence.hessian.notes
+        graph = self.rounding.graph
+        source: Node = node.args[1]
+        bias: Node | None = node.operand(2)
+        value = None if bias is None else graph.value(bias)
+        if value is not None and evidence is not None and self._corrects(evidence.count):
+            old = graph.value(source) if source.op == "param" else weight
+            value = value + evidence.mean_exact @ old.T - evidence.mean @ weight.T
+            decision.biases[node] = value
+        return [_contract(node, codes, weight, value) for codes in self.codes]
+
+    def _enter(self, decision: Decision, exact: Values, quantized: Values) -> None:
+        """Quantize a site's value, and gather what its readers need to know of it."""
+        site = decision.site
+        values = (self._rows(site, quantized, i) for i in range(len(quantized)))
+        refuse_non_finite(site.value, values, "is not finite")
+
+        def limits() -> Limits:
+            seen = [self._rows(site, quantized, i) for i in self.learned_on]
+            return min(part.min() for part in seen), max(part.max() for part in seen)
+
+        if decision.coding is None:
+            dtype = self.context.activation_dtype
+            decision.coding = coding(decision.activations, site, limits, dtype)
+        self.codes = [decision.simulate(value) for value in quantized]
+        self.evidence = None
+        if site.axis != -1:
+            return
+        rows, plain = (
+            [self._rows(site, values, i) for i in self.learned_on] for values in (self.codes, exact)
+        )
+        biased = all(reader.operand(2) is not None for reader in site.readers)
+        self.evidence = Evidence.of(
+            site.value,
+            plain,
+            rows,
+            counts=self._counts(site),
+            centered=biased and self._corrects(sum(map(len, rows))),
+            drifts=bool(self.make_up),
+        )
+
+    def _counts(self, site: Site) -> list[torch.Tensor] | None:
+        """What each row that decides counts, where they do not all count the same."""
+        if self.tokens is None:
+            return None
+        rows = [self._rows(site, self.codes, i) for i in range(len(self.codes))]
+        counts = self.tokens.of_rows(site.readers[0], rows)
+        return None if counts is None else [counts[i] for i in self.learned_on]
+
+    def _rows(self, site: Site, values: Values, batch: int) -> torch.Tensor:
+        return as_rows(values[batch], site.axis, self.masks[batch])
+
+
+def _contract(
+    node: Node, data: Any, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    with torch.no_grad():
+        return ops.call(node.op, (data, weight, bias), node.attrs)

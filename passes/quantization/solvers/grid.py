@@ -1,0 +1,129 @@
+"""What the codes of a matrix can stand for, place by place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ....ir.codes import PAIR_LIMIT, paired
+from ....ir.formats import Format, Integer, Parameters, Quantized, Scalar
+from ....ir.formats.granularity import Granularity
+from .channelwise import scales, stretched
+
+INT8 = Integer(8, narrow=True)
+CHANNEL_CODES = Format(INT8, Granularity("channel"))  # what integer kernels take
+FEW_BITS, EIGHT_BITS = 0.1, 0.01  # codes of few bits fit more of what is chance in a sample
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The numbers that codes can stand for, with scales and zero points that stay.
+
+    Solvers go through a matrix ``[O, n]`` column by column, so columns are rows here.
+
+    Attributes:
+        form: The format.
+        parameters: Its scales and zero points, of the matrix's blocks.
+        shape: Of the matrix.
+        step: What codes are multiplied by, ``[n, O]``.
+        zero: The codes of zero, ``[n, O]``, or ``None``.
+        damp: What solvers add to the diagonal of a Hessian, as a part of its mean, where they are
+            not told otherwise.
+        pairs: Whether neighbouring codes obey the limit of 16 bits.
+    """
+
+    form: Format
+    parameters: Parameters
+    shape: torch.Size
+    step: torch.Tensor
+    zero: torch.Tensor | None
+    damp: float
+    pairs: bool = False
+
+    @classmethod
+    def of(cls, form: Format, weight: torch.Tensor, parameters: Parameters) -> Grid:
+        """The grid of a format for a weight ``[O, n]``."""
+        step, zero = form.spread(parameters.step, weight.shape), parameters.zero
+        if zero is not None:
+            zero = form.spread(zero, weight.shape).T.contiguous()
+        return cls(form, parameters, weight.shape, step.T.contiguous(), zero, FEW_BITS)
+
+    @classmethod
+    def channelwise(
+        cls, weight: torch.Tensor, importance: torch.Tensor | None = None, *, pairs: bool = False
+    ) -> Grid:
+        """int8 with a scale for each row of a weight ``[O, n]``; with ``pairs`` each scale is as
+        great as makes the error that ``importance`` weighs least."""
+        scale = scales(weight)
+        if pairs:
+            scale = stretched(weight, scale, importance)
+        step = scale.expand_as(weight).T
+        return cls(CHANNEL_CODES, Parameters(scale), weight.shape, step, None, EIGHT_BITS, pairs)
+
+    def rows(self, which: slice) -> Grid:
+        """The grid of some rows, to round by; it gives no codes."""
+        zero = None if self.zero is None else self.zero[:, which]
+        return replace(self, step=self.step[:, which], zero=zero)
+
+    @property
+    def unit(self) -> int:
+        """How many neighbouring columns share a code."""
+        return self.form.element.dimension or 1
+
+    def round(self, unit: int, values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """The numbers nearest to those given.
+
+        Args:
+            unit: Which column, or which group of them that shares a code.
+            values: ``[columns of a unit, O]``; of a single column also ``[candidates, O]``.
+            chosen: What other columns have, ``[n, ..., O]``, where nothing is chosen yet zero: of
+                a pair, the one that is rounded last keeps the limit.
+        """
+        place = slice(unit * self.unit, (unit + 1) * self.unit)
+        step = self.step[place]
+        numbers = values / step
+        if self.zero is not None:
+            numbers = numbers.round_().add_(self.zero[place])
+        if self.unit > 1:
+            numbers = self.form.element.rounded(numbers.T).T
+        else:
+            numbers = self.form.element.rounded(numbers)
+        return self._number(unit, numbers, chosen)
+
+    def beside(self, unit: int, values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """The numbers next to the nearest, on the other side of the values where there is one; the
+        limit of pairs may make both the same. For columns that have codes of their own."""
+        element = self.form.element
+        assert isinstance(element, Scalar)
+        numbers = values / self.step[unit]
+        if self.zero is not None:
+            numbers = numbers + self.zero[unit]
+        return self._number(unit, element.beside(numbers), chosen)
+
+    def _number(self, unit: int, numbers: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """What elements stand for, within the limit of pairs."""
+        place = slice(unit * self.unit, (unit + 1) * self.unit)
+        if self.pairs and unit ^ 1 < self.shape[1]:
+            taken = torch.round(chosen[unit ^ 1] / self.step[unit])
+            high = PAIR_LIMIT - torch.clamp(taken, min=0)
+            low = -PAIR_LIMIT - torch.clamp(taken, max=0)
+            numbers = torch.clamp(numbers, low, high)
+        if self.zero is not None:
+            numbers = numbers - self.zero[place]
+        return numbers * self.step[place]
+
+    def nearest(self, weight: torch.Tensor) -> torch.Tensor:
+        """A weight ``[O, n]`` with each number rounded by itself; what a pair exceeds its limit by
+        is taken from both."""
+        if self.pairs:
+            codes = self.form.element.rounded(weight / self.parameters.step)
+            return paired(codes) * self.parameters.step
+        return self.form.join(
+            self.form.rounded(self.form.cut(weight), self.parameters), weight.shape
+        )
+
+    def codes(self, values: torch.Tensor) -> Quantized:
+        """The codes of numbers of the grid, ``[O, n]``."""
+        found = self.form.nearest(self.form.cut(values), self.parameters)
+        return Quantized(self.form, self.shape, values.dtype, found, self.parameters)

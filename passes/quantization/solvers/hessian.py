@@ -1,0 +1,162 @@
+"""The Hessian of a layer's objective, and its triangular factor in an order of the columns.
+
+With H = R R', R upper triangular, the objective falls apart into one square for each column,
+
+    tr[E H E'] = sum_j R[j, j]^2 |e_j + sum_{i < j} e_i M[i, j]|^2,    M[i, j] = R[i, j] / R[j, j]
+
+where e_j = w_j - v_j is the error of column j. So once all columns before j are rounded, the best
+that v_j can do is to come near to ``w_j + sum_{i < j} e_i M[i, j]``, whatever follows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, get_args
+
+import torch
+
+from ....ir import InputError
+
+Order: TypeAlias = Literal["natural", "descending", "pivot"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+LEAST_DAMP = 1e-10  # of the mean diagonal: what a singular Hessian gets first
+
+
+@dataclass(frozen=True)
+class Factor:
+    """``H = R R'`` in the order in which columns are rounded.
+
+    Attributes:
+        order: Of the columns, ``[n]``, those of one unit side by side.
+        feedback: ``M'``, ``[n, n]``, lower triangular: row j says how errors before it move the
+            target of j. Of units of several columns, block-triangular.
+        power: ``R[j, j]^2``, ``[n]``: what a squared error of a column costs, once those before it
+            are rounded.
+    """
+
+    order: torch.Tensor
+    feedback: torch.Tensor
+    power: torch.Tensor
+
+
+@dataclass(eq=False)
+class Hessian:
+    """``sum_t r_t x_t x_t'`` over what a layer reads; readers of one value share it.
+
+    Args:
+        matrix: ``[n, n]``, in float64.
+
+    Raises:
+        InputError: It is not finite.
+    """
+
+    matrix: torch.Tensor
+    raised: float = 0.0  # the damping that a singular matrix needed
+    _factors: dict[tuple[str, float, int], Factor] = field(
+        default_factory=dict[tuple[str, float, int], Factor]
+    )
+
+    def __post_init__(self) -> None:
+        if not bool(self.matrix.isfinite().all()):
+            raise InputError("a Hessian is not finite: what a layer reads overflows, or is NaN")
+
+    @property
+    def diagonal(self) -> torch.Tensor:
+        return self.matrix.diagonal()
+
+    @property
+    def dead(self) -> torch.Tensor:
+        """The channels that are zero wherever they were seen, ``bool[n]``. No error there costs
+        anything, so they are rounded to the nearest: on other data they may be alive."""
+        return self.diagonal <= 0
+
+    @property
+    def notes(self) -> list[str]:
+        """What was out of the ordinary, for the remarks."""
+        count = int(self.dead.sum())
+        found = [f"{count} dead channel{'s' * (count > 1)} rounded to the nearest"] if count else []
+        return found + ([f"a singular Hessian, damped by {self.raised:.0e}"] if self.raised else [])
+
+    def damped(self, damp: float) -> torch.Tensor:
+        """The matrix with a part of its mean diagonal added, and the mean for dead channels."""
+        mean = self._mean
+        addition = torch.where(self.dead, mean, damp * mean)
+        return self.matrix + torch.diag(addition)
+
+    @property
+    def _mean(self) -> torch.Tensor:
+        mean = self.diagonal.mean()
+        return torch.where(mean > 0, mean, 1.0)
+
+    def cost(self, error: torch.Tensor, damp: float = 0.0) -> torch.Tensor:
+        """``e H e'`` for each row of errors ``[O, n]``, in float64."""
+        wide = error.double()
+        return ((wide @ self.damped(damp)) * wide).sum(-1)
+
+    def factor(self, order: Order, damp: float, unit: int = 1) -> Factor:
+        """The factor in an order of the columns.
+
+        Args:
+            order: ``natural``: as they come. ``descending``: by the diagonal. ``pivot``: such that
+                each column, from the last to the first, is the cheapest of those that are left, by
+                what its error costs once they can make up for it (a pivoted Cholesky factor).
+            damp: What is added to the diagonal, as a part of its mean; raised where that leaves the
+                matrix singular.
+            unit: How many neighbouring columns are rounded at once.
+        """
+        if order not in ORDERS:
+            raise InputError(f"columns have no order '{order}'", do=f"one of {', '.join(ORDERS)}")
+        key = (order, damp, unit)
+        if key not in self._factors:
+            self._factors[key] = self._factored(order, damp, unit)
+        return self._factors[key]
+
+    def _factored(self, order: Order, damp: float, unit: int) -> Factor:
+        damped = self.damped(damp)
+        columns = self._columns(order, damped, unit)
+        reverse = columns.flip(0)
+        lower, failed = torch.linalg.cholesky_ex(damped[reverse][:, reverse])
+        while bool(failed) or not bool(lower.isfinite().all()):
+            damp = self.raised = max(10 * damp, LEAST_DAMP)
+            lower, failed = torch.linalg.cholesky_ex(self.damped(damp)[reverse][:, reverse])
+        upper = lower.flip(0, 1)  # H = R R'
+        power = upper.diagonal().square()
+        if unit == 1:
+            feedback = (upper / upper.diagonal()).T
+        else:
+            parts = upper.unflatten(1, (-1, unit)).movedim(1, 0)  # [n / unit, n, unit]
+            corners = torch.stack([p[i * unit : (i + 1) * unit] for i, p in enumerate(parts)])
+            parts = torch.linalg.solve_triangular(corners, parts, upper=True, left=False)
+            feedback = parts.movedim(1, 2).flatten(0, 1)
+        return Factor(columns, feedback.contiguous(), power)
+
+    def _columns(self, order: Order, damped: torch.Tensor, unit: int) -> torch.Tensor:
+        n = len(damped)
+        if order == "natural":
+            return torch.arange(n)
+        if order == "descending":
+            columns = torch.argsort(self.diagonal, descending=True, stable=True)
+        else:
+            columns = _by_pivot(damped)
+        if unit == 1:
+            return columns
+        places = torch.empty(n, dtype=torch.float64)
+        places[columns] = torch.arange(n, dtype=torch.float64)
+        units = torch.argsort(places.unflatten(0, (-1, unit)).mean(1), stable=True)
+        return (units[:, None] * unit + torch.arange(unit)).flatten()
+
+
+def _by_pivot(matrix: torch.Tensor) -> torch.Tensor:
+    """The columns such that each, from the last on, has the least pivot of those before it."""
+    n = len(matrix)
+    left = matrix.diagonal().clone()  # the pivots, given the columns that were taken
+    factor = torch.zeros(n, n, dtype=matrix.dtype)  # row k: of the k-th column that was taken
+    found = torch.empty(n, dtype=torch.int64)
+    for k in range(n):
+        pivot = int(left.argmin())
+        found[n - 1 - k] = pivot
+        row = matrix[pivot] - factor[:k, pivot] @ factor[:k]
+        factor[k] = row / row[pivot].clamp(min=1e-300).sqrt()
+        left -= factor[k].square()
+        left[found[n - 1 - k :]] = torch.inf
+    return found

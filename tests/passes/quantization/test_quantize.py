@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from graphs import fill
+
+from regauge.ir import Graph, InputError, parse
+from regauge.ir.interpret import execute
+from regauge.passes import Context, Quantize
+from regauge.passes.manager import difference
+from regauge.passes.quantization.solvers import GPTQ, SOLVERS, CoordinateDescent, KBest, Solver
+
+TEXT = """
+def graph(t: i64[4, 9], *, e: f32[50, 32], w: f32[64, 32], c: f32[64], u: f32[50, 64]):
+    x: f32[4, 9, 32] = embedding(e, t)
+    a: f32[4, 9, 64] = linear(x, w, c)
+    r: f32[4, 9, 64] = relu(a)
+    y: f32[4, 9, 50] = linear(r, u)
+    return y
+"""
+
+
+def sample() -> tuple[Graph, Context]:
+    graph = parse(TEXT)
+    generator = torch.Generator().manual_seed(0)
+    fill(graph, generator)
+    ids = torch.randint(0, 50, (4, 9), generator=generator)
+    return graph, Context(inputs=[ids], calibration=[[ids], [ids.flip(0)]])
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic", "dynamic-tensor", None])
+def test_codes_are_integers_and_the_function_is_close(mode: str | None) -> None:
+    graph, context = sample()
+    new, remarks = Quantize(mode)(graph, context)  # type: ignore[arg-type]
+    assert all(remark.applied for remark in remarks)
+    stored = {name: new.store.type(name).dtype for name in new.params if "codes" in name}
+    assert stored == dict.fromkeys(("e_codes", "w_codes", "u_codes"), torch.int8)
+    error = difference(execute(new, context.inputs), execute(graph, context.inputs))
+    assert 1e-4 < error < 0.03  # eight bits: two decimals are right, and four are not
+
+
+def test_readers_that_share_a_value_share_its_codes() -> None:
+    graph = parse(
+        """
+        def graph(x: f32[4, 32], *, q: f32[64, 32], k: f32[64, 32]):
+            a: f32[4, 64] = linear(x, q)
+            b: f32[4, 64] = linear(x, k)
+            y: f32[4, 64] = add(a, b)
+            return y
+        """
+    )
+    for name in graph.params:
+        graph.store[name] = torch.randn(64, 32, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(4, 32, generator=torch.Generator().manual_seed(2))
+    new, _ = Quantize("static")(graph, Context(inputs=[x], calibration=[[x]]))
+    assert sum(node.op == "quantize" for node in new.nodes) == 1
+
+
+def test_a_table_and_the_head_that_shares_it_stay_one_tensor() -> None:
+    graph = parse(
+        """
+        def graph(t: i64[4, 9], *, e: f32[50, 32]):
+            x: f32[4, 9, 32] = embedding(e, t)
+            y: f32[4, 9, 50] = linear(x, e)
+            return y
+        """
+    )
+    graph.store["e"] = torch.randn(50, 32, generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(0, 50, (4, 9), generator=torch.Generator().manual_seed(2))
+    new, _ = Quantize("static")(graph, Context(inputs=[ids], calibration=[[ids]]))
+    assert [n for n in new.params if new.store.type(n).dtype == torch.int8] == ["e_codes"]
+
+
+def test_the_bias_takes_up_the_mean_error() -> None:
+    graph, context = sample()
+    plain, _ = Quantize("static", correct_bias=False)(graph, context)
+    better, _ = Quantize("static", correct_bias=True)(graph, context)
+    graph.returns(graph["a"])
+
+    def gap(new: Graph) -> float:
+        new.returns(new["a"])
+        found = [execute(new, batch)[0] for batch in context.calibration]
+        wanted = [execute(graph, batch)[0] for batch in context.calibration]
+        return float((torch.cat(found) - torch.cat(wanted)).mean((0, 1)).abs().max())
+
+    assert gap(better) < 1e-5 < gap(plain)
+
+
+def chain() -> tuple[Graph, Context]:
+    """Three linear layers in a row; calibrated on other data than the inputs."""
+    graph = parse(
+        """
+        def graph(x: f32[600, 32], *, u: f32[48, 32], v: f32[32, 48], w: f32[32, 32]):
+            a: f32[600, 48] = linear(x, u)
+            b: f32[600, 32] = linear(a, v)
+            y: f32[600, 32] = linear(b, w)
+            return y
+        """
+    )
+    generator = torch.Generator().manual_seed(1)
+    for name, node in graph.params.items():
+        graph.store[name] = torch.randn([int(n) for n in node.shape], generator=generator)
+    mix = torch.randn(32, 32, generator=generator)
+    seen, fresh = (torch.randn(600, 32, generator=generator) @ mix for _ in range(2))
+    return graph, Context(inputs=[fresh], calibration=[[seen]])
+
+
+def test_weights_make_up_for_the_errors_before_them() -> None:
+    graph, context = chain()
+    seen = context.calibration[0]
+
+    def error(make_up: Any, on: Sequence[Any]) -> float:
+        options = Quantize(None, weights="int3-g16", make_up=make_up, least=1)
+        new, _ = options(graph, context)
+        return difference(execute(new, on), execute(graph, on))
+
+    shares = (0.0, 0.5, 1.0, "held-out")
+    on_seen = {share: error(share, seen) for share in shares}
+    assert on_seen[1.0] < on_seen[0.5] < on_seen[0.0]
+    assert error(True, seen) == on_seen[1.0]
+    on_fresh = {share: error(share, context.inputs) for share in shares}
+    assert on_fresh[1.0] < 0.85 * on_fresh[0.0]
+    assert on_fresh["held-out"] < 0.85 * on_fresh[0.0]
+
+
+@pytest.mark.parametrize("rounding", [*SOLVERS, GPTQ("pivot"), KBest(4), CoordinateDescent(3)])
+@pytest.mark.parametrize("weights", ["int3-g16", "int8-channel"])
+def test_any_solver_rounds_any_format(rounding: str | Solver, weights: str) -> None:
+    graph, context = chain()
+
+    def error(rounding: str | Solver) -> float:
+        new, _ = Quantize(None, weights=weights, rounding=rounding, least=1)(graph, context)
+        return difference(execute(new, context.inputs), execute(graph, context.inputs))
+
+    assert error(rounding) < 0.9 * error("nearest") or rounding == "nearest"
+
+
+def test_scales_may_be_those_of_the_whole_range() -> None:
+    graph, context = chain()
+
+    def error(ranges: Any) -> float:
+        options = Quantize(None, weights="int3-g16", rounding="nearest", ranges=ranges, least=1)
+        new, _ = options(graph, context)
+        return difference(execute(new, context.inputs), execute(graph, context.inputs))
+
+    errors = {ranges: error(ranges) for ranges in ("range", "error", "output")}
+    assert errors["error"] < errors["range"]
+    assert errors["output"] < errors["range"]
+
+
+@pytest.mark.parametrize("mode", [None, "static"])
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_thin_matrices_make_up_for_what_codes_lose(mode: Any, rounding: str) -> None:
+    graph, context = chain()
+
+    def new(rank: int) -> Graph:
+        options = Quantize(
+            mode, weights="int3-g16", rounding=rounding, correct_bias=False, low_rank=rank, least=1
+        )
+        return options(graph, context)[0]
+
+    def error(new: Graph) -> float:
+        return difference(execute(new, context.inputs), execute(graph, context.inputs))
+
+    errors = [error(new(rank)) for rank in (0, 4, 12)]
+    assert errors[2] < 0.85 * errors[1] < 0.85 * 0.95 * errors[0]
+    found = new(4)
+    assert sum(node.op == "linear" for node in found.nodes) == 9
+    assert [found[f"a_{part}"].op for part in ("low", "high", "whole")] == ["linear"] * 2 + ["add"]
+    assert found["a_low"].args[0] is found["a"].args[0]
+    assert found.store.type("a_low_weight_codes").dtype == torch.int8
+    assert "a_whole" in {used.name for used in found["b"].args[0].inputs} | {
+        found["b"].args[0].name
+    }
+
+
+def test_outliers_have_no_place_in_a_graph() -> None:
+    graph, context = chain()
+    with pytest.raises(InputError, match="outliers beside codes cannot be stored"):
+        Quantize(None, rounding=CoordinateDescent(outliers=0.01), least=1)(graph, context)
+
+
+def test_an_unknown_solver_is_refused() -> None:
+    graph, context = sample()
+    with pytest.raises(InputError, match="no solver is called 'optq'"):
+        Quantize(None, rounding="optq")(graph, context)
+
+
+@pytest.mark.parametrize(
+    "number, text",
+    [
+        (float("nan"), "x is not finite"),
+        (float("inf"), "x is not finite"),
+        (1e30, "x is too great"),
+    ],
+)
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_what_is_not_finite_is_refused_by_name(number: float, text: str, rounding: str) -> None:
+    graph, context = chain()
+    seen = context.calibration[0][0].clone()
+    seen[3, :] = number
+    with pytest.raises(InputError, match=f"{text}.* on the calibration data"):
+        Quantize(None, rounding=rounding, least=1)(graph, Context([seen], [[seen]]))
+
+
+def test_dead_channels_are_remarked_on() -> None:
+    graph, context = chain()
+    seen = context.calibration[0][0].clone()
+    seen[:, [3, 30]] = 0
+    _, remarks = Quantize(None, least=1)(graph, Context(inputs=[seen], calibration=[[seen]]))
+    assert [remark.text for remark in remarks] == [
+        "int8 weights of a; 2 dead channels rounded to the nearest",
+        "int8 weights of b",
+        "int8 weights of y",
+    ]
+
+
+def test_tables_may_have_a_format_of_their_own() -> None:
+    graph, context = sample()
+    options = Quantize(None, weights="int4-g16-asym", tables="int8-g32")
+    assert options.formats == ("int4-g16-asym", "int8-g32")
+    new, _ = options(graph, context)
+    found = {node.name: node.attrs["format"] for node in new.nodes if node.op == "decode"}
+    assert found == {"e_value": "int8-g32", "w_value": "int4-g16-asym", "u_value": "int4-g16-asym"}
+    plain, _ = Quantize(None, weights="int4-g16-asym", tables="int8-channel")(graph, context)
+    assert [node.name for node in plain.nodes if node.op == "dequantize"] == ["e_value"]
+    assert Quantize("static").formats == ()
+
+
+def test_asks_for_calibration_data() -> None:
+    graph, context = sample()
+    with pytest.raises(InputError, match="Quantize needs calibration data, and there is none"):
+        Quantize("static")(graph, Context(inputs=context.inputs))
+
+
+def test_small_weights_stay_as_they_are() -> None:
+    graph, context = sample()
+    _, remarks = Quantize("static", least=10_000).attempt(graph, context)
+    assert [str(remark) for remark in remarks] == [
+        "missed  a: w has only 2048 elements",
+        "missed  y: u has only 3200 elements",
+    ]
