@@ -272,7 +272,9 @@ class _Run:
         return values
 
     def _mixed(self, given: Any, exact: Any) -> Any:
-        if given is exact or not isinstance(given, torch.Tensor) or not given.is_floating_point():
+        if not isinstance(given, torch.Tensor) or not given.is_floating_point():
+            return given
+        if torch.equal(given, exact):
             return given
         chosen = torch.rand(given.shape, generator=self.generator) < self.fitter.drop
         return torch.where(chosen, exact, given)

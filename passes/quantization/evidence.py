@@ -56,10 +56,12 @@ class Evidence:
             centered: Whether the products are about the means: a bias takes up the rest.
             drifts: Whether to ask how the streams differ.
         """
-        count, size = sum(map(len, rows)), rows[0].shape[1]
-        mean_exact, mean = (
-            torch.stack([part.sum(0) for part in parts]).sum(0) / count for parts in (exact, rows)
-        )
+        count, sums = 0, (torch.zeros(()), torch.zeros(()))
+        for parts in zip(exact, rows, strict=True):  # either may be computed as it is read
+            count += len(parts[0])
+            sums = tuple(total + part.sum(0) for total, part in zip(sums, parts, strict=True))
+        mean_exact, mean = (total / count for total in sums)
+        size = len(mean)
         if count < ROWS_PER_CHANNEL * size:
             return cls(count, mean_exact, mean)
         center, between = mean * centered, (mean_exact - mean) * centered

@@ -33,7 +33,7 @@ from .evidence import MakeUp
 from .integer_results import CONVOLUTIONS, IntegerResults
 from .rounder import Decision, Rounder
 from .solvers import Range, Solver, named_solver, rounded
-from .streams import Values, Visit, run_streams
+from .streams import Compute, Values, Visit, run_streams
 from .token_weights import TokenWeights
 from .values import Activations, Limits, coding, format_of, is_static
 from .weights import Channelwise, Compensated
@@ -242,9 +242,9 @@ class Quantize(Pass):
             context, rounding, tokens, correct_bias=self.correct_bias, make_up=self.make_up
         )
 
-        def visit(node: Node, exact: Values, quantized: Values) -> Values | None:
+        def visit(node: Node, exact: Values, quantized: Values) -> Compute:
             if node.op == "embedding":
-                return rounder.look_up(node, quantized)
+                return rounder.look_up(node)
             return rounder.visit(node, decisions[node], exact, quantized)
 
         return self._stream(graph, targets, visit, rounder, decisions)

@@ -26,6 +26,7 @@ from ...ir.interpret import compute
 from ...ir.sections import Cut, Section, sections
 from ..base import Remark, applied, missed
 from ..fitting import Computed, Fit, Fitter, Given, Learnable, Samples, changed, reading, split
+from ..shelf import Mapped
 from .learned_rounding import AdaRound, Method, Range, Rates, Rounding, Steps, Straight, Vector
 from .quantize import Quantize
 from .rounder import Decision, Rounder
@@ -129,8 +130,11 @@ class _Work:
         params = self._params(section)
         count = len(context.calibration)
 
-        def batches(values: dict[Node, Values]) -> list[dict[Node, Any]]:
-            return [{node: of[i] for node, of in values.items()} | params for i in range(count)]
+        def batches(values: dict[Node, Values]) -> Sequence[dict[Node, Any]]:
+            def batch(index: int) -> dict[Node, Any]:
+                return {node: of[index] for node, of in values.items()} | params
+
+            return Mapped(batch, count)
 
         samples = Samples(
             batches(flow.exact), batches(flow.quantized), self.rounder.masks, batches(flow.wanted)
@@ -142,7 +146,7 @@ class _Work:
             return None
         self._keep(section, learned)
         exits = changed(section, learned)
-        found: dict[Node, Values] = {node: [] for node in exits}
+        found = {node: flow.shelf.series() for node in exits}
         for given in samples.given:
             with torch.no_grad():
                 compute(
@@ -150,7 +154,7 @@ class _Work:
                 )
             for node in exits:
                 found[node].append(values[node])
-        return found
+        return dict(found)
 
     def end_to_end(self, fitter: Fitter) -> None:
         """Learn the scales of all weights by what the graph gives."""

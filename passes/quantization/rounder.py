@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -13,10 +12,11 @@ from ...ir import Node, ops
 from ...ir.gauge import Site
 from ..base import Context
 from ..calibration import as_rows, padding_mask
+from ..shelf import Mapped
 from .choices import ChosenRounding
 from .evidence import Evidence, MakeUp, refuse_non_finite
 from .solvers import Hessian
-from .streams import Values
+from .streams import Compute, Values
 from .token_weights import TokenWeights
 from .values import Activations, Coding, Limits, coding
 from .weights import Stored
@@ -75,19 +75,18 @@ class Rounder:
         self.masks = [padding_mask(batch) for batch in context.calibration]
         self.learned_on = range(len(self.masks))  # batches that decide; others only flow along
         self.decision: Decision | None = None  # the one whose inputs are at hand
-        self.codes: Values = []
         self.evidence: Evidence | None = None
 
     def _corrects(self, count: int) -> bool:
         """Whether so many rows are enough for their mean error to be that of others."""
         return self.correct_bias and count >= ROWS_FOR_A_MEAN
 
-    def look_up(self, node: Node, indices: Values) -> Values:
+    def look_up(self, node: Node) -> Compute:
         """What an embedding gives once its table is quantized."""
         table = self.rounding.tables[node.args[0]].value
-        return [ops.call(node.op, (table, index), node.attrs) for index in indices]
+        return lambda indices: ops.call(node.op, (table, indices), node.attrs)
 
-    def visit(self, node: Node, decision: Decision, exact: Values, quantized: Values) -> Values:
+    def visit(self, node: Node, decision: Decision, exact: Values, quantized: Values) -> Compute:
         if decision is not self.decision:
             self.decision = decision
             self._enter(decision, exact, quantized)
@@ -108,52 +107,45 @@ class Rounder:
             old = graph.value(source) if source.op == "param" else weight
             value = value + evidence.mean_exact @ old.T - evidence.mean @ weight.T
             decision.biases[node] = value
-        return [_contract(node, codes, weight, value) for codes in self.codes]
+
+        def compute(data: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                return ops.call(node.op, (decision.simulate(data), weight, value), node.attrs)
+
+        return compute
 
     def _enter(self, decision: Decision, exact: Values, quantized: Values) -> None:
         """Quantize a site's value, and gather what its readers need to know of it."""
         site = decision.site
-        values = (self._rows(site, quantized, i) for i in range(len(quantized)))
-        refuse_non_finite(site.value, values, "is not finite")
+        at_hand = self._rows(site, quantized)
+        refuse_non_finite(site.value, at_hand, "is not finite")
 
         def limits() -> Limits:
-            seen = [self._rows(site, quantized, i) for i in self.learned_on]
-            return min(part.min() for part in seen), max(part.max() for part in seen)
+            ends = [at_hand[i].aminmax() for i in self.learned_on]
+            return min(low for low, _ in ends), max(high for _, high in ends)
 
         if decision.coding is None:
             dtype = self.context.activation_dtype
             decision.coding = coding(decision.activations, site, limits, dtype)
-        self.codes = [decision.simulate(value) for value in quantized]
         self.evidence = None
         if site.axis != -1:
             return
-        rows, plain = (
-            [self._rows(site, values, i) for i in self.learned_on] for values in (self.codes, exact)
-        )
+        codes = Mapped(lambda i: decision.simulate(quantized[i]), len(quantized))
+        rows, plain = self._rows(site, codes), self._rows(site, exact)
+        counts = None if self.tokens is None else self.tokens.of_rows(site.readers[0], at_hand)
         biased = all(reader.operand(2) is not None for reader in site.readers)
+        total = sum(len(at_hand[i]) for i in self.learned_on)
         self.evidence = Evidence.of(
             site.value,
-            plain,
-            rows,
-            counts=self._counts(site),
-            centered=biased and self._corrects(sum(map(len, rows))),
+            *(
+                Mapped(lambda i, of=of: of[self.learned_on[i]], len(self.learned_on))
+                for of in (plain, rows)
+            ),
+            counts=None if counts is None else [counts[i] for i in self.learned_on],
+            centered=biased and self._corrects(total),
             drifts=bool(self.make_up),
         )
 
-    def _counts(self, site: Site) -> list[torch.Tensor] | None:
-        """What each row that decides counts, where they do not all count the same."""
-        if self.tokens is None:
-            return None
-        rows = [self._rows(site, self.codes, i) for i in range(len(self.codes))]
-        counts = self.tokens.of_rows(site.readers[0], rows)
-        return None if counts is None else [counts[i] for i in self.learned_on]
-
-    def _rows(self, site: Site, values: Values, batch: int) -> torch.Tensor:
-        return as_rows(values[batch], site.axis, self.masks[batch])
-
-
-def _contract(
-    node: Node, data: Any, weight: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
-    with torch.no_grad():
-        return ops.call(node.op, (data, weight, bias), node.attrs)
+    def _rows(self, site: Site, values: Values) -> Values:
+        """A value's rows, by batch, without those of padding."""
+        return Mapped(lambda i: as_rows(values[i], site.axis, self.masks[i]), len(values))
