@@ -43,6 +43,10 @@ SHAPES = typer.Option(
 OUT = typer.Option("--out", "-o", help="The folder to write.", show_default=False)
 PASSES = typer.Option("--passes", "-p", help="Presets and passes, separated by commas.")
 TARGET = typer.Option("--target", "-t", help="Where it shall run; see `regauge targets`.")
+RESUME = typer.Option(
+    help="A folder that keeps what was decided; the same command goes on where it was stopped.",
+    show_default=False,
+)
 CALIBRATION = typer.Option(
     "--calibration",
     "-c",
@@ -76,6 +80,7 @@ def compile_(
     calibration: Annotated[str, CALIBRATION] = "",
     shapes: Annotated[list[str] | None, SHAPES] = None,
     measure: Annotated[bool, typer.Option(help="Measure error and latency on the example.")] = True,
+    resume: Annotated[Path | None, RESUME] = None,
 ) -> None:
     """Transform a model, prove what was done, and save it for a target, with its report."""
     check_folder(out)
@@ -91,6 +96,7 @@ def compile_(
         target=target,
         dynamic_shapes=found.dynamic_shapes,
         measure=measure,
+        resume=resume,
     )
     with Bars() as bars, bars.stage(f"saving to {out}"):
         artifact.save(out)

@@ -21,6 +21,7 @@ from ..ir.interpret import execute
 from ..ir.state import entered, left
 from ..ir.text import line
 from ..passes import Context, Pass, apply
+from ..passes.journal import Journal, fingerprint
 from ..passes.manager import check_order
 from . import calibration as data
 from .artifact import Artifact
@@ -43,6 +44,7 @@ def compile(
     target: str = "onnxruntime",
     dynamic_shapes: Any = None,
     measure: bool = True,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Artifact:
     """Transform a model, prove what was done, and make it run on a target.
 
@@ -56,6 +58,8 @@ def compile(
         target: Where it shall run; ``regauge targets`` lists the known.
         dynamic_shapes: Which sizes may vary, as ``torch.export.export`` takes it.
         measure: Whether to measure error and latency on the example.
+        resume: A folder that keeps what passes decide as they go. The same call with the same
+            folder goes on where one that was interrupted was, and ends with the same bytes.
 
     Raises:
         RegaugeError: With what is wrong, where, and what to do; the class says the kind.
@@ -75,14 +79,18 @@ def compile(
         place.check_graph(graph)
         with bars.stage("reading calibration data"):
             known = constants(graph, flat) if flat else {}
-            batches = data.read(calibration, graph, known)
+            batches = data.regrouped(graph, data.read(calibration, graph, known))
+        inputs = flat or (batches[0] if batches else [])
+        journal = Journal(None if resume is None else Path(resume))
+        journal.open({} if resume is None else _facts_of_run(graph, chosen, inputs, batches, place))
         context = Context(
-            inputs=flat or (batches[0] if batches else []),
+            inputs=inputs,
             calibration=batches,
             unsigned_activations=place.unsigned_activations,
             pairs_in_16_bits=place.pairs_in_16_bits,
             closed_convolutions=place.closed_convolutions,
             check=place.check_graph,
+            journal=journal,
             progress=bars.track,
         )
         try:
@@ -92,6 +100,26 @@ def compile(
     report.asked = label(passes)
     report.model.name = "graph" if isinstance(model, Graph) else type(model).__name__
     return Artifact(final, runner, place, report, known)
+
+
+def _facts_of_run(
+    graph: Graph,
+    chosen: Sequence[Pass],
+    inputs: Sequence[Any],
+    batches: Sequence[Sequence[Any]],
+    place: Target,
+) -> dict[str, str]:
+    """What decisions depend on; a run in which any of it is another has others."""
+    weights = [value for name in graph.params for value in (name, graph.store[name])]
+    return {
+        "version of Regauge": importlib.metadata.version("regauge"),
+        "version of PyTorch": torch.__version__,
+        "model": fingerprint([str(graph), *weights]),
+        "example inputs": fingerprint(list(inputs)),
+        "calibration data": fingerprint([value for batch in batches for value in batch]),
+        "passes": fingerprint([list(chosen)]),
+        "target": place.name,
+    }
 
 
 def _with_evidence(error: PromiseError) -> PromiseError:

@@ -12,6 +12,7 @@ import torch
 
 from ..ir import Graph, InputError, Node, SiteError
 from ..ir.gauge import Blocked
+from .journal import Journal
 
 
 class Promise(Enum):
@@ -81,6 +82,7 @@ class Context:
             neighbouring weight codes must then be small enough together.
         closed_convolutions: Whether a convolution on codes gains only where its result is codes.
         check: Raises ``TargetError`` where the target cannot take what a pass made of the graph.
+        journal: What the run has decided so far, if that is written down.
         in_memory: How many bytes of activations may be in memory, beyond those of one batch.
         seed: Of everything random.
         progress: Called as ``progress(sequence, description)``; gives the sequence back, shown or
@@ -93,6 +95,7 @@ class Context:
     pairs_in_16_bits: bool = False
     closed_convolutions: bool = False
     check: Callable[[Graph], None] = lambda graph: None
+    journal: Journal = field(default_factory=Journal)
     in_memory: int = 256 * 2**20
     seed: int = 0
     progress: Callable[[Iterable[Any], str], Iterator[Any]] = lambda sequence, _: iter(sequence)

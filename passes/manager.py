@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -71,10 +71,11 @@ def apply(
     wanted = [execute(exact, trial) for trial in trials]
     reports: list[PassReport] = []
     current, doubled = exact, True
-    for step in passes:
+    for index, step in enumerate(passes):
         if step.promise is not Promise.EXACT and doubled:
             current, doubled = _cast(current, dtype, trials, wanted, reports), False
-        current = _run(step, current, context, trials, wanted, reports)
+        own = replace(context, journal=context.journal.inside(f"{index}-{step.name}"))
+        current = _run(step, current, own, trials, wanted, reports)
     if doubled:
         current = _cast(current, dtype, trials, wanted, reports)
     return current, reports

@@ -6,6 +6,7 @@ and ``asym``. ``str`` of a format gives the name back, with nothing in it that g
 
 from __future__ import annotations
 
+import copyreg
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -87,7 +88,7 @@ WORDS = {
 
 
 def named(name: str) -> Format:
-    """The format of a name."""
+    """The format of a name; a format pickles as that."""
     text = name.strip().lower()
     text = SHORT.get(text, text)
     text = LONG.get(text, text)
@@ -139,3 +140,10 @@ def _unknown(name: str) -> InputError:
     ]
     hint = f"did you mean {', '.join(close)}? " if close else ""
     return InputError(f"no format is called '{name}'", do=hint + "\n      ".join(listing))
+
+
+def _reduced(form: Format) -> tuple[Callable[[str], Format], tuple[str]]:
+    return named, (str(form),)
+
+
+copyreg.pickle(Format, _reduced)

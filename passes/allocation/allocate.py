@@ -88,18 +88,25 @@ class Allocate(Pass):
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         found = self.units(graph)
         candidates = Candidates.of(graph, context, found, self.offers)
-        problem = self.problem(candidates)
-        chosen, beaten = self._better(problem, candidates, self.solve(problem))
+        chosen, beaten, predicted = context.journal.once(
+            "choices", lambda: self._chosen(candidates)
+        )
         picked = [candidates.choices[index] for index in chosen]
         choices = dict(of_readers(found, picked))
         for reader in self._left(graph, found):
             choices[reader.name] = Choice(None, None)
         quantize = replace(self.quantize, choices={**choices, **self.quantize.choices})
-        damage = f"{self.score.name} expects a damage of {problem.predicted(chosen):.3g}"
+        damage = f"{self.score.name} expects a damage of {predicted:.3g}"
         if beaten:
             damage += ", and measured it does less than a mixture"
-        remark = self._remark(graph, found, picked, damage, problem.predicted(chosen))
+        remark = self._remark(graph, found, picked, damage, predicted)
         return [remark, *quantize.run(graph, context)]
+
+    def _chosen(self, candidates: Candidates) -> tuple[list[int], bool, float]:
+        """A choice for each unit, whether one for all beat a mixture, and the damage predicted."""
+        problem = self.problem(candidates)
+        chosen, beaten = self._better(problem, candidates, self.solve(problem))
+        return list(chosen), beaten, float(problem.predicted(chosen))
 
     # -- the problem ----------------------------------------------------------------------------
 

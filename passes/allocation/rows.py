@@ -63,7 +63,7 @@ class AllocateRows(Pass):
         found = self.units(graph)
         candidates = Candidates.of(graph, context, found, [low, high])
         fits = [bool(row[:2].all()) for row in candidates.offered]
-        chosen = self.chosen(candidates, fits)
+        chosen = context.journal.once("rows", lambda: self.chosen(candidates, fits))
         # Few rows may be few weights: what is left as it is, is told by name.
         small = {node.name for node in graph.nodes if self._is_small(node)}
         choices, remarks = dict.fromkeys(small, Choice(None, None)), list[Remark]()

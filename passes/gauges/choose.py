@@ -10,7 +10,7 @@ errors add up on their way to the outputs. The best is made of the graph, if it 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -57,7 +57,8 @@ class ChooseBest(Pass):
         least, best = self._loss(exact, context, wanted), None
         start, losses = least, list[float]()
         for candidate in context.progress(self.candidates, f"{self.name}: trying"):
-            tried, _ = candidate.attempt(exact, context)
+            own = replace(context, journal=context.journal.inside(f"candidate-{len(losses)}"))
+            tried, _ = candidate.attempt(exact, own)
             losses.append(self._loss(tried, context, wanted))
             if losses[-1] < least:
                 least, best = losses[-1], candidate

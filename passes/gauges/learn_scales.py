@@ -97,7 +97,11 @@ class LearnScales(Pass):
         if not choices:
             return [*remarks, missed(graph.output, "left as it is: no site takes an element")]
         learner = _Learner(self, model, simulation, choices, context)
-        before, after, step = learner.run(learned_on, held_out)
+        before, after, step, found = context.journal.once(
+            "learned", lambda: learner.run(learned_on, held_out)
+        )
+        for choice, learned in zip(choices, found, strict=True):
+            choice.learned = learned
         if not after < before:
             text = "left as it is: learning does not lower the error on held-out data"
             return [*remarks, missed(graph.output, f"{text}, {before:.3g}", error_before=before)]
@@ -196,15 +200,15 @@ class _Learner:
 
     def run(
         self, learned_on: Sequence[Sequence[Any]], held_out: Sequence[Sequence[Any]]
-    ) -> tuple[float, float, int]:
-        """Learn; the choices are then those of the best step. The error at the start, the least
-        one, and the step that it was found at."""
+    ) -> tuple[float, float, int, list[torch.Tensor]]:
+        """Learn: the error at the start, the least one, the step that it was found at, and what was
+        learned by then."""
         options, choices = self.options, self.choices
         learned = [choice.learned for choice in choices]
         optimizer = torch.optim.AdamW(learned, options.rate, weight_decay=0.0)
         first = least = self.error(held_out)
         if not first > 0:  # no output is a number that quantization changes
-            return first, first, 0
+            return first, first, 0, [part.detach() for part in learned]
         best, best_step = [part.detach().clone() for part in learned], 0
         order = orders(range(len(learned_on)), self.context.generator())
         name = f"{options.name}: learning"
@@ -218,9 +222,7 @@ class _Learner:
                 if error < least:
                     least, best_step = error, step
                     best = [part.detach().clone() for part in learned]
-        for choice, found in zip(choices, best, strict=True):
-            choice.learned = found
-        return first, least, best_step
+        return first, least, best_step, best
 
     def loss(self, batch: Sequence[Any]) -> torch.Tensor:
         """The outputs' squared error relative to their power."""

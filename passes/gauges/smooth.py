@@ -36,6 +36,7 @@ from ...ir.gauge import Blocked, Region, Site, apply, inputs_of_contractions, tr
 from ...ir.laws import Kind
 from ..base import Context, Remark, Stage, applied, blocked, missed
 from ..calibration import Observation, observe
+from ..journal import Journal
 from ..quantization.integer_results import CONVOLUTIONS, IntegerResults
 from ..quantization.simulated import fake_quantize, fake_quantize_weights
 from ..quantization.values import Activations
@@ -92,7 +93,8 @@ class Smooth(SitePass):
             # An op between two convolutions on codes would cost more than the codes gain.
             fused = context.closed_convolutions and site.readers[0].op in CONVOLUTIONS
             options = replace(self, insert=self.insert and not fused)
-            remarks += SiteSearch(options, graph, site, seen[site.value.name]).run()
+            search = SiteSearch(options, graph, site, seen[site.value.name])
+            remarks += search.run(context.journal)
         return remarks
 
 
@@ -136,9 +138,8 @@ class SiteSearch:
         self.wanted = [seen.rows @ weight.T for weight in self.weights]
         self.remarks: list[Remark] = []
 
-    def run(self) -> list[Remark]:
+    def run(self, journal: Journal) -> list[Remark]:
         """Try every shift with every scale, and fold the best pair that beats doing nothing."""
-        n = self.site.size
         if self.seen.count < FEWEST:
             text = f"left as it is: {self.seen.count} rows of calibration data tell no ranges"
             return [missed(self.site.value, text)]
@@ -146,13 +147,8 @@ class SiteSearch:
         scale = self.region(Kind.SCALE) if self.options.rule is not None else None
         if shift is None and scale is None:
             return self.remarks
-        zero, one = torch.zeros(n), torch.ones(n)
-        base = best = self.error(zero, one)
-        choice: tuple[torch.Tensor, torch.Tensor, str] | None = None
-        for z, s, name in self.candidates(shift, scale):
-            error = self.error(z, s)
-            if error < best:
-                best, choice = error, (z, s, name)
+        name = self.site.value.name
+        base, best, choice = journal.once(name, lambda: self.best(shift, scale))
         if choice is None:
             text = "left as it is: nothing lowers the error of its readers"
             return [*self.remarks, missed(self.site.value, text)]
@@ -162,6 +158,19 @@ class SiteSearch:
         gain = f"error of its readers {base**0.5:.2g} to {best**0.5:.2g}"
         data = {"error_before": base**0.5, "error_after": best**0.5}
         return [*self.remarks, applied(self.site.value, f"{', '.join(done)}; {gain}", **data)]
+
+    def best(
+        self, shift: Region | None, scale: Region | None
+    ) -> tuple[float, float, tuple[torch.Tensor, torch.Tensor, str] | None]:
+        """The error as it is, the least one, and the shift and scale with a name that give it."""
+        zero, one = torch.zeros(self.site.size), torch.ones(self.site.size)
+        base = best = self.error(zero, one)
+        choice: tuple[torch.Tensor, torch.Tensor, str] | None = None
+        for z, s, name in self.candidates(shift, scale):
+            error = self.error(z, s)
+            if error < best:
+                best, choice = error, (z, s, name)
+        return base, best, choice
 
     @property
     def value(self) -> Node:

@@ -131,11 +131,11 @@ class ChosenRounding:
         choice = self.choices.of(reader)
         return self._in(choice.weights or CHANNELWISE, choice.activations is not None)
 
-    def add_table(self, table: Node, form: str) -> None:
-        """Decide for an embedding table."""
+    def of_table(self, table: Node, form: str) -> Stored:
+        """Codes for an embedding table."""
         readers = [user for user in table.users if weighted(user)]
         codes = any(self.choices.of(reader).activations is not None for reader in readers)
-        self._in(form, codes).add_table(table, multiplied=bool(readers))
+        return self._in(form, codes).of_table(table, multiplied=bool(readers))
 
     def round(
         self,

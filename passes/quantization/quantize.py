@@ -112,7 +112,10 @@ class Quantize(Pass):
         )
         for table in self._tables(graph):
             if (form := choices.of_table(table)) is not None:
-                rounding.add_table(table, form)
+                rounding.tables[table] = context.journal.once(
+                    f"table-{table.name}",
+                    lambda table=table, form=form: rounding.of_table(table, form),
+                )
         kinds = {node: choices.of(node).activations for node in choices.readers if weighted(node)}
         results = None
         if set(kinds.values()) != {None}:

@@ -125,7 +125,7 @@ class _Work:
 
     def finish(self, section: Section, flow: Flow) -> dict[Node, Values] | None:
         """Learn a section, and decide by what was learned."""
-        context, name = self.rounder.context, self.options.name
+        context = self.rounder.context
         learned = list(self._learnables(section))
         params = self._params(section)
         count = len(context.calibration)
@@ -139,8 +139,8 @@ class _Work:
         samples = Samples(
             batches(flow.exact), batches(flow.quantized), self.rounder.masks, batches(flow.wanted)
         )
-        fit = self.options.fitter.fit(section, samples, learned, context, f"{name}: learning")
-        self._remark(section, fit)
+        key, who = f"section-{section.exits[-1].name}", f"{self.options.name}: learning"
+        fit = self._fit(self.options.fitter, section, samples, learned, key, who)
         self.rounder.decision = None  # what it has at hand was before learning
         if not fit.step:
             return None
@@ -166,9 +166,38 @@ class _Work:
         learned = list(self._scales(section))
         samples = Samples(inputs, inputs, self.rounder.masks)
         who = f"{self.options.name}: end to end"
-        fit = fitter.fit(section, samples, learned, self.rounder.context, who)
-        self._remark(section, fit)
+        self._fit(fitter, section, samples, learned, "end-to-end", who)
         self._keep(section, learned)
+
+    def _fit(
+        self,
+        fitter: Fitter,
+        section: Section,
+        samples: Samples,
+        learned: Sequence[Learnable],
+        name: str,
+        who: str,
+    ) -> Fit:
+        """Learn, if that was not done before, and leave what is best in the learnables' tensors.
+
+        Args:
+            name: What the journal calls it.
+        """
+        context = self.rounder.context
+
+        def fit() -> tuple[float, float, int, list[dict[str, torch.Tensor]]]:
+            found = fitter.fit(section, samples, learned, context, who)
+            parts = [{n: tensor.detach() for n, tensor in p.tensors.items()} for p in learned]
+            return found.before, found.after, found.step, parts
+
+        before, after, step, parts = context.journal.once(name, fit)
+        with torch.no_grad():
+            for part, tensors in zip(learned, parts, strict=True):
+                for key, tensor in tensors.items():
+                    part.tensors[key].copy_(tensor)
+        found = Fit(before, after, step)
+        self._remark(section, found)
+        return found
 
     # -- what is learned ------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from ...ir import Node, ops
 from ...ir.gauge import Site
 from ..base import Context
 from ..calibration import as_rows, padding_mask
+from ..journal import journaled
 from ..shelf import Mapped
 from .choices import ChosenRounding
 from .evidence import Evidence, MakeUp, refuse_non_finite
@@ -22,6 +23,24 @@ from .values import Activations, Coding, Limits, coding
 from .weights import Stored
 
 ROWS_FOR_A_MEAN = 64  # below, biases stay as they are
+
+
+@journaled
+@dataclass(frozen=True)
+class Rounded:
+    """What was decided for one reader.
+
+    Attributes:
+        stored: What becomes of its weights, if that was still to be decided.
+        bias: A new one.
+        coding: Of what it reads.
+        notes: What was out of the ordinary.
+    """
+
+    stored: Stored | None
+    bias: torch.Tensor | None
+    coding: Coding | None
+    notes: list[str]
 
 
 @dataclass(eq=False)
@@ -87,6 +106,27 @@ class Rounder:
         return lambda indices: ops.call(node.op, (table, indices), node.attrs)
 
     def visit(self, node: Node, decision: Decision, exact: Values, quantized: Values) -> Compute:
+        """Decide for a reader; how it computes from then on."""
+        made = self.context.journal.once(
+            node.name, lambda: self._decide(node, decision, exact, quantized)
+        )
+        decision.coding, decision.notes = made.coding, made.notes
+        if made.stored is not None:
+            decision.weights[node] = made.stored
+        if made.bias is not None:
+            decision.biases[node] = made.bias
+        weight = self.rounding.round(node, None)[0] if made.stored is None else made.stored.value
+        bias = node.operand(2)
+        value = None if bias is None else self.rounding.graph.value(bias)
+        value = value if made.bias is None else made.bias
+
+        def compute(data: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                return ops.call(node.op, (decision.simulate(data), weight, value), node.attrs)
+
+        return compute
+
+    def _decide(self, node: Node, decision: Decision, exact: Values, quantized: Values) -> Rounded:
         if decision is not self.decision:
             self.decision = decision
             self._enter(decision, exact, quantized)
@@ -97,22 +137,16 @@ class Rounder:
             None if evidence is None else evidence.hessian,
             None if evidence is None else lambda weight: evidence.aim(weight, make_up),
         )
-        if evidence is not None and evidence.hessian is not None:
-            decision.notes = evidence.hessian.notes
+        notes = [] if evidence is None or evidence.hessian is None else evidence.hessian.notes
         graph = self.rounding.graph
         source: Node = node.args[1]
         bias: Node | None = node.operand(2)
-        value = None if bias is None else graph.value(bias)
-        if value is not None and evidence is not None and self._corrects(evidence.count):
+        value: torch.Tensor | None = None
+        if bias is not None and evidence is not None and self._corrects(evidence.count):
             old = graph.value(source) if source.op == "param" else weight
-            value = value + evidence.mean_exact @ old.T - evidence.mean @ weight.T
-            decision.biases[node] = value
-
-        def compute(data: torch.Tensor) -> torch.Tensor:
-            with torch.no_grad():
-                return ops.call(node.op, (decision.simulate(data), weight, value), node.attrs)
-
-        return compute
+            shift = evidence.mean_exact @ old.T - evidence.mean @ weight.T
+            value = graph.value(bias) + shift
+        return Rounded(decision.weights.get(node), value, decision.coding, notes)
 
     def _enter(self, decision: Decision, exact: Values, quantized: Values) -> None:
         """Quantize a site's value, and gather what its readers need to know of it."""

@@ -21,6 +21,7 @@ import torch
 from ...ir import Graph, InputError
 from ...ir.formats import Format, Granularity, Parameters, named
 from ...ir.gauge import Site
+from ..journal import journaled
 from .insertion import insert_dynamic, insert_fake, insert_static, range_to_scale
 
 Activations: TypeAlias = str  # as above
@@ -40,6 +41,7 @@ class Coding(Protocol):
         ...
 
 
+@journaled
 @dataclass(frozen=True)
 class Static:
     """Codes by one scale and zero point, scalars; the zero point has the codes' dtype."""
@@ -60,6 +62,7 @@ class Static:
         return "static activations"
 
 
+@journaled
 @dataclass(frozen=True)
 class Dynamic:
     """Codes by the range of each token, or of the value."""
@@ -77,6 +80,7 @@ class Dynamic:
         return f"activations scaled {'for each token' if self.per_token else 'for the tensor'}"
 
 
+@journaled
 @dataclass(frozen=True)
 class Simulated:
     """What a format gives back, with given parameters or those of the value as it comes."""

@@ -10,8 +10,9 @@ import torch
 
 from ...ir import Graph, InputError, Node
 from ...ir.codes import in_kernel_order, out_of_kernel_order
-from ...ir.formats import Format, Parameters, Quantized, searched
+from ...ir.formats import Format, Parameters, Quantized, named, searched
 from ...ir.interpret import stored_value
+from ..journal import journaled, readable
 from .insertion import add_branch, store_codes, store_packed
 from .solvers import (
     CHANNEL_CODES,
@@ -25,6 +26,10 @@ from .solvers import (
     low_rank,
     rounded,
 )
+
+journaled(Parameters)
+journaled(Quantized)
+readable(named)  # a format is its name
 
 
 class Stored(Protocol):
@@ -49,6 +54,7 @@ class Stored(Protocol):
         ...
 
 
+@journaled
 @dataclass(frozen=True)
 class Channelwise:
     """int8 codes and a scale for each output channel, as integer kernels take them.
@@ -80,6 +86,7 @@ class Channelwise:
         return "int8"
 
 
+@journaled
 @dataclass(frozen=True)
 class InFormat:
     """Packed codes of any format."""
@@ -100,6 +107,7 @@ class InFormat:
         return str(self.quantized.format)
 
 
+@journaled
 @dataclass(frozen=True)
 class Compensated:
     """Codes, and a product of two thin matrices beside them: ``W ~ V + B A``.
@@ -176,16 +184,15 @@ class WeightRounding:
         self.rank, self.pairs = rank, pairs
         self.tables: dict[Node, Stored] = {}
 
-    def add_table(self, table: Node, *, multiplied: bool) -> None:
-        """Decide for an embedding table; ``multiplied`` says that a contraction reads it too.
+    def of_table(self, table: Node, *, multiplied: bool) -> Stored:
+        """Codes for an embedding table; ``multiplied`` says that a contraction reads it too.
 
         Row by row, to the nearest: a row is read as it is, so no error makes up for another's.
         """
         value, form = self.graph.value(table), self.form
         if form is not None and fits(form, value):
-            self.tables[table] = InFormat(form.quantize(value, searched(form, value)))
-        else:
-            self.tables[table] = Channelwise(*rounded(value, pairs=self.pairs and multiplied))
+            return InFormat(form.quantize(value, searched(form, value)))
+        return Channelwise(*rounded(value, pairs=self.pairs and multiplied))
 
     def round(
         self,

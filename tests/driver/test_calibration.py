@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 import regauge as rg
 from regauge import ir
-from regauge.driver.calibration import read
+from regauge.driver.calibration import read, regrouped
 from regauge.driver.convention import constants
 from regauge.ir.interpret import flatten
 from regauge.passes import Pass
+from regauge.passes.fitting import Fitter
 
 Passes = dict[str, Callable[[], Pass]]
 
@@ -108,3 +109,60 @@ def test_compile_checks_calibration_before_any_pass_runs(
 ) -> None:
     with pytest.raises(ir.InputError, match=r"^calibration batch 0: x: 8 of 16 numbers"):
         rg.compile(net, (x,), passes=passes["Scale"](), calibration=[NAN], target="torch")
+
+
+SHAPES = {"x": {0: torch.export.Dim("batch", min=1, max=64)}}
+
+
+def test_results_do_not_depend_on_how_batches_were_cut(net: nn.Module) -> None:
+    data = torch.randn(22, 8, generator=torch.Generator().manual_seed(0))
+    found: list[dict[str, Tensor]] = []
+    for size in (22, 5, 1):
+        art = rg.compile(
+            net,
+            (data[:2],),
+            passes=[rg.passes.Smooth(), rg.passes.Reconstruct(least=1, fitter=Fitter(steps=4))],
+            calibration=data.split(size),
+            target="torch",
+            dynamic_shapes=SHAPES,
+            measure=False,
+        )
+        assert any(node.op == "quantize" for node in art.graph.nodes)
+        found.append({name: art.graph.store[name] for name in art.graph.params})
+    for other in found[1:]:
+        assert other.keys() == found[0].keys()
+        assert all(torch.equal(other[name], value) for name, value in found[0].items())
+
+
+def test_batches_are_cut_anew(net: nn.Module) -> None:
+    graph = rg.trace(net, (torch.ones(2, 8),), dynamic_shapes=SHAPES)
+    data = torch.arange(22 * 8.0).reshape(22, 8)
+    found = regrouped(graph, [[part] for part in data.split(5)])
+    assert [len(batch[0]) for batch in found] == [8, 8, 6]
+    assert torch.equal(torch.cat([batch[0] for batch in found]), data)
+
+
+class Mixing(nn.Module):
+    """Examples that depend on each other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+class Flat(nn.Module):
+    """An output of another number of rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten()
+
+
+@pytest.mark.parametrize("kind", [Mixing, Flat])
+def test_batches_that_are_more_than_their_examples_stay(kind: type[nn.Module]) -> None:
+    graph = rg.trace(kind().eval(), (torch.ones(2, 8),), dynamic_shapes=SHAPES)
+    batches = [[part] for part in torch.randn(10, 8).split(5)]
+    assert regrouped(graph, batches) is batches
+
+
+def test_batches_of_a_fixed_size_stay(graph: ir.Graph, x: Tensor) -> None:
+    batches = [[x], [x + 1]]
+    assert regrouped(graph, batches) is batches

@@ -11,6 +11,7 @@ import regauge as rg
 from regauge import ir
 from regauge.driver.presets import label, resolve
 from regauge.passes import Pass
+from regauge.passes.quantization.rounder import Rounder
 
 Equal = Callable[[Any, Any], None]
 Passes = dict[str, Callable[[], Pass]]
@@ -253,3 +254,28 @@ def test_simulated_arithmetic_is_reported_as_such_and_not_as_a_speed(x: Tensor) 
         "arithmetic on codes is simulated on torch: the error is real, "
         "and a latency would say nothing"
     ]
+
+
+def test_a_call_goes_on_where_it_was_stopped(
+    net: nn.Module, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(folder: Path | None, batches: list[Tensor]) -> rg.Artifact:
+        passes = [rg.passes.Smooth(), rg.passes.Quantize(least=1)]
+        return rg.compile(
+            net, (x,), passes=passes, calibration=batches, measure=False, resume=folder
+        )
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    batches = [torch.randn(2, 8, generator=torch.Generator().manual_seed(i)) for i in range(40)]
+    call(None, batches).save(tmp_path / "wanted")
+    with monkeypatch.context() as patch:
+        patch.setattr(Rounder, "visit", stop)
+        with pytest.raises(KeyboardInterrupt):
+            call(tmp_path / "run", batches)
+    call(tmp_path / "run", batches).save(tmp_path / "found")
+    wanted, found = ((tmp_path / n / "model.onnx").read_bytes() for n in ("wanted", "found"))
+    assert found == wanted
+    with pytest.raises(ir.InputError, match="a run with other calibration data"):
+        call(tmp_path / "run", batches[1:])
