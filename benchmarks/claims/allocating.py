@@ -1,5 +1,5 @@
 """What the demonstrations of allocation share: candidates of a subject, and graphs quantized as was
-chosen, judged by the subject's measure or by the error of its outputs on held-out data."""
+chosen."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import zoo
 from base import Subject
 
 from regauge.ir import Graph
@@ -15,7 +14,6 @@ from regauge.ir.interpret import execute
 from regauge.passes import Allocate, Budget, Quantize
 from regauge.passes.allocation import Candidates, Chance, Score, Solver, Threshold
 from regauge.passes.allocation.units import By
-from regauge.passes.manager import difference
 
 NEAREST = Quantize(None, rounding="nearest", correct_bias=False)
 
@@ -49,16 +47,3 @@ def quality(subject: Subject, found: Candidates, params: Mapping[str, torch.Tens
     """The measure of a subject with other values for some of its weights."""
     with torch.no_grad():
         return subject.judge(lambda batch: execute(found.graph, batch, params=params)[0])
-
-
-def of_digits(subject: Subject, graph: Graph) -> tuple[float, float]:
-    """Of the vision transformer: relative error of the logits and accuracy, on test images."""
-    data = zoo.digits()
-    count = len(data.test) // 32 * 32
-    with torch.no_grad():
-        found, wanted = (
-            torch.cat([execute(g, [part])[0] for part in data.test[:count].split(32)])
-            for g in (graph, subject.graph)
-        )
-    right = (found.argmax(-1) == data.test_labels[:count]).float().mean()
-    return difference([found], [wanted]), float(right)

@@ -5,7 +5,10 @@ from comparing import SCORES, compare
 
 from regauge.passes.allocation import Gradient
 
+SAYS = ""
+
 if __name__ == "__main__":
     kept = {name: SCORES[name] for name in ("gradient-weighted error", "LIM", "ZD", "chance")}
     likelihood = Gradient(probes=2, batches=2, metric="likelihood")
-    compare("allocation_smollm2", smollm2(8, 4), kept | {"Fisher information": likelihood})
+    scores = kept | {"Fisher information": likelihood}
+    compare("allocation_smollm2", lambda: smollm2(8, 4), scores, "perplexity", SAYS)

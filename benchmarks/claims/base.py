@@ -1,11 +1,17 @@
 """What every demonstration of a published method shares: graphs of trained models with data to
-calibrate on and other data to judge by, and a page that keeps the figures."""
+calibrate on and other data to judge by, and a page with the figures kept beside it.
+
+A script measures and then writes its page; called with ``--text`` it writes the page again from the
+figures of its last run, for a sentence that has changed.
+"""
 
 from __future__ import annotations
 
 import datetime
+import json
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +51,21 @@ class Subject:
         single = astype(graph, torch.float32)
         with torch.no_grad():
             return self.judge(lambda batch: execute(single, batch, read=read)[0])
+
+    def error(self, graph: Graph, read: Read | None = None) -> float:
+        """The relative L2 error of a graph's outputs on the data that it is judged by."""
+        return difference([self._outputs(graph, read)], [self._outputs(self.graph)])
+
+    def _outputs(self, graph: Graph, read: Read | None = None) -> torch.Tensor:
+        single, found = astype(graph, torch.float32), list[torch.Tensor]()
+
+        def run(batch: list[Any]) -> torch.Tensor:
+            found.append(execute(single, batch, read=read)[0])
+            return found[-1]
+
+        with torch.no_grad():
+            self.judge(run)
+        return torch.cat(found)
 
     def after(self, passes: Sequence[Pass], graph: Graph | None = None) -> Graph:
         """A copy on which passes ran, in the dtype it came in."""
@@ -108,31 +129,51 @@ def digits_vit() -> Subject:
     return Subject(title, "accuracy", graph, calibration, judge)
 
 
+@dataclass
+class Figures:
+    """What a run measured.
+
+    Attributes:
+        rows: Of the table; a float is written with four digits.
+        facts: What the sentences of the page say of the run, by name.
+        day: Of the run.
+    """
+
+    rows: Sequence[Sequence[Any]]
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    day: str = field(default_factory=lambda: datetime.date.today().isoformat())
+
+
 def publish(
-    name: str, title: str, says: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]
-) -> Path:
-    """Write a page of ``benchmarks/results/claims`` and print it.
+    name: str, title: str, says: str, heads: Sequence[str], measure: Callable[[], Figures]
+) -> None:
+    """Measure, keep the figures, write a page of ``benchmarks/results/claims`` and print it.
 
     Args:
         name: Of the page, without suffix; also that of the script that calls this.
+        title: Of the page; like ``says``, with ``{names}`` of facts.
         says: What is claimed, of whom (an id of the table of methods), how it was measured, and
             whether the figures bear it out.
-        rows: Figures; a float is written with four digits.
+        measure: Called unless the script is run with ``--text``.
     """
-    table = [heads, ["---"] * len(heads), *([_cell(cell) for cell in row] for row in rows)]
-    today = datetime.date.today().isoformat()
+    kept = RESULTS / f"{name}.json"
+    if "--text" in sys.argv[1:]:
+        found = Figures(**json.loads(kept.read_text()))
+    else:
+        found = measure()
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n")
+    table = [heads, ["---"] * len(heads), *([_cell(cell) for cell in row] for row in found.rows)]
     lines = [
-        f"# {title}",
+        f"# {title.format(**found.facts)}",
         "",
-        f"{today}, written by `benchmarks/claims/{name}.py`. {says}",
+        f"{found.day}, written by `benchmarks/claims/{name}.py`. {says.format(**found.facts)}",
         "",
         *(f"| {' | '.join(row)} |" for row in table),
     ]
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    page = RESULTS / f"{name}.md"
+    page = kept.with_suffix(".md")
     page.write_text("\n".join(lines) + "\n")
     print(page.read_text())
-    return page
 
 
 def _cell(value: Any) -> str:

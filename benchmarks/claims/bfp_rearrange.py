@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from base import publish, smollm2
+from base import Figures, publish, smollm2
 
 from regauge.ir import Graph, Node, astype
 from regauge.ir.formats import Format, named
@@ -17,8 +17,18 @@ ATTENTION = "scaled_dot_product_attention"
 FORMATS = ("bfp4-b16", "bfp6-b16")
 
 
-def main() -> None:
-    """Measure keys in each format and order, and publish."""
+SAYS = (
+    "{subject}. Claim (A45): sorted by magnitude, the channels of keys share blocks of one "
+    "exponent with their like, and block floating point loses less. Rotary embeddings turn pairs "
+    "of channels by angles that heads share, so weights can take up only an order of pairs, one "
+    "for a layer (`SortChannels(keys=True, untie=True)`, exact); any order can be made after the "
+    "rotation, by moving keys and queries as they come. MSE is relative to the mean square of "
+    "keys, on calibration windows."
+)
+
+
+def measure() -> Figures:
+    """Keys in each format and order."""
     subject = smollm2(windows=8, judged=8)
     graph = subject.graph
     by_pairs = subject.after([SortChannels(keys=True, untie=True)])
@@ -36,39 +46,7 @@ def main() -> None:
             found = subject.quality(which, keys_in(form, order))
             rows.append([way, name, error, found])
             print(rows[-1], flush=True)
-    publish(
-        "bfp_rearrange",
-        "A45: keys of a decoder in block floating point, in the order of their sizes",
-        f"{subject.title}. Claim (A45): sorted by magnitude, the channels of keys share blocks of "
-        "one exponent with their like, and block floating point loses less. Rotary embeddings turn "
-        "pairs of channels by angles that heads share, so weights can take up only an order of "
-        "pairs, one for a layer (`SortChannels(keys=True, untie=True)`, exact); any order can be "
-        "made after the rotation, by moving keys and queries as they come. MSE is relative to the "
-        "mean square of keys, on calibration windows. " + verdict(rows),
-        ["order", "format of keys", "relative MSE", "perplexity"],
-        rows,
-    )
-
-
-def verdict(rows: list[list[Any]]) -> str:
-    """What the figures say."""
-    plain = rows[0][3]
-    found: list[str] = []
-    for name in FORMATS:
-        start, pairs, free = (row for row in rows if row[1] == name)
-        found.append(
-            f"{name}: sorted pairs change the error by {pairs[2] / start[2] - 1:+.0%} and the loss "
-            f"of perplexity from {start[3] - plain:.2f} to {pairs[3] - plain:.2f}, a free order by "
-            f"{free[2] / start[2] - 1:+.0%} and to {free[3] - plain:.2f}"
-        )
-    ways = [[row for row in rows if row[1] == name] for name in FORMATS]
-    closer = all(free[2] < start[2] for start, _, free in ways)
-    better = all(free[3] < start[3] for start, _, free in ways)
-    return (
-        f"{'; '.join(found)}. That blocks lose less is {'borne out' if closer else 'not borne out'}"
-        f" for the error of a free order, and {'borne out' if better else 'not borne out'} for "
-        "perplexity."
-    )
+    return Figures(rows, {"subject": subject.title})
 
 
 def sorted_channels(graph: Graph, batches: list[list[torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -124,4 +102,10 @@ def relative_error(
 
 
 if __name__ == "__main__":
-    main()
+    publish(
+        "bfp_rearrange",
+        "A45: keys of a decoder in block floating point, in the order of their sizes",
+        SAYS,
+        ("order", "format of keys", "relative MSE", "perplexity"),
+        measure,
+    )

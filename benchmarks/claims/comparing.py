@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 
 import torch
 from allocating import candidates, formats, quality
-from base import Subject, publish
+from base import Figures, Subject, publish
 
 from regauge.passes import Allocate
 from regauge.passes.allocation import (
@@ -42,8 +43,36 @@ SCORES: dict[str, Score] = {
 }
 
 
-def compare(name: str, subject: Subject, scores: Mapping[str, Score], says: str = "") -> None:
-    """Every score with every solver, judged, on a page of this name."""
+SAYS = (
+    "{subject}. All {weights} weights, tables among them, in int2, int4 or int8, in groups of 64 "
+    "with zero points, rounded to the nearest with clipping, simulated; as many stored bits as "
+    "int4 everywhere."
+)
+
+
+def compare(
+    name: str,
+    subject: Callable[[], Subject],
+    scores: Mapping[str, Score],
+    judged: str,
+    says: str,
+) -> None:
+    """Every score with every solver, on a page of this name.
+
+    Args:
+        judged: The measure of the subject.
+        says: What the figures say.
+    """
+    publish(
+        name,
+        "Scores and solvers of bit allocation at one size: {model}",
+        f"{SAYS} {says}",
+        ("score", "solver", "bits a weight", judged),
+        lambda: measure(subject(), scores),
+    )
+
+
+def measure(subject: Subject, scores: Mapping[str, Score]) -> Figures:
     found = candidates(subject, formats(*BITS))
     known: dict[tuple[int, ...], float] = {}
 
@@ -71,12 +100,9 @@ def compare(name: str, subject: Subject, scores: Mapping[str, Score], says: str 
             spent = problem.total(problem.cost, chosen) / size
             rows.append([label, solving, spent, judged(chosen)])
             print(rows[-1], flush=True)
-    publish(
-        name,
-        f"Scores and solvers of bit allocation at one size: {subject.title.split(',')[0]}",
-        f"{subject.title}. All {len(found.units)} weights, tables among them, in int2, int4 or "
-        "int8, in groups of 64 with zero points, rounded to the nearest with clipping, simulated; "
-        f"as many stored bits as int4 everywhere. {says}".rstrip(),
-        ["score", "solver", "bits a weight", subject.measure],
-        rows,
-    )
+    facts = {
+        "subject": subject.title,
+        "model": re.split("[,;]", subject.title)[0],
+        "weights": len(found.units),
+    }
+    return Figures(rows, facts)

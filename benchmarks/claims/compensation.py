@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 
 import zoo
-from base import publish, smollm2
+from base import Figures, publish, smollm2
 from layers import layers
 
 from regauge.ir.formats import named
@@ -25,7 +25,16 @@ BLOCKS = (2, 27)
 RANK = 8
 
 
-def main() -> None:
+SAYS = (
+    "The relative L2 error of what layers give on other text than they were calibrated on, "
+    f"geometric means over the {{layers}} linear layers of blocks {', '.join(map(str, BLOCKS))}; "
+    f"{{subject}}. Scales come from the range, in groups of 64. LoRC (A55) adds the best matrix of "
+    f"rank {RANK} by the singular values of W - V; the last column those of (W - V) R with H = R "
+    "R', which is ours. Here both factors are in floating point."
+)
+
+
+def measure() -> Figures:
     subject = smollm2(8)
     _, tokenizer = zoo.smollm2()
     other = [[ids] for ids in zoo.text_windows(tokenizer, 8, 256, "evaluation").split(4)]
@@ -48,19 +57,14 @@ def main() -> None:
         [*key, *(math.exp(sum(part) / len(part)) for part in zip(*found, strict=True))]
         for key, found in logs.items()
     ]
-    publish(
-        "compensation",
-        "Four-bit floating point, scales of powers of two, and low-rank compensation",
-        "The relative L2 error of what layers give on other text than they were calibrated on, "
-        f"geometric means over the {len(logs['fp4', 'GPTQ'])} linear layers of blocks "
-        f"{', '.join(map(str, BLOCKS))}; {subject.title}. Scales come from the range, in groups of "
-        f"64. LoRC (A55) adds the best matrix of rank {RANK} by the singular values of W - V; the "
-        "last column those of (W - V) R with H = R R', which is ours. Here both factors are in "
-        "floating point.",
-        ("format", "solver", "alone", "LoRC", "LoRC by the Hessian"),
-        rows,
-    )
+    return Figures(rows, {"subject": subject.title, "layers": len(logs["fp4", "GPTQ"])})
 
 
 if __name__ == "__main__":
-    main()
+    publish(
+        "compensation",
+        "Four-bit floating point, scales of powers of two, and low-rank compensation",
+        SAYS,
+        ("format", "solver", "alone", "LoRC", "LoRC by the Hessian"),
+        measure,
+    )

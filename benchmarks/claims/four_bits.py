@@ -6,16 +6,14 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
-from base import Subject
 
 from regauge.ir import Graph, Node, astype
 from regauge.ir.formats import Format, Parameters
 from regauge.ir.gauge import inputs_of_contractions
-from regauge.ir.interpret import Read, execute
+from regauge.ir.interpret import Read
 from regauge.passes import Context
 from regauge.passes.calibration import Observation, observe
 from regauge.passes.gauges.smooth import matrix
-from regauge.passes.manager import difference
 
 Found: TypeAlias = tuple[Format, Parameters]
 # Get what was seen of a value and the weights that read it, [O, n]; or a weight and such rows.
@@ -50,20 +48,3 @@ def reading(graph: Graph, context: Context, of_rows: OfRows, of_weight: OfWeight
         return value
 
     return read
-
-
-def error(subject: Subject, graph: Graph, read: Read | None = None) -> float:
-    """The relative L2 error of the outputs on the data that a subject is judged by."""
-    return difference([_outputs(subject, graph, read)], [_outputs(subject, subject.graph)])
-
-
-def _outputs(subject: Subject, graph: Graph, read: Read | None = None) -> torch.Tensor:
-    single, found = astype(graph, torch.float32), list[torch.Tensor]()
-
-    def run(batch: list[Any]) -> torch.Tensor:
-        found.append(execute(single, batch, read=read)[0])
-        return found[-1]
-
-    with torch.no_grad():
-        subject.judge(run)
-    return torch.cat(found)

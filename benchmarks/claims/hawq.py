@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from allocating import allocated, candidates, formats, of_digits
-from base import digits_vit, publish
+from allocating import allocated, candidates, formats
+from base import Figures, digits_vit, publish
 from scipy.stats import spearmanr
 
 from regauge.passes.allocation import (
@@ -23,7 +23,19 @@ LOW = 3
 BITS = (2, 3, 4, 6, 8)
 
 
-def main() -> None:
+SAYS = (
+    "{subject}; {weights} weights. Claimed: layers whose block of the Hessian has a great "
+    "eigenvalue lose most when they are quantized, and mixed bits by that order are at least as "
+    "good as the same bits everywhere. The first rows are Spearman's rank correlation with the "
+    f"measured increase of the loss when one weight alone is in int{LOW} (groups of 32), the loss "
+    "being the squared error of the logits; the others are models of one size, stored bits a "
+    "weight, each judged on test images. They bear the claim out on this model: the eigenvalue "
+    "orders well once it is multiplied by the error that is made, and every mixture beats the same "
+    "bits everywhere; but one run of gradients of random probes orders better, for less."
+)
+
+
+def measure() -> Figures:
     subject = digits_vit()
     names = formats(LOW, group=32)
     found = candidates(subject, names)
@@ -54,30 +66,22 @@ def main() -> None:
         (even,) = formats(width, group=32)
         graph, data = allocated(subject, (even,), 16.0, Chance())
         size = data["bits"]
-        error, accuracy = of_digits(subject, graph)
+        error, accuracy = subject.error(graph), subject.quality(graph)
         rows.append([f"int{width} everywhere", "", size, error, accuracy])
         for name, score in scores.items():
             graph, data = allocated(
                 subject, formats(*BITS, group=32), size, score, IntegerProgramming()
             )
-            error, accuracy = of_digits(subject, graph)
+            error, accuracy = subject.error(graph), subject.quality(graph)
             rows.append([f"mixed, by {name}", "", data["bits"], error, accuracy])
-    publish(
-        "hawq",
-        "The Hessian's greatest eigenvalue as a measure of sensitivity (A41, HAWQ)",
-        f"{subject.title}; {len(found.units)} weights. Claimed: layers whose block of the Hessian "
-        "has a great eigenvalue lose most when they are quantized, and mixed bits by that order "
-        "are at least as good as the same bits everywhere. The first rows are Spearman's rank "
-        f"correlation with the measured increase of the loss when one weight alone is in int{LOW} "
-        "(groups of 32), the loss being the squared error of the logits; the others are models of "
-        "one size, stored bits a weight, each judged on test images. They bear the claim out on "
-        "this model: the eigenvalue orders well once it is multiplied by the error that is made, "
-        "and every mixture beats the same bits everywhere; but one run of gradients of random "
-        "probes orders better, for less.",
-        ["", "Spearman", "bits a weight", "relative error of logits", "accuracy"],
-        rows,
-    )
+    return Figures(rows, {"subject": subject.title, "weights": len(found.units)})
 
 
 if __name__ == "__main__":
-    main()
+    publish(
+        "hawq",
+        "The Hessian's greatest eigenvalue as a measure of sensitivity (A41, HAWQ)",
+        SAYS,
+        ["", "Spearman", "bits a weight", "relative error of logits", "accuracy"],
+        measure,
+    )

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from allocating import NEAREST, candidates, formats, of_digits
-from base import digits_vit, publish
+from allocating import NEAREST, candidates, formats
+from base import Figures, digits_vit, publish
 
 from regauge.passes import Allocate, Budget
 from regauge.passes.allocation import Bisection, Gradient, Hessian, Measured, Score
@@ -25,7 +25,19 @@ SCORES: dict[str, Score] = {
 }
 
 
-def main() -> None:
+SAYS = (
+    f"{{subject}}; {{weights}} weights of {len(BITS)} widths, {len(BITS)}^{{weights}} "
+    "configurations. Claimed: bisection over a list in the order of a score finds a configuration "
+    "within the tolerance in few runs, and a score with the dependencies between layers orders "
+    "better than the Hessian alone. Runs are those of the whole model on the calibration images "
+    "that the search takes, after the score. The tolerance is of the relative error of the logits "
+    "on these. They bear the first half out: 10 to 20 runs, where lowering one weight after "
+    "another would take 17 for each step. The second half hardly: dependencies save a little at "
+    "the tighter tolerances and cost as much at the widest."
+)
+
+
+def measure() -> Figures:
     subject = digits_vit()
     names = formats(*BITS, group=32)
     found = candidates(subject, names)
@@ -43,31 +55,11 @@ def main() -> None:
             graph, _ = replace(NEAREST, choices=choices).attempt(subject.graph, subject.context)
             bits = problem.total(problem.cost, chosen) / problem.unit[1]
             kept = exact(chosen) ** 0.5
-            rows.append([f"{tolerance:g}", name, len(runs), bits, kept, *of_digits(subject, graph)])
+            judged = subject.error(graph), subject.quality(graph)
+            rows.append([f"{tolerance:g}", name, len(runs), bits, kept, *judged])
             print(rows[-1], flush=True)
-    publish(
-        "inter_layer",
-        "Bisection over an ordered list of layers (A71)",
-        f"{subject.title}; {len(found.units)} weights of {len(BITS)} widths, "
-        f"{len(BITS)}^{len(found.units)} configurations. Claimed: bisection over a list in the "
-        "order of a score finds a configuration within the tolerance in few runs, and a score "
-        "with the dependencies between layers orders better than the Hessian alone. Runs are those "
-        "of the whole model on the calibration images that the search takes, after the score. The "
-        "tolerance is of the relative error of the logits on these. They bear the first half out: "
-        "10 to 20 runs, where lowering one weight after another would take 17 for each step. The "
-        "second half hardly: dependencies save a little at the tighter tolerances and cost as much "
-        "at the widest.",
-        [
-            "tolerance",
-            "order",
-            "runs",
-            "bits a weight",
-            "error on calibration images",
-            "error on test images",
-            "accuracy",
-        ],
-        sorted(rows, key=lambda row: float(str(row[0]))),
-    )
+    rows.sort(key=lambda row: float(str(row[0])))
+    return Figures(rows, {"subject": subject.title, "weights": len(found.units)})
 
 
 def _counted(
@@ -78,4 +70,18 @@ def _counted(
 
 
 if __name__ == "__main__":
-    main()
+    publish(
+        "inter_layer",
+        "Bisection over an ordered list of layers (A71)",
+        SAYS,
+        [
+            "tolerance",
+            "order",
+            "runs",
+            "bits a weight",
+            "error on calibration images",
+            "error on test images",
+            "accuracy",
+        ],
+        measure,
+    )

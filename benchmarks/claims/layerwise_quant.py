@@ -4,7 +4,7 @@ four."""
 from __future__ import annotations
 
 from allocating import candidates, formats, quality
-from base import publish, smollm2
+from base import Figures, publish, smollm2
 
 from regauge.passes import Choice
 from regauge.passes.allocation import Chance, Outstanding, Similarity
@@ -14,7 +14,19 @@ HIGH, LOW = formats(4, 2)
 LOWERED = (8, 15)  # of 30 blocks
 
 
-def main() -> None:
+SAYS = (
+    "{subject}. Claimed: with the blocks ordered by LIM (how little a block changes what it reads) "
+    "or ZD (how many weights stand out), a quarter to a half of them go from four bits to two with "
+    "little loss, and with far more by chance. Weights of the {blocks} blocks to the nearest in "
+    "groups of 64 with zero points, stored bits with scales; the table, the head and activations "
+    "in floating point. LIM bears the order out: far better than chance, and its reverse far "
+    "worse; ZD does at a quarter of the blocks, and is no better than chance at half. That the "
+    "loss is little does not hold for so small a model rounded to the nearest: each quarter of the "
+    "blocks in int2 costs more than all in int4."
+)
+
+
+def measure() -> Figures:
     subject = smollm2(windows=4, judged=4)
     found = candidates(subject, (HIGH, LOW), by="block")
     blocks = [i for i, unit in enumerate(found.units) if unit.block >= 0]
@@ -56,22 +68,14 @@ def main() -> None:
             rows.append([name, count, bits(lowered), judged(lowered)])
             print(rows[-1], flush=True)
     rows.append(["", len(blocks), bits(set(blocks)), judged(set(blocks))])
-    publish(
-        "layerwise_quant",
-        "Two bits for the less important blocks (A43, layer-wise quantization)",
-        f"{subject.title}. Claimed: with the blocks ordered by LIM (how little a block changes "
-        "what it reads) or ZD (how many weights stand out), a quarter to a half of them go from "
-        "four bits to two with little loss, and with far more by chance. Weights of the "
-        f"{len(blocks)} blocks to the nearest in groups of 64 with zero points, stored bits with "
-        "scales; the table, the head and activations in floating point. LIM bears the order out: "
-        "far better than chance, and its reverse far worse; ZD does at a quarter of the blocks, "
-        "and is no better than chance at half. That the loss is little does not hold for so small "
-        "a model rounded to the nearest: each quarter of the blocks in int2 costs more than all "
-        "in int4.",
-        ["order", "blocks in int2", "bits a weight", "perplexity"],
-        rows,
-    )
+    return Figures(rows, {"subject": subject.title, "blocks": len(blocks)})
 
 
 if __name__ == "__main__":
-    main()
+    publish(
+        "layerwise_quant",
+        "Two bits for the less important blocks (A43, layer-wise quantization)",
+        SAYS,
+        ["order", "blocks in int2", "bits a weight", "perplexity"],
+        measure,
+    )

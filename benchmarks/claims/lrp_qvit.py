@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from allocating import allocated, candidates, formats, of_digits
-from base import digits_vit, publish
+from allocating import allocated, candidates, formats
+from base import Figures, digits_vit, publish
 
 from regauge.ir import astype
 from regauge.ir.interpret import execute
@@ -37,7 +37,20 @@ def conserved() -> tuple[float, float]:
     return arrived / whole, kept / whole
 
 
-def main() -> None:
+SAYS = (
+    "{subject}. Claimed: bits by a layer's relevance for the chosen class beat fixed bits at equal "
+    "size. Conservation: of the relevance of the logits, {arrived:.6g} % arrives at the images and "
+    "{kept:.6g} % stays with biases and constants, together {sum:.8g} %. The shares of the "
+    "{weights} weights lie between {least:.2g} and {greatest:.2g}. Weights to the nearest, in "
+    "groups of 32 with zero points; sizes with the scales, the mixed ones those of the fixed width "
+    "between. At equal size relevance does less damage to the logits than the width between, and "
+    "about as little as the damages that are measured; far less than chance. Accuracy does not "
+    "tell: the differences are of one or two images, and not in favour of mixing at the smaller "
+    "size."
+)
+
+
+def measure() -> Figures:
     subject = digits_vit()
     shares = LayerRelevance(batches=8).shares(candidates(subject, formats(4, group=32)))
     arrived, kept = conserved()
@@ -54,30 +67,39 @@ def main() -> None:
         for width in (low, low + 1, high):
             graph, data = allocated(subject, formats(width, group=32), 16.0)
             sizes.append(data["bits"])
-            rows.append([f"int{width} everywhere", data["bits"], *of_digits(subject, graph)])
+            rows.append(
+                [
+                    f"int{width} everywhere",
+                    data["bits"],
+                    subject.error(graph),
+                    subject.quality(graph),
+                ]
+            )
         for name, score in scores.items():
             graph, data = allocated(
                 subject, formats(low, high, group=32), sizes[1], score, IntegerProgramming()
             )
             label = f"int{low} or int{high} by {name}"
-            rows.append([label, data["bits"], *of_digits(subject, graph)])
-    publish(
-        "lrp_qvit",
-        "Bits by layer-wise relevance (A78, LRP-QViT)",
-        f"{subject.title}. Claimed: bits by a layer's relevance for the chosen class beat fixed "
-        "bits at equal size. Conservation: of the relevance of the logits, "
-        f"{100 * arrived:.6g} % arrives at the images and {100 * kept:.6g} % stays with biases and "
-        f"constants, together {100 * (arrived + kept):.8g} %. The shares of the "
-        f"{len(shares)} weights lie between {float(shares.min()):.2g} and "
-        f"{float(shares.max()):.2g}. Weights to the nearest, in groups of 32 with zero points; "
-        "sizes with the scales, the mixed ones those of the fixed width between. At equal size "
-        "relevance does less damage to the logits than the width between, and about as little as "
-        "the damages that are measured; far less than chance. Accuracy does not tell: the "
-        "differences are of one or two images, and not in favour of mixing at the smaller size.",
-        ["", "bits a weight", "relative error of logits", "accuracy"],
+            rows.append([label, data["bits"], subject.error(graph), subject.quality(graph)])
+    return Figures(
         rows,
+        {
+            "subject": subject.title,
+            "arrived": 100 * arrived,
+            "kept": 100 * kept,
+            "sum": 100 * (arrived + kept),
+            "weights": len(shares),
+            "least": float(shares.min()),
+            "greatest": float(shares.max()),
+        },
     )
 
 
 if __name__ == "__main__":
-    main()
+    publish(
+        "lrp_qvit",
+        "Bits by layer-wise relevance (A78, LRP-QViT)",
+        SAYS,
+        ["", "bits a weight", "relative error of logits", "accuracy"],
+        measure,
+    )

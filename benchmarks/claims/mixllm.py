@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from allocating import quality
-from base import publish, smollm2
+from base import Figures, publish, smollm2
 
 from regauge.passes import AllocateRows, Choice
 from regauge.passes.allocation import Candidates, Gradient
@@ -19,7 +19,18 @@ OVER: dict[Literal["all", "layer", "chance"], str] = {
 }
 
 
-def main() -> None:
+SAYS = (
+    "{subject}. Claimed: a tenth of the output features in eight bits, chosen over all layers by "
+    "the loss that they would cause, takes away more of the gap to floating point than as many in "
+    "each layer. The score is the Fisher information of each row's error; rounding to the nearest, "
+    "simulated; the table, the head and activations in floating point. A pass sorts the rows into "
+    "two linear layers whose results are joined, which is exact "
+    "(`tests/passes/allocation/test_rows.py`). The figures bear it out: of the gap to floating "
+    "point four fifths go, against three fifths by layer and a tenth by chance."
+)
+
+
+def measure() -> Figures:
     subject = smollm2(windows=8, judged=4)
     score = Gradient(probes=2, batches=2, metric="likelihood")
     step = AllocateRows(PART, LOW, HIGH, score=score)
@@ -47,20 +58,14 @@ def main() -> None:
         rows.append([name, judged(options.chosen(found, fits, gains))])
         print(rows[-1], flush=True)
     rows.append([f"{HIGH} everywhere", judged(even(True))])
-    publish(
-        "mixllm",
-        "A tenth of all rows in eight bits (A83, MixLLM)",
-        f"{subject.title}. Claimed: a tenth of the output features in eight bits, chosen over all "
-        "layers by the loss that they would cause, takes away more of the gap to floating point "
-        "than as many in each layer. The score is the Fisher information of each row's error; "
-        "rounding to the nearest, simulated; the table, the head and activations in floating "
-        "point. A pass sorts the rows into two linear layers whose results are joined, which is "
-        "exact (`tests/passes/allocation/test_rows.py`). The figures bear it out: of the gap to "
-        "floating point four fifths go, against three fifths by layer and a tenth by chance.",
-        ["", "perplexity"],
-        rows,
-    )
+    return Figures(rows, {"subject": subject.title})
 
 
 if __name__ == "__main__":
-    main()
+    publish(
+        "mixllm",
+        "A tenth of all rows in eight bits (A83, MixLLM)",
+        SAYS,
+        ["", "perplexity"],
+        measure,
+    )

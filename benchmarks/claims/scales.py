@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from base import publish, smollm2
+from base import Figures, publish, smollm2
 
 from regauge.ir import Graph
 from regauge.passes import ChooseBest, Quantize, Smooth, awq
@@ -14,7 +14,17 @@ GROUP = 64  # of weights: 128 does not divide the 576 channels of the stream
 ALPHAS = (0.3, 0.5, 0.7)  # of SmoothQuant+, whose authors have steps of 0.05
 
 
-def main() -> None:
+SAYS = (
+    "Perplexity with linear layers alone quantized, in groups of 64, since 128 does not divide 576 "
+    "channels; {subject}. AWQ (A02): scales from mean magnitudes, searched for each site, and "
+    "clipping by the error of each group's output (also for queries and keys, which the authors "
+    "leave out). SmoothQuant+ (A56): one exponent for the model by the loss of its outputs, of "
+    f"{', '.join(map(str, ALPHAS))}. The checkpoint's weights were themselves rounded to four bits "
+    "in groups of 32 once, which makes four bits easy here for all."
+)
+
+
+def measure() -> Figures:
     subject = smollm2(8, 8)
     rows: list[list[Any]] = [["without quantization", "", subject.quality(subject.graph)]]
     for bits in (4, 3):
@@ -47,19 +57,14 @@ def main() -> None:
         for text, graph, ranges in ways:
             rows.append([text, weights, quality(graph, ranges)])
             print(rows[-1], flush=True)
-    publish(
-        "scales",
-        "Scales before rounding to the nearest",
-        "Perplexity with linear layers alone quantized, in groups of 64, since 128 does not divide "
-        f"576 channels; {subject.title}. AWQ (A02): scales from mean magnitudes, searched for each "
-        "site, and clipping by the error of each group's output (also for queries and keys, which "
-        "the authors leave out). SmoothQuant+ (A56): one exponent for the model by the loss of its "
-        f"outputs, of {', '.join(map(str, ALPHAS))}. The checkpoint's weights were themselves "
-        "rounded to four bits in groups of 32 once, which makes four bits easy here for all.",
-        ("method", "weights", "perplexity"),
-        rows,
-    )
+    return Figures(rows, {"subject": subject.title})
 
 
 if __name__ == "__main__":
-    main()
+    publish(
+        "scales",
+        "Scales before rounding to the nearest",
+        SAYS,
+        ("method", "weights", "perplexity"),
+        measure,
+    )

@@ -6,14 +6,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from base import publish, smollm2
+from base import Figures, publish, smollm2
 
 from regauge.passes import Quantize, Rotate
 
 WEIGHTS = "int3-g64-asym"
 
 
-def main() -> None:
+SAYS = (
+    f"Perplexity with linear layers in {WEIGHTS} (the tied table stays in floating point); "
+    "{subject}. RSQ (A13) says GPTQ > rotated GPTQ > rotated GPTQ with Hessians that count each "
+    "token by the attention that it gets."
+)
+
+
+def measure() -> Figures:
     subject = smollm2(8, 8)
     turned = subject.after([Rotate()])
     rows: list[list[Any]] = [
@@ -26,16 +33,14 @@ def main() -> None:
         for text, step in ((name, plain), (f"{name} with token weights", counting)):
             rows.append([text, subject.quality(subject.after([step], graph))])
             print(rows[-1], flush=True)
-    publish(
-        "tokens",
-        "Rotation and token weights before GPTQ",
-        f"Perplexity with linear layers in {WEIGHTS} (the tied table stays in floating point); "
-        f"{subject.title}. RSQ (A13) says GPTQ > rotated GPTQ > rotated GPTQ with Hessians that "
-        "count each token by the attention that it gets.",
-        ("method", "perplexity"),
-        rows,
-    )
+    return Figures(rows, {"subject": subject.title})
 
 
 if __name__ == "__main__":
-    main()
+    publish(
+        "tokens",
+        "Rotation and token weights before GPTQ",
+        SAYS,
+        ("method", "perplexity"),
+        measure,
+    )

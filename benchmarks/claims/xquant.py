@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from base import publish, smollm2
+from base import Figures, publish, smollm2
 
 from regauge.ir import Graph, Node, TensorType
 from regauge.ir.interpret import Read, execute
@@ -20,8 +20,17 @@ BITS = (8, 4, 2)
 ATTENTION = "scaled_dot_product_attention"
 
 
-def main() -> None:
-    """Measure each form of state at each width, and publish."""
+SAYS = (
+    "{subject}. Claim (A31): state kept as the layers' normed input X, from which keys and values "
+    "are computed again, bears fewer bits than keys and values do; with grouped queries X is wider "
+    "than both together, so its latents X V are kept, with W = U S V^T. Every token is rounded "
+    f"once, in groups of {GROUP} channels with a range of their own (float16), as `QuantizeCache` "
+    "rounds keys and values; queries read X as it is. Bytes are of one token, in {layers} layers."
+)
+
+
+def measure() -> Figures:
+    """Each form of state at each width."""
     subject = smollm2(windows=4, judged=8)
     graph = subject.after([FoldNormAffine(untie=True)])  # so that layers read one kind of value
     made = makers(graph)
@@ -41,48 +50,12 @@ def main() -> None:
             size = of_layer(first, numbers) + (layers - 1) * of_layer(bits, numbers)
             rows.append([name, bits, size, subject.quality(graph, read(bits))])
             print(rows[-1], flush=True)
-    write(subject.title, layers, rows)
+    return Figures(rows, {"subject": subject.title, "layers": layers})
 
 
 def of_layer(bits: int, numbers: int) -> int:
     """Bytes of a token."""
     return int(StateFormat(bits, GROUP, torch.float16).bytes(numbers, 2))
-
-
-def write(title: str, layers: int, rows: list[list[Any]]) -> None:
-    """The page."""
-    publish(
-        "xquant",
-        "A31, XQuant: the state of a decoder, four ways",
-        f"{title}. Claim (A31): state kept as the layers' normed input X, from which keys "
-        "and values are computed again, bears fewer bits than keys and values do; with grouped "
-        "queries X is wider than both together, so its latents X V are kept, with W = U S V^T. "
-        f"Every token is rounded once, in groups of {GROUP} channels with a range of their own "
-        "(float16), as `QuantizeCache` rounds keys and values; queries read X as it is. Bytes are "
-        f"of one token, in {layers} layers. " + verdict(rows),
-        ["kept", "bits", "bytes a token", "perplexity"],
-        rows,
-    )
-
-
-def verdict(rows: list[list[Any]]) -> str:
-    """What the figures say."""
-    at = {(row[0], row[1]): row[3] for row in rows}
-    plain = at["none", 32]
-
-    def loss(kept: str, bits: int) -> str:
-        return f"{at[kept, bits] - plain:+.1f}"
-
-    less = at["latents X V", 2] < at["keys and values", 2]
-    nearer = at["X, layer by layer differences", 2] < at["X", 2]
-    near = loss("X, layer by layer differences", 2)
-    return (
-        f"X at 16 bits changes nothing. At 2 bits keys and values lose "
-        f"{loss('keys and values', 2)}, X {loss('X', 2)} in more bytes, its latents "
-        f"{loss('latents X V', 2)} in as many, and differences {near}. That latents bear fewer "
-        f"bits is {'borne out' if less else 'not borne out'} here, and that differences do is "
-        f"{'borne out' if nearer else 'not borne out'}."
-    )
 
 
 def makers(graph: Graph) -> dict[Node, str]:
@@ -176,4 +149,10 @@ def latents(graph: Graph, made: dict[Node, str], bits: int) -> Read:
 
 
 if __name__ == "__main__":
-    main()
+    publish(
+        "xquant",
+        "A31, XQuant: the state of a decoder, four ways",
+        SAYS,
+        ("kept", "bits", "bytes a token", "perplexity"),
+        measure,
+    )
