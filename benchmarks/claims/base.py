@@ -75,13 +75,13 @@ class Subject:
         return graph
 
 
-def smollm2(windows: int = 16, judged: int = 16) -> Subject:
+def smollm2(windows: int = 16, judged: int = 16, batch: int = 4) -> Subject:
     """A decoder of 135M parameters: perplexity on windows of 256 tokens of text, calibrated on
-    other text."""
+    other text, so many windows a batch."""
     model, tokenizer = zoo.smollm2()
     model.config.use_cache = False
     calibration = [
-        [ids] for ids in zoo.text_windows(tokenizer, windows, 256, "calibration").split(4)
+        [ids] for ids in zoo.text_windows(tokenizer, windows, 256, "calibration").split(batch)
     ]
     evaluation = zoo.text_windows(tokenizer, judged, 256, "evaluation")
     graph = rg.trace(model, (), {"input_ids": calibration[0][0]})

@@ -15,8 +15,6 @@ from regauge.passes import SortChannels
 
 ATTENTION = "scaled_dot_product_attention"
 FORMATS = ("bfp4-b16", "bfp6-b16")
-
-
 SAYS = (
     "{subject}. Claim (A45): sorted by magnitude, the channels of keys share blocks of one "
     "exponent with their like, and block floating point loses less. Rotary embeddings turn pairs "
@@ -29,7 +27,7 @@ SAYS = (
 
 def measure() -> Figures:
     """Keys in each format and order."""
-    subject = smollm2(windows=8, judged=8)
+    subject = smollm2(windows=4, judged=4)
     graph = subject.graph
     by_pairs = subject.after([SortChannels(keys=True, untie=True)])
     orders = sorted_channels(graph, subject.calibration)

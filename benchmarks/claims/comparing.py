@@ -41,8 +41,6 @@ SCORES: dict[str, Score] = {
     "ZD": Outstanding(),
     "chance": Chance(),
 }
-
-
 SAYS = (
     "{subject}. All {weights} weights, tables among them, in int2, int4 or int8, in groups of 64 "
     "with zero points, rounded to the nearest with clipping, simulated; as many stored bits as "

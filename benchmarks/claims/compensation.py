@@ -17,14 +17,13 @@ FORMATS = {
     "int4 with zero points": "int4-g64-asym",
     "fp4": "fp4-e2m1-g64",
     "fp4, scales of powers of two (M1)": "fp4-e2m1-g64-e8m0",
-    "fp4, powers of two below the greatest scale (M2)": "fp4-e2m1-g64-e8m0-down-twofold",
+    "fp4, powers of two below the greatest scale, as M2 rounds": "fp4-e2m1-g64-e8m0-down-twofold",
+    "the same, never rounded to less than the range": "fp4-e2m1-g64-e8m0-up-twofold",
     "int3 with zero points": "int3-g64-asym",
 }
 SOLVERS: dict[str, Solver] = {"to the nearest": Nearest(), "GPTQ": GPTQ()}
 BLOCKS = (2, 27)
 RANK = 8
-
-
 SAYS = (
     "The relative L2 error of what layers give on other text than they were calibrated on, "
     f"geometric means over the {{layers}} linear layers of blocks {', '.join(map(str, BLOCKS))}; "
@@ -35,7 +34,7 @@ SAYS = (
 
 
 def measure() -> Figures:
-    subject = smollm2(8)
+    subject = smollm2(8, 8)
     _, tokenizer = zoo.smollm2()
     other = [[ids] for ids in zoo.text_windows(tokenizer, 8, 256, "evaluation").split(4)]
     logs: dict[tuple[str, str], list[list[float]]] = {}

@@ -11,8 +11,6 @@ from regauge.passes.fitting import Fitter
 
 STEPS = 80
 PLAIN: dict[str, Any] = {"rounding": "nearest", "correct_bias": False}
-
-
 SAYS = (
     "FlexRound (A85) claims a lower reconstruction loss than AdaRound. {subject}. Each block is "
     f"learned in {STEPS} steps on 6 of 8 batches, with the quantized blocks before it as input; "

@@ -12,7 +12,7 @@ from regauge.ir.formats import Format, Parameters
 from regauge.ir.gauge import inputs_of_contractions
 from regauge.ir.interpret import Read
 from regauge.passes import Context
-from regauge.passes.calibration import Observation, observe
+from regauge.passes.calibration import SAMPLE, Observation, observe
 from regauge.passes.gauges.smooth import matrix
 
 Found: TypeAlias = tuple[Format, Parameters]
@@ -21,12 +21,16 @@ OfRows: TypeAlias = Callable[[Observation, list[torch.Tensor]], Found]
 OfWeight: TypeAlias = Callable[[torch.Tensor, torch.Tensor], Found]
 
 
-def reading(graph: Graph, context: Context, of_rows: OfRows, of_weight: OfWeight) -> Read:
-    """What linear layers read, as formats chosen on calibration data give it back; what other
-    contractions read is left as it is."""
+def reading(
+    graph: Graph, context: Context, of_rows: OfRows, of_weight: OfWeight, sample: int = SAMPLE
+) -> Read:
+    """What linear layers read, as formats chosen on a sample of rows of calibration data give it
+    back; what other contractions read is left as it is."""
     single = astype(graph, torch.float32)
     sites = [site for site in inputs_of_contractions(single) if site.axis == -1]
-    seen = observe(single, context, {site.value.name: -1 for site in sites}, "four bits")
+    seen = observe(
+        single, context, {site.value.name: -1 for site in sites}, "four bits", sample=sample
+    )
     chosen: dict[tuple[str, str], Found] = {}
     weights: dict[tuple[str, str], torch.Tensor] = {}
     for site in sites:

@@ -21,8 +21,6 @@ from regauge.passes.allocation.score import squared_errors
 
 LOW = 3
 BITS = (2, 3, 4, 6, 8)
-
-
 SAYS = (
     "{subject}; {weights} weights. Claimed: layers whose block of the Hessian has a great "
     "eigenvalue lose most when they are quantized, and mixed bits by that order are at least as "

@@ -23,8 +23,6 @@ SCORES: dict[str, Score] = {
     "the same with dependencies": Gradient(probes=8, batches=4, dependencies=True),
     "measured damage": Measured(batches=4),
 }
-
-
 SAYS = (
     f"{{subject}}; {{weights}} weights of {len(BITS)} widths, {len(BITS)}^{{weights}} "
     "configurations. Claimed: bisection over a list in the order of a score finds a configuration "

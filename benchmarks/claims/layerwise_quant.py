@@ -12,8 +12,6 @@ from regauge.passes.allocation.ordered import Ordered
 
 HIGH, LOW = formats(4, 2)
 LOWERED = (8, 15)  # of 30 blocks
-
-
 SAYS = (
     "{subject}. Claimed: with the blocks ordered by LIM (how little a block changes what it reads) "
     "or ZD (how many weights stand out), a quarter to a half of them go from four bits to two with "

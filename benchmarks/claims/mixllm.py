@@ -17,8 +17,6 @@ OVER: dict[Literal["all", "layer", "chance"], str] = {
     "layer": "10 % of the rows of each layer in int8",
     "chance": "10 % of the weights in int8 rows, by chance",
 }
-
-
 SAYS = (
     "{subject}. Claimed: a tenth of the output features in eight bits, chosen over all layers by "
     "the loss that they would cause, takes away more of the gap to floating point than as many in "

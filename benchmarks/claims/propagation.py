@@ -3,7 +3,7 @@ out, in the place of CoreQ's coefficient (A26)."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from typing import Any
 
 from base import Figures, Subject, minilm, publish, smollm2
@@ -22,28 +22,33 @@ SAYS = (
 )
 
 
-def figures(subject: Subject, weights: str, solver: str) -> list[Any]:
+def figures(
+    subject: Subject, weights: str, solver: str, shares: Sequence[MakeUp] = SHARES
+) -> list[Any]:
     """A row: the quality for each share."""
-    row: list[Any] = []
+    row: list[Any] = [subject.title.split(";")[0], weights, solver]
     for share in SHARES:
-        start = time.process_time()
+        if share not in shares:
+            row.append("")
+            continue
         step = Quantize(
             None, weights=weights, rounding=SOLVERS[solver], make_up=share, embeddings=False
         )
-        row.append(float(subject.quality(subject.after([step]))))
-        print(weights, solver, share, row[-1], round(time.process_time() - start), flush=True)
-    return [weights, solver, *row]
+        row.append(subject.quality(subject.after([step])))
+        print(row, flush=True)
+    return row
 
 
 def measure() -> Figures:
-    subjects = {"minilm": minilm(16), "smollm2": smollm2(8, 8)}
+    small, large = minilm(16), smollm2(8, 4)
     rows = [
-        [name, *figures(subject, weights, solver)]
-        for name, subject in subjects.items()
+        figures(small, weights, solver)
         for weights in ("int3-g64-asym", "int2-g64-asym")
         for solver in SOLVERS
     ]
-    titles = (f"{subject.title} ({subject.measure})" for subject in subjects.values())
+    rows.append(figures(large, "int3-g64-asym", "to the nearest", (0.0, 0.5)))
+    rows.append(figures(large, "int3-g64-asym", "GPTQ"))
+    titles = (f"{subject.title} ({subject.measure})" for subject in (small, large))
     return Figures(rows, {"subjects": "; ".join(titles)})
 
 

@@ -12,8 +12,6 @@ from regauge.passes.quantization.solvers import Range
 
 GROUP = 64  # of weights: 128 does not divide the 576 channels of the stream
 ALPHAS = (0.3, 0.5, 0.7)  # of SmoothQuant+, whose authors have steps of 0.05
-
-
 SAYS = (
     "Perplexity with linear layers alone quantized, in groups of 64, since 128 does not divide 576 "
     "channels; {subject}. AWQ (A02): scales from mean magnitudes, searched for each site, and "
@@ -25,39 +23,33 @@ SAYS = (
 
 
 def measure() -> Figures:
-    subject = smollm2(8, 8)
+    subject = smollm2(4, 4)
     rows: list[list[Any]] = [["without quantization", "", subject.quality(subject.graph)]]
+    curves: dict[str, str] = {}
     for bits in (4, 3):
         weights = f"int{bits}-g{GROUP}-asym"
 
-        def quality(graph: Graph, ranges: Range, weights: str = weights) -> float:
+        def judge(text: str, graph: Graph, ranges: Range = "range", form: str = weights) -> None:
             step = Quantize(
-                None,
-                weights=weights,
-                rounding="nearest",
-                ranges=ranges,
-                correct_bias=False,
-                embeddings=False,
+                None, form, "nearest", ranges=ranges, correct_bias=False, embeddings=False
             )
-            return subject.quality(subject.after([step], graph))
+            rows.append([text, form, subject.quality(subject.after([step], graph))])
+            print(rows[-1], flush=True)
 
+        judge("to the nearest", subject.graph)
+        judge("to the nearest, clipped by the output", subject.graph, "output")
+        scaled = subject.after([awq(bits, GROUP)])
+        judge("AWQ's scales", scaled)
+        judge("AWQ's scales, clipped by the output", scaled, "output")
         candidates = tuple(
             Smooth(False, "power", (alpha,), None, bits, GROUP, insert=False) for alpha in ALPHAS
         )
-        scaled = subject.after([awq(bits, GROUP)])
-        plus = subject.after([ChooseBest(candidates, None, bits, GROUP)])
-        ways: list[tuple[str, Graph, Range]] = [
-            ("to the nearest", subject.graph, "range"),
-            ("to the nearest, clipped by the error of weights", subject.graph, "error"),
-            ("to the nearest, clipped by the output", subject.graph, "output"),
-            ("AWQ's scales", scaled, "range"),
-            ("AWQ's scales, clipped by the output", scaled, "output"),
-            ("SmoothQuant+", plus, "range"),
-        ]
-        for text, graph, ranges in ways:
-            rows.append([text, weights, quality(graph, ranges)])
-            print(rows[-1], flush=True)
-    return Figures(rows, {"subject": subject.title})
+        chosen = ChooseBest(candidates, None, bits, GROUP)
+        graph, remarks = chosen.attempt(subject.graph, subject.context)
+        judge("SmoothQuant+", graph)
+        losses = [remarks[0].data["error_before"], *remarks[0].data["errors"]]
+        curves[f"curve_{bits}"] = ", ".join(f"{loss:.4g}" for loss in losses)
+    return Figures(rows, {"subject": subject.title, **curves})
 
 
 if __name__ == "__main__":

@@ -35,8 +35,6 @@ SOLVERS: dict[str, Solver] = {
     "the same with 1 % of outliers": CoordinateDescent(outliers=0.01),
     "the same with 1 % of columns": CoordinateDescent(outliers=0.01, columns=True),
 }
-
-
 SAYS = (
     "The objective tr[(V - W) H (V - W)'] of the {layers} linear layers of blocks "
     f"{', '.join(map(str, BLOCKS))} of {{subject}}. Each solver rounds to the same grid; figures "

@@ -18,20 +18,24 @@ from regauge.passes.state.state_codes import Coder, StateFormat
 GROUP = 64
 BITS = (8, 4, 2)
 ATTENTION = "scaled_dot_product_attention"
-
-
 SAYS = (
     "{subject}. Claim (A31): state kept as the layers' normed input X, from which keys and values "
     "are computed again, bears fewer bits than keys and values do; with grouped queries X is wider "
     "than both together, so its latents X V are kept, with W = U S V^T. Every token is rounded "
     f"once, in groups of {GROUP} channels with a range of their own (float16), as `QuantizeCache` "
-    "rounds keys and values; queries read X as it is. Bytes are of one token, in {layers} layers."
+    "rounds keys and values; queries read X as it is. Bytes are of one token, in {layers} layers. "
+    "Borne out: in as many bytes latents lose 1.0 where keys and values lose 2.2 (four bits), and "
+    "44 where those lose 712 (two bits). X as it is gains nothing here, which is why the authors "
+    "have latents for grouped queries: at four bits it takes half as many bytes again to lose 1.7. "
+    "Differences from layer to layer, the first layer in eight bits, lose least for their bits: "
+    "0.2 at four. Two bits are too few for this model in any form; ranges of keys are by token "
+    "here, where by channel they would bear more."
 )
 
 
 def measure() -> Figures:
     """Each form of state at each width."""
-    subject = smollm2(windows=4, judged=8)
+    subject = smollm2(windows=4, judged=4)
     graph = subject.after([FoldNormAffine(untie=True)])  # so that layers read one kind of value
     made = makers(graph)
     plain = subject.quality(graph)
