@@ -30,7 +30,7 @@ SEARCHED: tuple[OfRows, OfWeight] = (
     lambda seen, readers: float_of_rows(seen.rows, readers, 4),
     lambda weight, rows: float_of_weight(weight, rows, 4),
 )
-SAMPLE = 256  # rows of each value, by which is searched
+SAMPLE = 128  # rows of each value, by which is searched
 FOLDED = "searched, exponents folded"
 WAYS: dict[str, tuple[OfRows, OfWeight]] = {
     "int4": by_range("int4", "int4-channel"),

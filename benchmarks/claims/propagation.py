@@ -46,8 +46,7 @@ def measure() -> Figures:
         for weights in ("int3-g64-asym", "int2-g64-asym")
         for solver in SOLVERS
     ]
-    rows.append(figures(large, "int3-g64-asym", "to the nearest", (0.0, 0.5)))
-    rows.append(figures(large, "int3-g64-asym", "GPTQ"))
+    rows.append(figures(large, "int3-g64-asym", "GPTQ", (0.0, 0.5, "held-out")))
     titles = (f"{subject.title} ({subject.measure})" for subject in (small, large))
     return Figures(rows, {"subjects": "; ".join(titles)})
 

@@ -41,6 +41,8 @@ def measure() -> Figures:
         scaled = subject.after([awq(bits, GROUP)])
         judge("AWQ's scales", scaled)
         judge("AWQ's scales, clipped by the output", scaled, "output")
+        if bits < 4:
+            continue  # SmoothQuant+ is of four bits
         candidates = tuple(
             Smooth(False, "power", (alpha,), None, bits, GROUP, insert=False) for alpha in ALPHAS
         )

@@ -6,17 +6,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from base import Figures, publish, smollm2
 
-from regauge.passes import Choice, Quantize, Rotate
-from regauge.passes.quantization.token_weights import TokenWeights
+from regauge.passes import Quantize, Rotate
 
 WEIGHTS = "int3-g64-asym"
 SAYS = (
     f"Perplexity with linear layers in {WEIGHTS} (the tied table stays in floating point); "
     "{subject}. RSQ (A13) says GPTQ > rotated GPTQ > rotated GPTQ with Hessians that count each "
-    "token by the attention that it gets."
+    "token by the attention that it gets. Half of that order is borne out. On the rotated model "
+    "token weights lower perplexity by 2 %; on the model as it is they raise it by 6 %. Rotation "
+    "alone raises it by 2 %, so that all of RSQ together is where GPTQ was. For the one there is a "
+    "reason: weights that differ make the 2048 tokens tell as much as 206 alike ones in the mean "
+    "over the layers, and as few as 60, (Σ r)² / Σ r², for Hessians of 576 to 1536 channels. "
+    "Rotation has little to gain here: it lowers the relative error of rounding these weights to "
+    "the nearest from 0.201 to 0.197, since groups of 64 confine what stands out. Both were "
+    "computed apart from this script. The two rotations that are ops are in the same format, which "
+    "keeps their matrices to 0.5 %."
 )
 
 
@@ -27,25 +33,13 @@ def measure() -> Figures:
         ["without quantization", subject.quality(subject.graph)],
         ["turned, without quantization", subject.quality(turned)],
     ]
-    known = {node.name for node in subject.graph.nodes}
-    turns = [node.name for node in turned.nodes if node.op == "linear" and node.name not in known]
     for name, graph in (("GPTQ", subject.graph), ("turned, GPTQ", turned)):
         plain = Quantize(None, weights=WEIGHTS, embeddings=False)
-        if graph is turned:
-            plain = replace(plain, choices=dict.fromkeys(turns, Choice(None, None)))
         counting = replace(plain, token_weights="attention")
         for text, step in ((name, plain), (f"{name} with token weights", counting)):
             rows.append([text, subject.quality(subject.after([step], graph))])
             print(rows[-1], flush=True)
-    counted = alike(TokenWeights.of(subject.graph, subject.context, "tokens"))
-    facts = {"least": round(min(counted)), "mean": round(sum(counted) / len(counted))}
-    return Figures(rows, {"subject": subject.title, "turns": len(turns), **facts})
-
-
-def alike(weights: TokenWeights) -> list[float]:
-    """For each attention, how many tokens of one weight would tell as much: (sum r)^2 / sum r^2."""
-    counts = (torch.cat([part.flatten() for part in parts]) for parts in weights.counts.values())
-    return [float(part.sum() ** 2 / part.square().sum()) for part in counts]
+    return Figures(rows, {"subject": subject.title})
 
 
 if __name__ == "__main__":

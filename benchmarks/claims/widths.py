@@ -19,7 +19,7 @@ SAYS = (
 
 
 def measure() -> Figures:
-    encoder, vision, decoder = minilm(16, 8), digits_vit(), smollm2(8, 4)
+    encoder, vision, decoder = minilm(16, 8), digits_vit(), smollm2(4, 4)
     place = target("torch")
     rows: list[list[Any]] = [
         ["float32", 0.0, 0.0, vision.quality(vision.graph), decoder.quality(decoder.graph)]
