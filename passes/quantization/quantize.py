@@ -262,7 +262,16 @@ class Quantize(Pass):
     ) -> list[Remark]:
         """Run the streams, and fill the decisions, which are by reader."""
         batches, context = rounder.context.calibration, rounder.context
-        run_streams(graph, batches, targets, visit, context, f"{self.name}: rounding")
+        corrects = self.correct_bias and any(reader.operand(2) is not None for reader in decisions)
+        run_streams(
+            graph,
+            batches,
+            targets,
+            visit,
+            context,
+            f"{self.name}: rounding",
+            exact_too=corrects or bool(self.make_up),
+        )
         return []
 
     def _insert(self, graph: Graph, decision: Decision) -> Remark:

@@ -61,6 +61,7 @@ def run_streams(
     *,
     sections: Sequence[Section] = (),
     finish: Finish | None = None,
+    exact_too: bool = True,
 ) -> None:
     """Visit the target nodes in order, each with both streams' values of the operand it maps to.
 
@@ -70,6 +71,8 @@ def run_streams(
     Args:
         sections: All nodes of the graph, section by section, where each is to be finished; only
             those with targets are.
+        exact_too: Whether the exact stream is run; otherwise the quantized one, which is run
+            anyway, stands in its place.
     """
     wanted = set(targets)
     finished = [section for section in sections if not wanted.isdisjoint(section.nodes)]
@@ -79,7 +82,8 @@ def run_streams(
     steps = [node for node in order if node in needed | wanted]
     starts = {_first(section, steps): section for section in finished}
     ends = {_first(section, reversed(steps)): section for section in finished}
-    streams = _Streams(graph, batches, targets, _last_uses(steps, ends), Shelf(context.in_memory))
+    last, shelf = _last_uses(steps, ends), Shelf(context.in_memory)
+    streams = _Streams(graph, batches, targets, last, shelf, exact_too=exact_too)
     entering: dict[Section, Flow] = {}
     for index, node in enumerate(context.progress(steps, who)):
         if (section := starts.get(node)) is not None:
@@ -107,6 +111,7 @@ class _Streams:
     Args:
         targets: The nodes that are decided, each with the place of the data it reads.
         last: For each value, the index of the last step that needs it.
+        exact_too: Whether there are two of them.
     """
 
     def __init__(
@@ -116,7 +121,10 @@ class _Streams:
         targets: Mapping[Node, int],
         last: Mapping[Node, int],
         shelf: Shelf,
+        *,
+        exact_too: bool,
     ) -> None:
+        self.exact_too = exact_too
         self.graph, self.count, self.targets = graph, len(batches), targets
         self.last, self.shelf = last, shelf
         self.exact: dict[Node, Values] = {
@@ -183,8 +191,12 @@ class _Streams:
             return quantized[used]
 
         for node in self.pending:
-            exact[node] = _call(node, plain)
-            if (compute := self.computes.get(node)) is not None:
+            compute = self.computes.get(node)
+            if compute is None or self.exact_too:
+                exact[node] = _call(node, plain)
+            else:
+                exact[node] = compute(plain(node.args[self.targets[node]]))
+            if compute is not None and self.exact_too:
                 quantized[node] = compute(changed(node.args[self.targets[node]]))
             elif node in differ:
                 quantized[node] = _call(node, changed)
@@ -197,7 +209,7 @@ class _Streams:
     def _differing(self) -> set[Node]:
         """Which of the pending nodes the quantized stream computes by itself."""
         found: set[Node] = set()
-        for node in self.pending:
+        for node in self.pending if self.exact_too else []:
             reads = any(used in found or used in self.quantized for used in node.inputs)
             if reads or node in self.computes:
                 found.add(node)

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from graphs import fill
 
-from regauge.ir import Graph, InputError, parse
+from regauge.ir import Graph, InputError, Node, parse
 from regauge.ir.interpret import execute
 from regauge.passes import Context, Quantize
 from regauge.passes.manager import difference
+from regauge.passes.quantization.rounder import Decision, Rounder
 from regauge.passes.quantization.solvers import GPTQ, SOLVERS, CoordinateDescent, KBest, Solver
 
 TEXT = """
@@ -124,6 +126,28 @@ def test_weights_make_up_for_the_errors_before_them() -> None:
     on_fresh = {share: error(share, context.inputs) for share in shares}
     assert on_fresh[1.0] < 0.85 * on_fresh[0.0]
     assert on_fresh["held-out"] < 0.85 * on_fresh[0.0]
+
+
+def test_the_exact_stream_is_run_where_something_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph, context = chain()
+    pairs: list[tuple[bool, float]] = []
+    whole = Rounder.visit
+
+    def visit(self: Rounder, node: Node, decision: Decision, exact: Any, quantized: Any) -> Any:
+        pairs.append((exact[0] is quantized[0], difference(list(quantized), list(exact))))
+        return whole(self, node, decision, exact, quantized)
+
+    monkeypatch.setattr(Rounder, "visit", visit)
+    options = Quantize(None, weights="int3-g16", least=1)
+    plain, _ = options(graph, context)
+    assert [same for same, _ in pairs] == [True] * 3
+    pairs.clear()
+    # What is made up for is so little that the codes are the same.
+    both, _ = replace(options, make_up=1e-12)(graph, context)
+    assert [same for same, _ in pairs] == [True, False, False] and pairs[-1][1] > 0.01
+    assert difference(execute(plain, context.inputs), execute(both, context.inputs)) < 1e-6
 
 
 @pytest.mark.parametrize("rounding", [*SOLVERS, GPTQ("pivot"), KBest(4), CoordinateDescent(3)])
