@@ -105,6 +105,12 @@ def as_rows(
     return value.movedim(axes, last).reshape(-1, math.prod(value.shape[axis] for axis in axes))
 
 
+def as_matrix(weight: torch.Tensor) -> torch.Tensor:
+    """A contraction's weight ``[O, n, ...]`` as ``[O', n]``; a convolution's has a row for each
+    output and kernel position."""
+    return weight if weight.dim() == 2 else weight.movedim(1, -1).reshape(-1, weight.shape[1])
+
+
 def padding_mask(batch: Sequence[Any]) -> torch.Tensor | None:
     """Which positions are data, ``bool[batch, sequence]``, where an input says so.
 

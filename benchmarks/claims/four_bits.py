@@ -12,8 +12,7 @@ from regauge.ir.formats import Format, Parameters
 from regauge.ir.gauge import inputs_of_contractions
 from regauge.ir.interpret import Read
 from regauge.passes import Context
-from regauge.passes.calibration import SAMPLE, Observation, observe
-from regauge.passes.gauges.smooth import matrix
+from regauge.passes.calibration import SAMPLE, Observation, as_matrix, observe
 
 Found: TypeAlias = tuple[Format, Parameters]
 # Get what was seen of a value and the weights that read it, [O, n]; or a weight and such rows.
@@ -34,7 +33,7 @@ def reading(
     chosen: dict[tuple[str, str], Found] = {}
     weights: dict[tuple[str, str], torch.Tensor] = {}
     for site in sites:
-        weighing = [matrix(single, reader, site) for reader in site.readers]
+        weighing = [as_matrix(single.value(reader.args[1])) for reader in site.readers]
         found = of_rows(seen[site.value.name], weighing)
         for reader, weight in zip(site.readers, weighing, strict=True):
             chosen[reader.name, site.value.name] = found

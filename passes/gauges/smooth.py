@@ -35,7 +35,7 @@ from ...ir import Graph, Node
 from ...ir.gauge import Blocked, Region, Site, apply, inputs_of_contractions, transport
 from ...ir.laws import Kind
 from ..base import Context, Remark, Stage, applied, blocked, missed
-from ..calibration import Observation, observe
+from ..calibration import Observation, as_matrix, observe
 from ..journal import Journal
 from ..quantization.integer_results import CONVOLUTIONS, IntegerResults
 from ..quantization.simulated import fake_quantize, fake_quantize_weights
@@ -134,7 +134,7 @@ class SiteSearch:
 
     def __init__(self, options: Smooth, graph: Graph, site: Site, seen: Observation) -> None:
         self.options, self.graph, self.site, self.seen = options, graph, site, seen
-        self.weights = [matrix(graph, reader, site) for reader in site.readers]  # [(O, n)]
+        self.weights = [as_matrix(graph.value(r.args[1]).float()) for r in site.readers]  # [(O, n)]
         self.wanted = [seen.rows @ weight.T for weight in self.weights]
         self.remarks: list[Remark] = []
 
@@ -277,12 +277,6 @@ def tied(statistic: torch.Tensor, region: Region, reduce: str) -> torch.Tensor:
     groups = region.groups
     start = torch.full_like(statistic, float("-inf") if reduce == "amax" else float("inf"))
     return start.scatter_reduce(0, groups, statistic, reduce)[groups]
-
-
-def matrix(graph: Graph, reader: Node, site: Site) -> torch.Tensor:
-    """A reader's weights as ``[O, n]``; a convolution's have a row for each kernel position."""
-    weight = graph.value(reader.args[1]).float()
-    return weight if site.axis == -1 else weight.movedim(1, -1).reshape(-1, weight.shape[1])
 
 
 def describe(region: Region) -> str:

@@ -29,6 +29,7 @@ from ...ir.gauge import Site, inputs_of_contractions, weighted
 from ...ir.recurrence import NAMES as RECURRENCES
 from ..base import Context, Pass, Promise, Remark, Stage, applied, missed
 from .choices import CHANNELWISE, Choice, Choices, ChosenRounding
+from .clipping import ActivationRange
 from .evidence import MakeUp
 from .integer_results import CONVOLUTIONS, IntegerResults
 from .rounder import Decision, Rounder
@@ -52,6 +53,8 @@ class Quantize(Pass):
             data.
         ranges: Where the scales of linear layers in a format come from: their whole ``range``, the
             ``error`` of the weights, or that of the ``output`` of each group (AWQ's clipping).
+        activation_ranges: Where static ranges of activations come from: all that was ``seen``, or
+            where the ``error`` is least (``clipping``).
         correct_bias: Whether biases take up the mean error; needs calibration data too.
         make_up: The share of the errors before them that weights make up for, as far as these
             follow from what they read (QEP); of each weight the one that is best for rows left
@@ -71,6 +74,7 @@ class Quantize(Pass):
     weights: str = CHANNELWISE
     rounding: str | Solver = "gptq"
     ranges: Range = "error"
+    activation_ranges: ActivationRange = "seen"
     correct_bias: bool = True
     make_up: MakeUp = 0.0
     low_rank: int = 0
@@ -242,7 +246,12 @@ class Quantize(Pass):
         if self.token_weights == "attention":
             tokens = TokenWeights.of(graph, context, self.name)
         rounder = Rounder(
-            context, rounding, tokens, correct_bias=self.correct_bias, make_up=self.make_up
+            context,
+            rounding,
+            tokens,
+            correct_bias=self.correct_bias,
+            make_up=self.make_up,
+            activation_ranges=self.activation_ranges,
         )
 
         def visit(node: Node, exact: Values, quantized: Values) -> Compute:

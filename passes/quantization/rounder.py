@@ -11,10 +11,11 @@ import torch
 from ...ir import Node, ops
 from ...ir.gauge import Site
 from ..base import Context
-from ..calibration import as_rows, padding_mask
+from ..calibration import as_matrix, as_rows, padding_mask
 from ..journal import journaled
 from ..shelf import Mapped
 from .choices import ChosenRounding
+from .clipping import ActivationRange, least_error, sample
 from .evidence import Evidence, MakeUp, refuse_non_finite
 from .solvers import Hessian
 from .streams import Compute, Values
@@ -87,10 +88,12 @@ class Rounder:
         *,
         correct_bias: bool,
         make_up: MakeUp,
+        activation_ranges: ActivationRange,
     ) -> None:
         self.context, self.rounding, self.tokens = context, rounding, tokens
         self.correct_bias = correct_bias
         self.make_up: MakeUp = make_up
+        self.activation_ranges: ActivationRange = activation_ranges
         self.masks = [padding_mask(batch) for batch in context.calibration]
         self.learned_on = range(len(self.masks))  # batches that decide; others only flow along
         self.decision: Decision | None = None  # the one whose inputs are at hand
@@ -154,12 +157,13 @@ class Rounder:
         at_hand = self._rows(site, quantized)
         refuse_non_finite(site.value, at_hand, "is not finite")
 
-        def limits() -> Limits:
-            ends = [at_hand[i].aminmax() for i in self.learned_on]
-            return min(low for low, _ in ends), max(high for _, high in ends)
-
         if decision.coding is None:
+            seen = Mapped(lambda i: at_hand[self.learned_on[i]], len(self.learned_on))
             dtype = self.context.activation_dtype
+
+            def limits() -> Limits:
+                return self._limits(decision, seen)
+
             decision.coding = coding(decision.activations, site, limits, dtype)
         self.evidence = None
         if site.axis != -1:
@@ -179,6 +183,24 @@ class Rounder:
             centered=biased and self._corrects(total),
             drifts=bool(self.make_up),
         )
+
+    def _limits(self, decision: Decision, rows: Values) -> Limits:
+        """The range of static codes."""
+        ends = [part.aminmax() for part in rows]
+        limits = min(low for low, _ in ends), max(high for _, high in ends)
+        if self.activation_ranges == "seen":
+            return limits
+        site, dtype = decision.site, self.context.activation_dtype
+
+        def coded(found: Limits) -> Coding:
+            made = coding(decision.activations, site, lambda: found, dtype)
+            assert made is not None, "only what has a range is asked for one"
+            return made
+
+        weights = [as_matrix(self.rounding.of(r).read(r.args[1])) for r in site.readers]
+        costs = [weight.square().sum(0) for weight in weights if weight.shape[1] == site.size]
+        importance = torch.stack(costs).sum(0) if costs else torch.ones(site.size)
+        return least_error(sample(rows), importance, limits, coded)
 
     def _rows(self, site: Site, values: Values) -> Values:
         """A value's rows, by batch, without those of padding."""
