@@ -108,7 +108,7 @@ def w4a16(profile: Profile) -> tuple[Pass, ...]:
     """
     return (
         *exact(profile),
-        Quantize(None, weights="int4-g32-asym", make_up=True, embeddings=not profile.keeps_code),
+        Quantize(None, "int4-g32-asym", make_up=1.0, embeddings=not profile.keeps_code),
     )
 
 
@@ -116,7 +116,7 @@ def w3a16(profile: Profile) -> tuple[Pass, ...]:
     """The same in three bits, which targets without kernels for three store in four."""
     return (
         *exact(profile),
-        Quantize(None, weights="int3-g32-asym", make_up=True, embeddings=not profile.keeps_code),
+        Quantize(None, "int3-g32-asym", make_up=1.0, embeddings=not profile.keeps_code),
     )
 
 
@@ -131,7 +131,8 @@ def auto(profile: Profile, bits: float) -> tuple[Pass, ...]:
         )
     every = (f"int{width}-g64-pad-asym" for width in range(2, 9))
     choices = tuple(name for name in every if profile.stores(named(name)))
-    return (*exact(profile), Allocate(choices, bits, quantize=Quantize(None, make_up=True)))
+    quantize = Quantize(None, make_up=1.0, embeddings=not profile.keeps_code)
+    return (*exact(profile), Allocate(choices, bits, quantize=quantize))
 
 
 LEAST_BITS, MOST_BITS = (w + (32 + w) / 64 for w in (2, 8))  # groups of 64, a scale, a zero point

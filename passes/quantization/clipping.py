@@ -13,9 +13,10 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from ...ir import InputError
 from .values import Coding, Limits
 
-ActivationRange: TypeAlias = Literal["seen", "error"]
+ActivationRange: TypeAlias = Literal["seen", "error"] | float
 ROWS = 2048  # of all batches, that ranges are searched by
 SHARES = tuple(1 - i / 32 for i in range(28))  # of an end of the range
 
@@ -28,6 +29,19 @@ def sample(batches: Sequence[torch.Tensor]) -> torch.Tensor:
         index = torch.linspace(0, len(rows) - 1, min(keep, len(rows))).round().long()
         parts.append(rows[index])
     return torch.cat(parts)
+
+
+def of_share(rows: torch.Tensor, share: float, limits: Limits) -> Limits:
+    """The range within limits that holds a share of all numbers, as many left out at either end."""
+    if not 0.5 < share <= 1:
+        raise InputError(
+            f"a range cannot hold a share of {share:g} of the numbers",
+            do="give one above 0.5 and at most 1, such as 0.9999",
+        )
+    ordered = rows.flatten().sort().values
+    out = round(len(ordered) * (1 - share) / 2)
+    low, high = ordered[out], ordered[-1 - out]
+    return (low, high) if out else limits
 
 
 def least_error(

@@ -53,8 +53,8 @@ class Quantize(Pass):
             data.
         ranges: Where the scales of linear layers in a format come from: their whole ``range``, the
             ``error`` of the weights, or that of the ``output`` of each group (AWQ's clipping).
-        activation_ranges: Where static ranges of activations come from: all that was ``seen``, or
-            where the ``error`` is least (``clipping``).
+        activation_ranges: Where static ranges of activations come from: all that was ``seen``,
+            where the ``error`` is least (``clipping``), or what holds a share of all numbers.
         correct_bias: Whether biases take up the mean error; needs calibration data too.
         make_up: The share of the errors before them that weights make up for, as far as these
             follow from what they read (QEP); of each weight the one that is best for rows left

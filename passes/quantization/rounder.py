@@ -15,7 +15,7 @@ from ..calibration import as_matrix, as_rows, padding_mask
 from ..journal import journaled
 from ..shelf import Mapped
 from .choices import ChosenRounding
-from .clipping import ActivationRange, least_error, sample
+from .clipping import ActivationRange, least_error, of_share, sample
 from .evidence import Evidence, MakeUp, refuse_non_finite
 from .solvers import Hessian
 from .streams import Compute, Values
@@ -190,6 +190,8 @@ class Rounder:
         limits = min(low for low, _ in ends), max(high for _, high in ends)
         if self.activation_ranges == "seen":
             return limits
+        if not isinstance(self.activation_ranges, str):
+            return of_share(sample(rows), self.activation_ranges, limits)
         site, dtype = decision.site, self.context.activation_dtype
 
         def coded(found: Limits) -> Coding:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 import regauge as rg
 from regauge.ir import ArtifactError
+from regauge.ir.interpret import execute
+from regauge.passes.fitting import Fitter
 
 Equal = Callable[[Any, Any], None]
 
@@ -38,6 +40,24 @@ def test_eight_bits_survive_the_disk(
     assert art.report.latency is not None and art.report.bytes_after > 0
     loaded = rg.load(art.save(tmp_path / "out"))
     torch.testing.assert_close(loaded(x)["y"], art(x)["y"], rtol=0, atol=0)
+
+
+def test_what_was_learned_runs_there(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32)).eval()
+    batches = [torch.randn(16, 32, generator=generator) for _ in range(8)]
+    fitter = Fitter(steps=20)
+    for activations, weights in (("static", "int8-channel"), (None, "int4-g32-asym")):
+        passes = [rg.passes.Reconstruct(activations, weights, fitter=fitter)]
+        art = rg.compile(model, (batches[0],), passes=passes, calibration=batches, measure=False)
+        stored = [node.op for node in art.graph.nodes if node.op in ("dequantize", "decode")]
+        assert len(stored) >= 2
+        loaded = rg.load(art.save(tmp_path / weights))
+        (wanted,) = execute(art.graph, [batches[1]])
+        # Kernels of four bits may round what they read as well.
+        torch.testing.assert_close(loaded(batches[1]), wanted, rtol=0, atol=0.02)
 
 
 def test_the_graph_of_a_loaded_artifact_has_no_weights_and_says_so(

@@ -4,12 +4,12 @@ import pytest
 import torch
 from graphs import fill
 
-from regauge.ir import parse
+from regauge.ir import InputError, parse
 from regauge.ir.formats import named
 from regauge.ir.interpret import execute
 from regauge.passes import Context, Quantize
 from regauge.passes.manager import difference
-from regauge.passes.quantization.clipping import ROWS, least_error, sample
+from regauge.passes.quantization.clipping import ROWS, least_error, of_share, sample
 from regauge.passes.quantization.values import Coding, Limits, Simulated
 
 
@@ -76,9 +76,17 @@ def test_a_user_may_ask_for_it(activations: str) -> None:
     x = torch.randn(64, 32, generator=generator)
     x[:, 0] *= 6  # a channel that nobody reads
     context = Context(inputs=[x], calibration=[[x]])
-    errors: dict[str, float] = {}
-    for ranges in ("seen", "error"):
+    errors: dict[object, float] = {}
+    for ranges in ("seen", "error", 0.97):
         options = Quantize(activations, activation_ranges=ranges)  # type: ignore[arg-type]
         new, _ = options(graph, context)
         errors[ranges] = difference(execute(new, [x]), execute(graph, [x]))
-    assert errors["error"] < 0.4 * errors["seen"]
+    assert errors["error"] < 0.4 * errors["seen"] != errors[0.97]
+
+
+def test_a_range_may_hold_a_share_of_all_numbers() -> None:
+    data = torch.arange(1000.0)[:, None]
+    assert of_share(data, 1.0, (torch.tensor(-5.0), torch.tensor(2000.0))) == (-5, 2000)
+    assert of_share(data, 0.9, limits(data)) == (50, 949)
+    with pytest.raises(InputError, match="cannot hold a share of 99 of"):
+        of_share(data, 99, limits(data))
