@@ -1,0 +1,153 @@
+"""Weight-only quantization beside the peers: same model, same tokens, same evaluation.
+
+    python benchmarks/weight_only/compare.py [smollm2|minilm ...] [--peers nncf ...] [--case 4:64]
+
+Each contestant runs in a process and an environment of its own, which this script makes. What was
+measured once is kept in benchmarks/results/weight_only.json and not measured again, so that a run
+can be stopped, and go on with other peers or settings; the page is written from all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import data
+import page
+from contestants import CONTESTANTS, Contestant, Settings, python
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "results"
+KEPT = RESULTS / "weight_only.json"
+WORDS = 300  # letters of an error that are kept
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process: a contestant's settings on a case.
+
+    Attributes:
+        timed: Whether it runs for its time alone, with two threads, and is not judged.
+    """
+
+    subject: str
+    bits: int
+    group: int
+    contestant: Contestant
+    name: str
+    timed: bool = False
+
+    @property
+    def key(self) -> str:
+        case = f"{data.SUBJECTS[self.subject].key}/w{self.bits}g{self.group}"
+        return f"{case}/{self.contestant.title}/{self.name}{'/timed' * self.timed}"
+
+    @property
+    def settings(self) -> Settings:
+        asked = {"bits": self.bits, "group": self.group, **self.contestant.settings[self.name]}
+        return {**asked, "judged": False} if self.timed else asked
+
+
+def runs(subjects: list[str], options: argparse.Namespace) -> Iterator[Run]:
+    """All that is asked for, the first settings of every contestant first."""
+    chosen = [
+        c for c in CONTESTANTS if not options.peers or any(p in c.script for p in options.peers)
+    ]
+    for place in range(max(len(c.settings) for c in chosen)):
+        for subject in subjects:
+            for bits, group in data.SUBJECTS[subject].cases:
+                if options.case and f"{bits}:{group}" not in options.case:
+                    continue
+                for contestant in chosen:
+                    names = list(contestant.settings)
+                    if place < len(names) and _asked(contestant, names[place], options):
+                        yield Run(subject, bits, group, contestant, names[place])
+    for subject in subjects if options.timed else ():
+        for contestant in chosen:
+            if contestant.timed is not None:
+                case = data.SUBJECTS[subject].timed
+                yield Run(subject, *case, contestant, contestant.timed, timed=True)
+
+
+def _asked(contestant: Contestant, name: str, options: argparse.Namespace) -> bool:
+    """Whether settings are to be run."""
+    first = "first" in (options.settings or ()) and name == next(iter(contestant.settings))
+    return not options.settings or first or name in options.settings
+
+
+def measure(run: Run, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What a contestant's process prints, or what went wrong."""
+    contestant = run.contestant
+    try:
+        binary = python(contestant, options.environments)
+    except subprocess.CalledProcessError as error:
+        return {"error": "not installed: " + _complaint(error.stderr or "")}
+    threads = 2 if run.timed else options.threads
+    paths = [str(HERE.parents[1] / "examples")]
+    if contestant.environment is None:
+        paths += [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    surroundings = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+    command = [binary, HERE / f"{contestant.script}.py", folder, json.dumps(run.settings)]
+    try:
+        done = subprocess.run(
+            command, env=surroundings, capture_output=True, text=True, timeout=options.timeout
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"not done after {options.timeout} seconds"}
+    if done.returncode:
+        return {"error": _complaint(done.stderr)}
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _complaint(text: str) -> str:
+    """The line of an output that says what is wrong."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if "rror" in line.split(":")[0]]
+    return (errors or lines or ["no word"])[-1][:WORDS]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help="smollm2, minilm")
+    parser.add_argument("--peers", nargs="*", help="parts of the names of scripts: nncf, ours")
+    parser.add_argument("--case", nargs="*", help="bits:group, such as 4:64")
+    parser.add_argument("--settings", nargs="*", help="their whole names, or 'first'")
+    parser.add_argument("--timed", action="store_true", help="take times too, with two threads")
+    parser.add_argument("--again", action="store_true", help="measure what is known already")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--timeout", type=int, default=3600, help="seconds a process may take")
+    parser.add_argument("--environments", type=Path, default=HERE.parents[1] / "out" / "peers")
+    parser.add_argument("--data", type=Path, help="where models and tokens are kept")
+    options = parser.parse_args()
+    options.environments = options.environments.absolute()
+    subjects = options.subjects or list(data.SUBJECTS)
+    with tempfile.TemporaryDirectory() as place:
+        folders = dict[str, Path]()
+        for run in runs(subjects, options):
+            known = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+            if run.key in known and not options.again:
+                continue
+            if run.subject not in folders:
+                folders[run.subject] = data.write(run.subject, options.data or Path(place))
+            found = measure(run, folders[run.subject], options)
+            print(run.key, json.dumps(found), flush=True)
+            known = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+            KEPT.write_text(json.dumps({**known, run.key: found}, indent=1) + "\n")
+            page.write(json.loads(KEPT.read_text()), RESULTS / "weight_only.md")
+    page.write(json.loads(KEPT.read_text()), RESULTS / "weight_only.md")
+
+
+if __name__ == "__main__":
+    main()

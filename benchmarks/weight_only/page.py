@@ -1,0 +1,135 @@
+"""The page of figures, from what was measured."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import data
+from contestants import CONTESTANTS
+
+MILLION = 1e6
+Measured = Mapping[str, Mapping[str, Any]]
+
+
+def write(measured: Measured, path: Path) -> None:
+    """Write the page of all that is known."""
+    lines = [
+        "# Weight-only quantization beside the peers",
+        "",
+        f"{datetime.date.today().isoformat()}, written by `benchmarks/weight_only/compare.py` on "
+        f"{processor()}. {__says__}",
+    ]
+    for name, subject in data.SUBJECTS.items():
+        lines += ["", f"## {subject.title}", "", subject.says]
+        for bits, group in subject.cases:
+            lines += ["", *_case(measured, name, bits, group)]
+        lines += ["", *_times(measured, name)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+__says__ = (
+    "Linear layers alone are quantized, for all contestants alike: tables, and a head that shares "
+    "one, stay in float32. All get the same calibration tokens, and are judged by the same code on "
+    "the same tokens. Settings are chosen by held-out tokens that are neither calibrated on nor "
+    "judged by. Bits are those of a weight with its scales and zero points, scales counted in 16 "
+    "bits where the tool keeps them in the model's float32. Processor seconds are those of "
+    "quantizing alone, on a machine that others use too. Memory: `peak` is the most the process "
+    "had, `beyond libraries` that less what it had after its imports, as a multiple of the float32 "
+    "model; loading the model in float32 takes 1 of it, and a peer's loader may take more for a "
+    "moment."
+)
+
+
+def _case(measured: Measured, name: str, bits: int, group: int) -> Iterator[str]:
+    subject = data.SUBJECTS[name]
+    yield f"### W{bits}, groups of {group}"
+    yield ""
+    rows: list[Sequence[str]] = []
+    tried: list[Sequence[str]] = []
+    for contestant in CONTESTANTS:
+        known = {
+            setting: measured[key]
+            for setting in contestant.settings
+            if (key := f"{subject.key}/w{bits}g{group}/{contestant.title}/{setting}") in measured
+        }
+        right = {setting: found for setting, found in known.items() if "error" not in found}
+        for setting, found in known.items():
+            what = found.get("error") or f"{found['held_out']:.4f}"
+            tried.append((contestant.title, setting, what))
+        if right:
+            best = min(right, key=lambda setting: right[setting]["held_out"])
+            rows.append(_row(contestant.title, best, right[best], subject))
+        elif known:
+            setting, found = next(iter(known.items()))
+            rows.append((contestant.title, setting, found["error"], *[""] * 6))
+    yield from _table(
+        (
+            "contestant",
+            "settings",
+            subject.measure,
+            "on held-out",
+            "bits a weight",
+            "matrices",
+            "processor s",
+            "peak, MB",
+            "beyond libraries",
+        ),
+        rows,
+    )
+    yield ""
+    yield "All that was tried, on the held-out tokens:"
+    yield ""
+    yield from _table(("contestant", "settings", subject.measure), tried)
+
+
+def _row(
+    title: str, setting: str, found: Mapping[str, Any], subject: data.Subject
+) -> Sequence[str]:
+    beyond = (found["peak"] - found["libraries"]) / subject.bytes
+    return (
+        f"{title} ({', '.join(f'{k} {v}' for k, v in list(found['versions'].items())[:1])})",
+        setting + (f" ({found['note']})" if found["note"] else ""),
+        f"{found['evaluation']:.4f}",
+        f"{found['held_out']:.4f}",
+        f"{found['bits']:.3f}",
+        str(found["matrices"]),
+        f"{found['processor_seconds']:.0f}",
+        f"{found['peak'] / MILLION:.0f}",
+        f"{beyond:.2f}",
+    )
+
+
+def _times(measured: Measured, name: str) -> Iterator[str]:
+    """GPTQ of each, with two threads."""
+    subject = data.SUBJECTS[name]
+    bits, group = subject.timed
+    rows: list[Sequence[str]] = []
+    for contestant in CONTESTANTS:
+        place = f"{subject.key}/w{bits}g{group}/{contestant.title}/{contestant.timed}/timed"
+        if (found := measured.get(place)) is None:
+            continue
+        if "error" in found:
+            rows.append((contestant.title, str(contestant.timed), found["error"], ""))
+            continue
+        figures = (f"{found['seconds']:.0f}", f"{found['processor_seconds']:.0f}")
+        rows.append((contestant.title, str(contestant.timed), *figures))
+    if rows:
+        yield f"### The time of GPTQ, W{bits}, groups of {group}, two threads"
+        yield ""
+        yield from _table(("contestant", "settings", "seconds", "processor s"), rows)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    for row in (heads, ["---"] * len(heads), *rows):
+        yield f"| {' | '.join(cell.replace('|', '/') for cell in row)} |"
+
+
+def processor() -> str:
+    """Its name, and how many of it there are."""
+    info = Path("/proc/cpuinfo")
+    rows = info.read_text().splitlines() if info.exists() else []
+    names = [row.partition(":")[2].strip() for row in rows if row.startswith("model name")]
+    return f"{len(names)} cores of {names[0]}" if names else "an unknown processor"
