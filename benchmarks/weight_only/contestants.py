@@ -95,6 +95,7 @@ GPTQMODEL = Environment(
 NNCF = Environment("nncf", ((TORCH, "nncf==3.4.0", "openvino==2026.4.1", *COMMON),))
 TORCHAO = Environment("torchao", ((TORCH, "torchao==0.18.0", *COMMON),))
 
+_MAKE_UP: dict[str, Any] = {"make_up": 1.0}
 _STATIC: dict[str, Any] = {"actorder": "static", "damp": 0.01}
 _AWQ: dict[str, Any] = {"algorithm": "rtn", "symmetric": False}
 _INT: dict[str, Any] = {"symmetric": False, "parameters": "affine"}
@@ -105,27 +106,28 @@ CONTESTANTS = (
         "Regauge",
         "ours",
         {
-            "GPTQ": {},
             "GPTQ, making up for the errors before": {"make_up": 1.0},
-            "the same, half of them": {"make_up": 0.5},
-            "coordinate descent, making up": {"make_up": 1.0, "rounding": "descent"},
-            "coordinate descent, making up, scales by outputs": {
-                "make_up": 1.0,
+            "GPTQ, whole ranges": {"before": ["join"], "ranges": "range"},
+            "GPTQ": {},
+            "GPTQ, making up for half of them": {"make_up": 0.5},
+            "descent, making up": {**_MAKE_UP, "rounding": "descent"},
+            "descent, making up, scales by outputs": {
+                **_MAKE_UP,
                 "rounding": "descent",
                 "ranges": "output",
             },
-            "AWQ's scales, coordinate descent, making up": {
+            "AWQ's scales, descent, making up": {
+                **_MAKE_UP,
                 "before": ["awq"],
-                "make_up": 1.0,
                 "rounding": "descent",
             },
-            "turned, coordinate descent, making up": {
+            "turned, descent, making up": {
+                **_MAKE_UP,
                 "before": ["rotate"],
-                "make_up": 1.0,
                 "rounding": "descent",
             },
         },
-        timed="GPTQ",
+        timed="GPTQ, whole ranges",
     ),
     Contestant(
         "GPTQModel, GPTQ",
@@ -144,7 +146,9 @@ CONTESTANTS = (
         "peer_llmcompressor",
         {
             "zero points": _gptq(symmetric=False, **_STATIC),
-            "zero points, AWQ's scales before": _gptq(symmetric=False, duo_scaling=True, **_STATIC),
+            "zero points, AWQ's scales before, not pinned": _gptq(
+                symmetric=False, duo_scaling=True, unpinned=True, **_STATIC
+            ),
             "zero points, damping 0.1": _gptq(symmetric=False, actorder="static", damp=0.1),
             "zero points, observer mse": _gptq(symmetric=False, observer="mse", **_STATIC),
             "symmetric": _gptq(symmetric=True, **_STATIC),
@@ -157,8 +161,12 @@ CONTESTANTS = (
         "peer_llmcompressor",
         {
             "zero points": {**_AWQ, "duo_scaling": True},
-            "zero points, by activations alone": {**_AWQ, "duo_scaling": False},
-            "zero points, observer mse": {**_AWQ, "duo_scaling": True, "observer": "mse"},
+            "zero points, not pinned": {**_AWQ, "duo_scaling": True, "unpinned": True},
+            "zero points, not pinned, by activations alone": {
+                **_AWQ,
+                "duo_scaling": False,
+                "unpinned": True,
+            },
         },
         environment=LLMCOMPRESSOR,
     ),

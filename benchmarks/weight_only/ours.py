@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 import regauge as rg
 from regauge.ir import Graph
 from regauge.ir.interpret import execute
-from regauge.passes import Context, Pass, Quantize, Rotate, Smooth, awq
+from regauge.passes import Context, JoinReaders, Pass, Quantize, Rotate, Smooth, awq
 from regauge.passes.solvers import CoordinateDescent, KBest, Solver
 
 SOLVERS: dict[str, str | Solver] = {
@@ -22,7 +22,7 @@ SOLVERS: dict[str, str | Solver] = {
     "k-best": KBest(8),
     "descent": CoordinateDescent(),
 }
-BEFORE = {"rotate": Rotate, "awq": awq}
+BEFORE: dict[str, Callable[[], Pass]] = {"join": JoinReaders, "rotate": Rotate, "awq": awq}
 
 
 def quantize(case: Case, model: nn.Module) -> Made:

@@ -36,10 +36,9 @@ __says__ = (
     "the same tokens. Settings are chosen by held-out tokens that are neither calibrated on nor "
     "judged by. Bits are those of a weight with its scales and zero points, scales counted in 16 "
     "bits where the tool keeps them in the model's float32. Processor seconds are those of "
-    "quantizing alone, on a machine that others use too. Memory: `peak` is the most the process "
-    "had, `beyond libraries` that less what it had after its imports, as a multiple of the float32 "
-    "model; loading the model in float32 takes 1 of it, and a peer's loader may take more for a "
-    "moment."
+    "quantizing alone, on a machine that others use too. `peak` is the most memory that the "
+    "process had while quantizing, `beyond libraries` that less what it had after its imports, as "
+    "a multiple of the float32 model, which itself is 1 of it."
 )
 
 
@@ -88,7 +87,8 @@ def _case(measured: Measured, name: str, bits: int, group: int) -> Iterator[str]
 def _row(
     title: str, setting: str, found: Mapping[str, Any], subject: data.Subject
 ) -> Sequence[str]:
-    beyond = (found["peak"] - found["libraries"]) / subject.bytes
+    peak = found["quantizing_peak"]
+    beyond = (peak - found["libraries"]) / subject.bytes
     return (
         f"{title} ({', '.join(f'{k} {v}' for k, v in list(found['versions'].items())[:1])})",
         setting + (f" ({found['note']})" if found["note"] else ""),
@@ -97,7 +97,7 @@ def _row(
         f"{found['bits']:.3f}",
         str(found["matrices"]),
         f"{found['processor_seconds']:.0f}",
-        f"{found['peak'] / MILLION:.0f}",
+        f"{peak / MILLION:.0f}",
         f"{beyond:.2f}",
     )
 

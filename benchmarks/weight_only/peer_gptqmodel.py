@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from typing import Any
 
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # what it takes itself on two cores is refused
@@ -10,6 +11,7 @@ os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # what it takes itself on t
 import torch
 from contest import Case, Made, bits_per_weight, contend, layers
 from gptqmodel import BACKEND, GPTQModel, QuantizeConfig  # pyright: ignore[reportMissingImports]
+from torch import nn
 
 KEYS = ("sym", "desc_act", "act_group_aware", "static_groups", "damp_percent", "mse", "gptaq")
 
@@ -38,8 +40,31 @@ def quantize(case: Case, model: Any) -> Made:
     left = len(layers(model.model))
     zero = 0 if case.settings["sym"] else case.bits
     bits = bits_per_weight(shapes, case.bits, case.group, zero)
-    kinds = {type(part).__name__ for part in model.model.modules() if hasattr(part, "qweight")}
-    return Made(lambda ids: model.model(input_ids=ids), bits, len(shapes) - left, ", ".join(kinds))
+    return Made(Reloaded(case, model), bits, len(shapes) - left)
+
+
+class Reloaded:
+    """What a file gives back. Its layers for processors take float16 alone, so what their codes
+    stand for is put into the float32 model, and judged as the others are."""
+
+    def __init__(self, case: Case, model: Any) -> None:
+        self.case, self.made, self.model = case, model, None
+
+    def __call__(self, ids: torch.Tensor) -> Any:
+        if self.model is None:
+            self.model = self._reload()
+        return self.model(input_ids=ids)
+
+    def _reload(self) -> nn.Module:
+        with tempfile.TemporaryDirectory() as folder:
+            self.made.save(folder)
+            coded = GPTQModel.load(
+                folder, device="cpu", backend=BACKEND.TORCH, dtype=torch.float16
+            ).model
+        model = self.case.model()
+        for name, part in layers(model).items():
+            part.weight.data = coded.get_submodule(name).dequantize_weight().T.float().contiguous()
+        return model
 
 
 if __name__ == "__main__":

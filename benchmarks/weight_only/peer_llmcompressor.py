@@ -14,12 +14,17 @@ from llmcompressor.modifiers.quantization import (  # pyright: ignore[reportMiss
 from llmcompressor.modifiers.transform.awq import (  # pyright: ignore[reportMissingImports]
     AWQModifier,
 )
+from llmcompressor.pipelines.cache import (  # pyright: ignore[reportMissingImports]
+    IntermediatesCache,
+)
 from torch import nn
 from torch.utils.data import DataLoader
 
 
 def quantize(case: Case, model: nn.Module) -> Made:
     asked = case.settings
+    if asked.get("unpinned"):  # AWQ pins memory, which needs an accelerator
+        IntermediatesCache.pin_memory = lambda *_: None
     shapes = [tuple(part.weight.shape) for part in layers(model).values()]
     weights = {
         "num_bits": case.bits,

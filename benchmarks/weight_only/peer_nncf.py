@@ -20,10 +20,23 @@ FEW = ("i2", "u2", "u3", "i4", "u4")  # element types that codes of few bits are
 PRECISE = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 
 
+class FirstOutput(nn.Module):
+    """Logits or hidden states alone, of tokens alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=ids)[0]
+
+
 def quantize(case: Case, model: nn.Module) -> Made:
     asked = case.settings
     ids = case.batches[0]["input_ids"]
-    converted = ov.convert_model(model, example_input={"input_ids": ids}, input=[ids.shape])
+    with torch.no_grad():  # of what is traced by running, the masks of some models are lost
+        program = torch.export.export(FirstOutput(model), (ids,), strict=False)
+    converted = ov.convert_model(program)
     for parameter in model.parameters():  # OpenVINO has a copy
         parameter.data = torch.empty(0)
     scope = None if case.causal else nncf.IgnoredScope(types=["Gather"])
