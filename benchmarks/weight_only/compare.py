@@ -118,6 +118,20 @@ def _complaint(text: str) -> str:
     return (errors or lines or ["no word"])[-1][:WORDS]
 
 
+def kept() -> dict[str, Any]:
+    """What was measured, here or by another run of this script."""
+    return json.loads(KEPT.read_text()) if KEPT.exists() else {}
+
+
+def keep(found: dict[str, Any]) -> None:
+    """Add to what was measured, and write the page of it."""
+    known = {**kept(), **found}
+    new = KEPT.with_suffix(f".{os.getpid()}")
+    new.write_text(json.dumps(known, indent=1) + "\n")
+    new.replace(KEPT)  # at once: another run may be reading
+    page.write(known, RESULTS / "weight_only.md")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help="smollm2, minilm")
@@ -136,17 +150,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folders = dict[str, Path]()
         for run in runs(subjects, options):
-            known = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-            if run.key in known and not options.again:
+            if run.key in kept() and not options.again:
                 continue
             if run.subject not in folders:
                 folders[run.subject] = data.write(run.subject, options.data or Path(place))
             found = measure(run, folders[run.subject], options)
             print(run.key, json.dumps(found), flush=True)
-            known = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-            KEPT.write_text(json.dumps({**known, run.key: found}, indent=1) + "\n")
-            page.write(json.loads(KEPT.read_text()), RESULTS / "weight_only.md")
-    page.write(json.loads(KEPT.read_text()), RESULTS / "weight_only.md")
+            keep({run.key: found})
+    keep({})
 
 
 if __name__ == "__main__":

@@ -87,8 +87,8 @@ def _case(measured: Measured, name: str, bits: int, group: int) -> Iterator[str]
 def _row(
     title: str, setting: str, found: Mapping[str, Any], subject: data.Subject
 ) -> Sequence[str]:
-    peak = found["quantizing_peak"]
-    beyond = (peak - found["libraries"]) / subject.bytes
+    peak = found.get("quantizing_peak")  # not watched in all that was kept
+    beyond = None if peak is None else (peak - found["libraries"]) / subject.bytes
     return (
         f"{title} ({', '.join(f'{k} {v}' for k, v in list(found['versions'].items())[:1])})",
         setting + (f" ({found['note']})" if found["note"] else ""),
@@ -97,8 +97,8 @@ def _row(
         f"{found['bits']:.3f}",
         str(found["matrices"]),
         f"{found['processor_seconds']:.0f}",
-        f"{peak / MILLION:.0f}",
-        f"{beyond:.2f}",
+        "" if peak is None else f"{peak / MILLION:.0f}",
+        "" if beyond is None else f"{beyond:.2f}",
     )
 
 
