@@ -10,7 +10,19 @@ from base import Figures, digits_vit, minilm, publish
 from regauge.passes import Pass, Quantize, os_plus, smooth_quant
 
 BITS = (8, 6, 4)
-SAYS = ""
+SAYS = (
+    "{subjects}. Claimed (A48): a shift of each channel to the middle of its range and a scale by "
+    "one threshold a site, folded into what makes a value and what reads it, leave less error than "
+    "SmoothQuant's scales where activations have one scale a tensor, and most at few bits; of a "
+    "post-LN encoder too, whose shortcuts get the original back by an op. Static activations with "
+    "zero points from the range seen, weights with a scale a channel from theirs, to the nearest, "
+    "biases corrected, in linear layers, simulated. SmoothQuant may put in such ops here as well. "
+    "Borne out by the error in every row: at six bits MiniLM's is 0.19 after OS+, 0.44 after "
+    "SmoothQuant and 0.55 without; at four bits the order is the same, but nothing is left of "
+    "MiniLM there. Shifts alone bring a sixth at six and four bits, and at eight cost MiniLM a "
+    "twentieth. Accuracy of the vision transformer hardly tells: the differences are of four "
+    "images at most, and not in favour of OS+ at four bits."
+)
 
 
 def measure() -> Figures:
