@@ -17,7 +17,16 @@ from regauge.ir.blocks import repeated
 from regauge.ir.interpret import execute
 
 Masking: TypeAlias = Callable[[torch.Tensor], torch.Tensor]  # scores [O, n] -> what stays, bool
-SAYS = ""
+SAYS = (
+    "{subjects}. Claimed (A23): of the weights of a row those of least |W| ‖x‖ are worth least, so "
+    "that with half of them at zero, none of the others changed, far less is lost than by "
+    "magnitude, and the same for two of each four. Linear layers of the blocks, each by what it "
+    "reads when those before it have their zeros (the authors prune a block at once); the head "
+    "stays. Masks alone: no weight is left out of the file, and nothing runs faster. Borne out: "
+    "the decoder's perplexity is 32 where magnitude leaves 269 (and 355 in the authors' baseline, "
+    "one threshold a layer), and 91 against 1195 with two of four; the encoder's error is lower by "
+    "a third, though half of so small an encoder's weights are not to spare for either."
+)
 
 
 def measure() -> Figures:
