@@ -10,20 +10,38 @@ rounded to codes again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from base import Figures, minilm, publish
+from torch.nn.functional import cosine_similarity
 
 from regauge.ir import Graph, Node, astype
-from regauge.ir.formats import Format, named
+from regauge.ir.formats import Format, named, searched
 from regauge.ir.interpret import execute
 
-FORMATS = ("int8-g32-pad-e8m0", "int4-g32-pad-e8m0")
+VALUES, WEIGHTS = "int8-g16-pad-e8m0", ("int8-g16-pad-e8m0", "int4-g16-pad-e8m0")
 FINEST = 2.0**-10  # step of whole numbers
-SAYS = ""
+SAYS = (
+    "{subject}. Claimed (A98): all tensors of an encoder in blocks of integers that share a shift, "
+    "tables and what softmax, GELU and norms read and give among them, keep the function (cosine "
+    "at least 0.99 in eight bits) at an eighth of the size in four. Simulated in float64, in which "
+    "products of such codes are exact: blocks are of 16 neighbours on the last axis, shifts of "
+    "parameters searched, those of values from their range. GELU, the exponential of softmax and "
+    "the root of norms are I-BERT's polynomials and Newton's steps on whole numbers of 15 bits and "
+    "a sign, rounded down where integers would be; constants that a compiler would fold into a "
+    "multiplier (the units of the polynomials, the weights of norms) multiply as they are. Sizes "
+    "are of all parameters with their shifts. Borne out in eight bits, all on integers: the cosine "
+    "of windows (means over tokens, what the model is used for) is 0.997 in the mean and 0.996 at "
+    "least, that of tokens 0.992. It takes blocks as small as 16: of 32, which was tried before, "
+    "the cosine of tokens was 0.987. Polynomials cost little beside the codes of values. Not borne "
+    "out in four bits: at a seventh of the size the cosine is 0.88, and that is the matrices "
+    "alone; to the nearest, without zero points and with shifts for scales, four bits are too few "
+    "for this encoder, which the presets of four bits keep by Hessians. Norms and biases, which "
+    "the size hardly shows, have eight bits here."
+)
 
 
 def measure() -> Figures:
@@ -32,25 +50,25 @@ def measure() -> Figures:
     whole = sum(graph.value(param).numel() * 4 for param in graph.params.values())
     rows: list[list[Any]] = []
     wanted = outputs(subject.judge, graph, None)
-    for weights in FORMATS:
-        size = sum(
-            named(weights).nbytes(graph.value(param).shape) for param in graph.params.values()
-        )
-        for values, integers in ((None, False), (FORMATS[0], False), (FORMATS[0], True)):
+    for weights in WEIGHTS:
+        shapes = [graph.value(param).shape for param in graph.params.values()]
+        size = sum(of_parameter(weights, shape).nbytes(shape) for shape in shapes)
+        for values, integers in ((None, False), (VALUES, False), (VALUES, True)):
             form = None if values is None else named(values)
-            run = Run(graph, named(weights), form, integers)
+            run = Run(graph, weights, form, integers)
             found = outputs(subject.judge, graph, run)
-            cosine = torch.nn.functional.cosine_similarity(found, wanted, dim=-1)
-            error = float((found - wanted).norm() / wanted.norm())
+            tokens = cosine_similarity(found, wanted, dim=-1)
+            sentences = cosine_similarity(found.mean(1), wanted.mean(1), dim=-1)
             rows.append(
                 [
                     weights,
                     values or "float",
                     "integers" if integers else "float",
                     whole / size,
-                    float(cosine.mean()),
-                    float(cosine.min()),
-                    error,
+                    float(sentences.mean()),
+                    float(sentences.min()),
+                    float(tokens.mean()),
+                    float((found - wanted).norm() / wanted.norm()),
                 ]
             )
             print(rows[-1], flush=True)
@@ -58,13 +76,13 @@ def measure() -> Figures:
 
 
 def outputs(judge: Callable[[Any], float], graph: Graph, run: Run | None) -> torch.Tensor:
-    """The last hidden states of the text to judge by, ``[tokens, n]``."""
+    """The last hidden states of the text to judge by, ``[windows, tokens, n]``."""
     found: list[torch.Tensor] = []
 
     def forward(batch: list[Any]) -> torch.Tensor:
         tap, read = (None, None) if run is None else (run.tap, run.read)
         value = execute(graph, batch, tap=tap, read=read)[0]
-        found.append(value.flatten(0, -2))
+        found.append(value)
         return value
 
     with torch.no_grad():
@@ -72,18 +90,23 @@ def outputs(judge: Callable[[Any], float], graph: Graph, run: Run | None) -> tor
     return torch.cat(found)
 
 
+def of_parameter(matrices: str, shape: Sequence[int]) -> Format:
+    """The format of a parameter: vectors, of which there are few, have eight bits."""
+    return named(matrices if len(shape) > 1 else VALUES)
+
+
 @dataclass
 class Run:
     """One way of computing.
 
     Attributes:
-        weights: The format of all parameters.
+        weights: The format of matrices.
         values: That of all values; ``None`` for none.
         integers: Whether GELU, softmax and norms are computed on integers.
     """
 
     graph: Graph
-    weights: Format
+    weights: str
     values: Format | None
     integers: bool
     operands: dict[Node, Any] = field(default_factory=dict[Node, Any])
@@ -92,7 +115,8 @@ class Run:
     def read(self, reader: Node, used: Node, value: Any) -> Any:
         if used.op == "param":
             if used not in self.params:
-                self.params[used] = self.weights.quantize(value).dequantize()
+                form = of_parameter(self.weights, value.shape)
+                self.params[used] = form.quantize(value, searched(form, value)).dequantize()
             value = self.params[used]
         self.operands[used] = value
         return value
@@ -190,12 +214,13 @@ if __name__ == "__main__":
         "An encoder in blocks of integers with shifts (A98, BCT)",
         SAYS,
         (
-            "parameters",
+            "matrices",
             "values",
             "GELU, softmax, norms",
             "size: float32 is × as large",
-            "cosine, mean",
-            "cosine, least",
+            "cosine of windows, mean",
+            "least",
+            "cosine of tokens, mean",
             "relative L2",
         ),
         measure,

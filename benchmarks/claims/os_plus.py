@@ -19,7 +19,7 @@ SAYS = (
     "biases corrected, in linear layers, simulated. SmoothQuant may put in such ops here as well. "
     "Borne out by the error in every row: at six bits MiniLM's is 0.19 after OS+, 0.44 after "
     "SmoothQuant and 0.55 without; at four bits the order is the same, but nothing is left of "
-    "MiniLM there. What shifts add is a sixth at six and four bits; at eight cost MiniLM a "
+    "MiniLM there. What shifts add is a sixth at six and four bits; at eight they cost MiniLM a "
     "twentieth. Accuracy of the vision transformer hardly tells: the differences are of four "
     "images at most, and not in favour of OS+ at four bits."
 )
