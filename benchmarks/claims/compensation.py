@@ -25,9 +25,9 @@ BLOCKS = (2, 27)
 RANK = 8
 SAYS = (
     "The relative L2 error of what layers give on other text than they were calibrated on, "
-    f"geometric means over the {{{layers}}} linear layers of blocks {', '.join(map(str, BLOCKS))} "
-    "of SmolLM2-135M-Instruct; 8 windows of 256 tokens to calibrate on, 8 of other text. Scales "
-    f"come from the range, in groups of 64. LoRC (A55) adds the best matrix of rank {RANK} by the "
+    f"geometric means over the {{layers}} linear layers of blocks {', '.join(map(str, BLOCKS))} of "
+    "SmolLM2-135M-Instruct; 8 windows of 256 tokens to calibrate on, 8 of other text. Scales come "
+    f"from the range, in groups of 64. LoRC (A55) adds the best matrix of rank {RANK} by the "
     "singular values of W - V; the last column those of (W - V) R with H = R R', which is ours. "
     "Here both factors are in floating point. Borne out in part. FP4 beats INT4 without zero "
     "points (0.078 against 0.092 to the nearest, 0.048 against 0.051 by GPTQ), not with them "
