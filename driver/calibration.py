@@ -109,7 +109,7 @@ def _batch_symbol(graph: Graph) -> str | None:
         if not isinstance(type_, TensorType) or not type_.rank:
             return None
         firsts.add(type_.shape[0])
-        if type_.shape[0] in symbols(TensorType(type_.dtype, type_.shape[1:])):
+        if type_.shape[0] in set(symbols(TensorType(type_.dtype, type_.shape[1:]))):
             return None
     symbol = firsts.pop() if len(firsts) == 1 else None
     return symbol if isinstance(symbol, str) and symbol.isidentifier() else None

@@ -56,7 +56,7 @@ def levelled(profile: Profile, smooth: Smooth) -> tuple[Pass, ...]:
 
 def w8a8(profile: Profile) -> tuple[Pass, ...]:
     """Eight bits with static scales: the fastest at run time; needs calibration data."""
-    return (*levelled(profile, Smooth(activations="static")), Quantize("static"))
+    return (*levelled(profile, Smooth("folded", activations="static")), Quantize("static"))
 
 
 def w8a8_dynamic(profile: Profile) -> tuple[Pass, ...]:

@@ -14,7 +14,7 @@ import regauge as rg
 from regauge.ir import Graph
 from regauge.ir.interpret import execute
 from regauge.passes import Context, JoinReaders, Pass, Quantize, Rotate, Smooth, awq
-from regauge.passes.solvers import CoordinateDescent, KBest, Solver
+from regauge.passes.quantization.solvers import CoordinateDescent, KBest, Solver
 
 SOLVERS: dict[str, str | Solver] = {
     "nearest": "nearest",

@@ -9,7 +9,7 @@ import torch
 from ..graph import Graph, Node
 from ..laws import MIXING, Kind
 from ..types import TensorType
-from .region import Region
+from .region import Region, Restore
 from .tensors import spread
 
 
@@ -58,9 +58,29 @@ def restore(graph: Graph, region: Region, element: torch.Tensor) -> None:
     originals: dict[Node, Node] = {}
     for wanted in region.restores:
         value = wanted.value
+        if region.kind is Kind.SHIFT and _made_up(graph, region, wanted, element):
+            continue
         if value not in originals:
             originals[value] = _original(graph, region, value, element)
         wanted.user.replace_input(value, originals[value])
+
+
+def _made_up(graph: Graph, region: Region, wanted: Restore, element: torch.Tensor) -> bool:
+    """Let a bias take up the shift of what is added to it, ``(x - z) + (W u + c + z)``, if it can:
+    so a residual stream gets the original back without an op."""
+    user, value = wanted.user, wanted.value
+    others = [arg for arg in user.args if arg is not value]
+    if user.op != "add" or user.attrs or len(others) != 1 or not isinstance(others[0], Node):
+        return False
+    layer = others[0]
+    bias = layer.operand(2) if layer.op == "linear" else None
+    if bias is None or bias.op != "param" or len(bias.users) > 1 or len(layer.users) > 1:
+        return False
+    shift = _tensor(region, value, -region.actions[value].power * element)
+    if layer.shape != user.shape or shift.shape != bias.shape:
+        return False
+    graph.give(layer, 2, graph.value(bias) + shift.to(bias.dtype))
+    return True
 
 
 def _original(graph: Graph, region: Region, value: Node, element: torch.Tensor) -> Node:
@@ -100,9 +120,13 @@ def _mixed_by_op(
 
 
 def _constant(graph: Graph, region: Region, value: Node, element: torch.Tensor, name: str) -> Node:
-    action = region.actions[value]
+    return graph.param(f"{value.name}_{name}", _tensor(region, value, element), origin=())
+
+
+def _tensor(region: Region, value: Node, element: torch.Tensor) -> torch.Tensor:
+    """What broadcasts against a value, neutral where it is not acted on."""
     neutral = 0.0 if region.kind is Kind.SHIFT else 1.0
-    tensor = spread(action, element, neutral).to(value.dtype)
+    tensor = spread(region.actions[value], element, neutral).to(value.dtype)
     while tensor.dim() > 1 and tensor.shape[0] == 1:
         tensor = tensor[0]
-    return graph.param(f"{value.name}_{name}", tensor, origin=())
+    return tensor

@@ -52,7 +52,7 @@ class Smooth(SitePass):
     """Shift and scale every site where it helps.
 
     Args:
-        shift: Whether to shift.
+        shift: Whether to shift; ``folded``: only where parameters take it up.
         rule: How scales follow from ranges; with ``None`` there is a shift alone.
         grid: The values of t (as a part of the greatest magnitude) or of a to try; one value is no
             search.
@@ -63,7 +63,7 @@ class Smooth(SitePass):
         untie: Whether a tied parameter may be stored twice.
     """
 
-    shift: bool = False
+    shift: bool | Literal["folded"] = False
     rule: Literal["threshold", "power", "mean", "range", "exponent"] | None = "power"
     grid: tuple[float, ...] = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
     activations: Activations | None = "static"
@@ -182,7 +182,8 @@ class SiteSearch:
         axes = (self.site.axis,)
         region = transport(self.graph, self.value, kind, axes=axes)
         if isinstance(region, Blocked) and self.options.insert:
-            region = transport(self.graph, self.value, kind, axes=axes, restore=True, insert=True)
+            by_op = kind is not Kind.SHIFT or self.options.shift != "folded"
+            region = transport(self.graph, self.value, kind, axes=axes, restore=True, insert=by_op)
         if isinstance(region, Blocked):
             self.remarks.append(blocked(self.site.value, f"no {kind.value}: {region}", region))
             return None

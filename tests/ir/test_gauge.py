@@ -88,6 +88,28 @@ def test_a_post_norm_shortcut_gets_the_original_back(kind: Kind) -> None:
     assert [restore.user.name for restore in found.restores] == ["r"]
     element = torch.linspace(0.5, 2.0, 8, dtype=torch.float64)
     assert same_after(graph, inputs, found, element)
+    # A shift is made up for by the bias of what is added.
+    assert graph["r"].args[0].name == ("n_original" if kind is Kind.SCALE else "n")
+
+
+@pytest.mark.parametrize(
+    ("line", "other"),
+    [
+        pytest.param("f: f64[2, 3, 8] = linear(n, w, c)", "mul(f, c)", id="bias read twice"),
+        pytest.param("f: f64[2, 3, 8] = linear(n, w, c)", "relu(f)", id="layer read twice"),
+        pytest.param("f: f64[2, 3, 8] = mul(n, c)", "", id="no layer"),
+    ],
+)
+def test_a_shift_is_given_back_by_an_op_where_no_bias_is_free(line: str, other: str) -> None:
+    text = POST_NORM.replace("f: f64[2, 3, 8] = linear(n, w, c)", line)
+    if other:
+        text = text.replace("return y", f"z: f64[2, 3, 8] = {other}\n    return y, z")
+    graph, inputs = filled(text)
+    found = region(graph, "n", Kind.SHIFT, restore=True)
+    wanted = execute(graph, inputs)
+    apply(graph, found, torch.linspace(0.5, 2.0, 8, dtype=torch.float64))
+    graph.verify()
+    torch.testing.assert_close(execute(graph, inputs), wanted, rtol=1e-10, atol=1e-10)
     assert graph["r"].args[0].name == "n_original"
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from typing import Literal
+
+import pytest
 import torch
 from graphs import fill
 
@@ -61,6 +64,7 @@ def damage(*passes: Pass) -> float:
 def test_smoothing_alone_changes_nothing() -> None:
     for step in (
         Smooth(shift=True),
+        Smooth("folded"),
         os_plus(),
         smooth_quant(0.5),
         Smooth(activations="dynamic"),
@@ -97,6 +101,14 @@ def test_without_insertion_only_free_sites_are_touched() -> None:
     assert [remark.applied for remark in remarks] == [False, False]
     assert "gelu does not commute with a scale" in remarks[1].text
     assert str(new) == str(graph)
+
+
+@pytest.mark.parametrize(("shift", "by_op"), [(False, False), ("folded", False), (True, True)])
+def test_a_folded_shift_is_no_op_of_its_own(shift: bool | Literal["folded"], by_op: bool) -> None:
+    graph, context = with_outliers()
+    new, remarks = Smooth(shift, "power", (0.5,)).attempt(graph, context)
+    assert any("shift in" in remark.text for remark in remarks) == bool(shift)
+    assert any(node.name.endswith("_shifted") for node in new.nodes) == by_op
 
 
 def test_one_range_for_all_channels() -> None:
