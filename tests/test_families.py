@@ -150,7 +150,12 @@ def test_every_rule_of_smoothing_keeps_the_function(
     # One range for all channels leaves nothing to do, so it comes last.
     rules = ("exponent", "threshold", "power", "mean", "range")
     steps = [
-        Smooth(rule in ("threshold", "range"), rule, (0.5,), insert=rule == "threshold")
+        Smooth(
+            rule in ("threshold", "range"),
+            rule,
+            (3.0 if rule == "exponent" else 0.5,),
+            insert=rule == "threshold",
+        )
         for rule in rules
     ]
     _, reports = through(family, FoldBatchNorm(), *steps)

@@ -41,15 +41,20 @@ WAYS: dict[str, tuple[OfRows, OfWeight]] = {
 SAYS = (
     "LLM-FP4 (A32) claims that four bits of floating point, with the split between exponent and "
     "mantissa and a real bias searched by the error of the layer, beat E2M1 with the bias of the "
-    "range, and that INT4. Relative L2 error of the outputs, of SmolLM2 perplexity; {subjects}. "
-    "Weights a scale a channel, what linear layers read one for the tensor, simulated, the search "
-    f"by {SAMPLE} rows; int4 is symmetric, from the range."
+    "range, and that INT4. Relative L2 error of the outputs; {subjects}. Weights a scale a "
+    f"channel, what linear layers read one for the tensor, simulated, the search by {SAMPLE} rows; "
+    "int4 is symmetric, from the range. The order is borne out on both models: what is searched "
+    "leaves 0.15 of the vision transformer's logits, E2M1 0.17 and INT4 0.25; MiniLM is lost by "
+    "the others, and at 0.76 not much of it is left by the search either. Channels' whole "
+    "exponents, folded into the weights beforehand, do no good: on the vision transformer, whose "
+    "channels differ little, they cost 6 %; of the post-LN encoder only the heads' values can take "
+    "them up without an op. SmolLM2 was not measured."
 )
 
 
 def measure() -> base.Figures:
     rows: list[list[object]] = []
-    subjects = (base.digits_vit(), base.minilm(16, 8), base.smollm2(4, 4))
+    subjects = (base.digits_vit(), base.minilm(8, 8))
     for subject in subjects:
         shifted = subject.after([pre_shift()])
         judged = subject.error if subject.measure == "accuracy" else subject.quality

@@ -17,7 +17,7 @@ reads it:
     power:      s[j] = max |x[j] - z[j]|^a / max |W[:, j]|^(1-a)    one a for the site (SmoothQuant)
     mean:       s[j] = mean |x[j]|^a                                one a for the site (AWQ)
     range:      s[j], z[j] so that all channels have one range       (RepQuant)
-    exponent:   s[j] = 2^k, the whole power next to a range of its own, k >= 0
+    exponent:   s[j] = 2^k, the whole power next to a range of its own, at most e of them apart
 
 and the objective, by which t or a is searched at each site, is the error of what reads it under
 quantization, ``|Q(x') Q(W')' - x W'|^2`` over a sample of rows; weights stay as they are otherwise.
@@ -54,8 +54,8 @@ class Smooth(SitePass):
     Args:
         shift: Whether to shift; ``folded``: only where parameters take it up.
         rule: How scales follow from ranges; with ``None`` there is a shift alone.
-        grid: The values of t (as a part of the greatest magnitude) or of a to try; one value is no
-            search.
+        grid: The values of t (as a part of the greatest magnitude), of a or of e to try; one value
+            is no search.
         activations: How activations will be quantized, for the objective; ``None``: not at all.
         bits: Of the weights, for the objective.
         group: How many neighbouring weights will share a scale; all of a row where not given.
@@ -120,9 +120,10 @@ def repquant() -> Smooth:
     return Smooth(True, "range", (1.0,), insert=False)
 
 
-def pre_shift() -> Smooth:
-    """Exponents of channels moved into the weights (F4.3): exact in floating point too."""
-    return Smooth(False, "exponent", (1.0,), insert=False)
+def pre_shift(bits: int = 2) -> Smooth:
+    """Exponents of channels moved into the weights (F4.3), as far apart as so many bits of an
+    exponent tell: exact in floating point too."""
+    return Smooth(False, "exponent", (2.0**bits - 1,), insert=False)
 
 
 def _grouped(reader: Node) -> bool:
@@ -240,7 +241,9 @@ class SiteSearch:
                 case "threshold":
                     s = torch.clamp(peak / (choice * peak.max()), min=1.0)
                 case "exponent":
-                    s = torch.exp2(torch.round(torch.log2(peak / peak.min())))
+                    powers = torch.round(torch.log2(peak / peak.min()))
+                    powers = powers.clamp(min=float(powers.max()) - int(choice))
+                    s = torch.exp2(powers - powers.min())
                 case "mean":
                     mean = tied((self.seen.rows - z).abs().mean(0), region, "amax").clamp(min=1e-4)
                     s = mean**choice

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -72,7 +73,7 @@ def test_smoothing_alone_changes_nothing() -> None:
         repquant(),
         pre_shift(),
         Smooth(True, "range"),
-        Smooth(False, "exponent"),
+        Smooth(False, "exponent", (5.0,)),
     ):
         assert damage(step) < 1e-12
 
@@ -126,10 +127,12 @@ def test_one_range_for_all_channels() -> None:
 
 def test_exponents_are_whole() -> None:
     graph, context = with_outliers()
-    new, remarks = Smooth(False, "exponent")(graph, context)
-    assert remarks[0].applied
-    ratio = graph.store["g"] / new.store[next(n for n in new.params if n.startswith("g"))]
-    assert torch.equal(torch.log2(ratio), torch.log2(ratio).round()) and float(ratio.max()) >= 8
+    for bits, most in ((1, 2.0), (2, 8.0)):
+        new, remarks = replace(pre_shift(bits), insert=True)(graph, context)
+        assert remarks[0].applied
+        ratio = graph.store["g"] / new.store[next(n for n in new.params if n.startswith("g"))]
+        assert torch.equal(torch.log2(ratio), torch.log2(ratio).round())
+        assert float(ratio.min()) == 1.0 and float(ratio.max()) == most
 
 
 def test_scales_for_weights_of_four_bits_lower_their_error() -> None:
