@@ -3,10 +3,9 @@ out, in the place of CoreQ's coefficient (A26)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from base import Figures, Subject, minilm, publish, smollm2
+from base import Figures, Subject, minilm, publish
 
 from regauge.passes import Quantize
 from regauge.passes.quantization.evidence import MakeUp
@@ -17,20 +16,19 @@ SAYS = (
     "W + c W T in the place of W (A05, F5), with a share c of none, half (the authors' value), "
     "all, and the share that is best for each weight on the half of the calibration rows that T "
     "was not made of (ours; it stands in the place of the coefficient of A26, which is not "
-    "published in what we could read). Linear layers alone are quantized. {subjects}. Lower is "
-    "better."
+    "published in what we could read). Linear layers alone are quantized. {subject}; error of the "
+    "last hidden state. The claim of A05 is borne out in every row: with c = 1/2 the error falls "
+    "by 16 % at three bits and 12 % at two, to the nearest, and by 6 and 8 % after GPTQ. At two "
+    "bits all of T is worse than half of it, which is what a coefficient is for; the one chosen by "
+    "data left out (the claim of A26, in our form) is the best or within half a percent of it in "
+    "each row. SmolLM2 was not measured."
 )
 
 
-def figures(
-    subject: Subject, weights: str, solver: str, shares: Sequence[MakeUp] = SHARES
-) -> list[Any]:
+def figures(subject: Subject, weights: str, solver: str) -> list[Any]:
     """A row: the quality for each share."""
-    row: list[Any] = [subject.title.split(";")[0], weights, solver]
+    row: list[Any] = [weights, solver]
     for share in SHARES:
-        if share not in shares:
-            row.append("")
-            continue
         step = Quantize(
             None, weights=weights, rounding=SOLVERS[solver], make_up=share, embeddings=False
         )
@@ -40,15 +38,13 @@ def figures(
 
 
 def measure() -> Figures:
-    small, large = minilm(16), smollm2(8, 4)
+    subject = minilm(16)
     rows = [
-        figures(small, weights, solver)
+        figures(subject, weights, solver)
         for weights in ("int3-g64-asym", "int2-g64-asym")
         for solver in SOLVERS
     ]
-    rows.append(figures(large, "int3-g64-asym", "GPTQ", (0.0, 0.5, "held-out")))
-    titles = (f"{subject.title} ({subject.measure})" for subject in (small, large))
-    return Figures(rows, {"subjects": "; ".join(titles)})
+    return Figures(rows, {"subject": subject.title})
 
 
 if __name__ == "__main__":
@@ -56,6 +52,6 @@ if __name__ == "__main__":
         "propagation",
         "Weights that make up for the errors before them",
         SAYS,
-        ("model", "weights", "solver", *(f"c = {share}" for share in SHARES)),
+        ("weights", "solver", *(f"c = {share}" for share in SHARES)),
         measure,
     )
