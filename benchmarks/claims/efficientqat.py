@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import base
 
-from regauge.ir import Graph
-from regauge.ir.blocks import repeated
-from regauge.ir.gauge import inputs_of_contractions
-from regauge.passes import Choice, Quantize, Reconstruct
+from regauge.passes import Quantize, Reconstruct
 from regauge.passes.fitting import Fitter
 from regauge.passes.quantization.learned_rounding import Rates
 
 WEIGHTS = "int2-g64-asym"
 STEPS = 80
-BLOCKS = (12, 13, 14, 15)  # of the decoder's 30; the others stay as they are
-FEW_STEPS, END_STEPS = 48, 24  # of the decoder
-FLOAT = Choice(None, None)
 SAYS = (
     "EfficientQAT (A76) claims that training each block with its weights, scales and zero points, "
     "and then the scales of all by the loss of the model, makes two bits usable. {subject}. "
@@ -33,40 +25,29 @@ SAYS = (
 
 
 def measure() -> base.Figures:
-    vision, decoder = base.digits_vit(), base.smollm2(12, 4, batch=1)
-    rows: list[list[Any]] = []
-    for subject, chosen, steps in ((vision, None, STEPS), (decoder, BLOCKS, FEW_STEPS)):
-        kept = {} if chosen is None else dict.fromkeys(outside(subject.graph, chosen), FLOAT)
-        nearest = Quantize(None, WEIGHTS, "nearest", correct_bias=False, choices=kept)
-        by_block = Reconstruct(
-            None,
-            WEIGHTS,
-            "nearest",
-            correct_bias=False,
-            choices=kept,
-            embeddings=False,
-            method="block-ap",
-            rates=Rates(weights=5e-2, steps=5e-3, zeros=2e-2),
-            fitter=Fitter(steps=steps),
-        )
-        end = Fitter(steps=steps if chosen is None else END_STEPS)
-        both = replace(by_block, end_to_end=end, end_rates=Rates(steps=1e-3))
-        ways = {"round to nearest": nearest, "Block-AP": by_block, "Block-AP, then E2E-QP": both}
-        name = subject.title.split(";")[0]
-        rows.append([name, "float32", 0.0, subject.quality(subject.graph)])
-        for way, step in ways.items():
-            graph, _ = replace(step, embeddings=False).attempt(subject.graph, subject.context)
-            rows.append([name, way, subject.error(graph), subject.quality(graph)])
-            print(rows[-1], flush=True)
-    return base.Figures(rows, {"subjects": f"{vision.title}; {decoder.title}"})
-
-
-def outside(graph: Graph, chosen: Sequence[int]) -> list[str]:
-    """The readers of weights in no chosen block of the repeated ones."""
-    chain = repeated(graph)
-    inside = {node for index in chosen for node in chain[index].nodes}
-    readers = (reader for site in inputs_of_contractions(graph) for reader in site.readers)
-    return [reader.name for reader in readers if reader not in inside]
+    subject = base.digits_vit()
+    nearest = Quantize(None, WEIGHTS, "nearest", correct_bias=False)
+    by_block = Reconstruct(
+        None,
+        WEIGHTS,
+        "nearest",
+        correct_bias=False,
+        method="block-ap",
+        rates=Rates(weights=5e-2, steps=5e-3, zeros=2e-2),
+        fitter=Fitter(steps=STEPS),
+    )
+    end = Fitter(steps=STEPS)
+    both = replace(by_block, end_to_end=end, end_rates=Rates(steps=1e-3))
+    rows: list[list[object]] = [["float32", 0.0, subject.quality(subject.graph)]]
+    for name, step in (
+        ("round to nearest", nearest),
+        ("Block-AP", by_block),
+        ("Block-AP, then E2E-QP", both),
+    ):
+        graph, _ = step.attempt(subject.graph, subject.context)
+        rows.append([name, subject.error(graph), subject.quality(graph)])
+        print(rows[-1], flush=True)
+    return base.Figures(rows, {"subject": subject.title})
 
 
 if __name__ == "__main__":
@@ -74,6 +55,6 @@ if __name__ == "__main__":
         "efficientqat",
         "EfficientQAT in two bits",
         SAYS,
-        ("model", "weights", "error of the logits", "accuracy or perplexity"),
+        ("weights", "error of the logits", "accuracy"),
         measure,
     )
