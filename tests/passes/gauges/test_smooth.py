@@ -107,7 +107,7 @@ def test_without_insertion_only_free_sites_are_touched() -> None:
 @pytest.mark.parametrize(("shift", "by_op"), [(False, False), ("folded", False), (True, True)])
 def test_a_folded_shift_is_no_op_of_its_own(shift: bool | Literal["folded"], by_op: bool) -> None:
     graph, context = with_outliers()
-    new, remarks = Smooth(shift, "power", (0.5,)).attempt(graph, context)
+    new, remarks = Smooth(shift, "range", (1.0,)).attempt(graph, context)
     assert any("shift in" in remark.text for remark in remarks) == bool(shift)
     assert any(node.name.endswith("_shifted") for node in new.nodes) == by_op
 
