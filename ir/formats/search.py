@@ -17,6 +17,7 @@ from .integers import Integer
 
 COARSE = torch.exp2(-torch.arange(1, 25) / 4)  # of the range, down to 1/64
 FINE = torch.cat([torch.linspace(0.84, 0.98, 8), torch.linspace(1.02, 1.16, 8)])
+FINE_ENDS = FINE[1::2]  # where either end has a turn, and then another
 OCTAVES = torch.exp2(-torch.arange(-1.0, 7))  # all that a power of two can be changed by
 CACHED = 1 << 17  # numbers that are worked on at once
 ROUNDS = 2  # of the ends in turn, and of least squares
@@ -124,20 +125,20 @@ class _Search:
                 break  # smaller ones clip even more
             ends = torch.full_like(self.low, factor)
             self.take(found, ends, ends)
-        if form.scale.storage != "e8m0":
-            low, high = self.low, self.high
-            for factor in FINE:
-                self.attempt(low * factor, high * factor)
-        if not form.asymmetric:
-            self.refit()
+        if form.asymmetric:
+            for _ in range(ROUNDS):
+                low, high = self.low, self.high
+                for factor in FINE_ENDS:
+                    self.attempt(low * factor, high)
+                low = self.low
+                for factor in FINE_ENDS:
+                    self.attempt(low, high * factor)
             return self.best
-        for _ in range(ROUNDS):
-            low, high = self.low, self.high
+        if form.scale.storage != "e8m0":
+            high = self.high
             for factor in FINE:
-                self.attempt(low * factor, high)
-            low = self.low
-            for factor in FINE:
-                self.attempt(low, high * factor)
+                self.attempt(high * factor, high * factor)
+        self.refit()
         return self.best
 
     def attempt(self, low: torch.Tensor, high: torch.Tensor) -> None:
