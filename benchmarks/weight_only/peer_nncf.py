@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from typing import Any
 
 import nncf  # pyright: ignore[reportMissingImports]
 import openvino as ov  # pyright: ignore[reportMissingImports]
@@ -67,7 +68,7 @@ def quantize(case: Case, model: nn.Module) -> Made:
     )
 
 
-def stored(model: ov.Model, case: Case) -> tuple[float, int, str]:
+def stored(model: Any, case: Case) -> tuple[float, int, str]:
     """Bits of a quantized weight, how many matrices, and the types that their codes are kept in."""
     total = count = matrices = 0
     kinds: set[str] = set()
@@ -90,8 +91,8 @@ def stored(model: ov.Model, case: Case) -> tuple[float, int, str]:
     return total / max(count, 1), matrices, "; ".join(sorted(kinds))
 
 
-def _constant(node: ov.Node) -> ov.Node | None:
-    """The constant that a node is, or converts."""
+def _constant(node: Any) -> Any:
+    """The constant that a node is, or converts; `None` where there is none."""
     if node.get_type_name() == "Convert":
         node = node.input_value(0).get_node()
     return node if node.get_type_name() == "Constant" else None
