@@ -95,7 +95,8 @@ def regrouped(graph: Graph, batches: list[list[Any]]) -> list[list[Any]]:
         count = _examples(whole)
         cuts = [*range(0, max(count - least, 0) + 1, size), count]
         found += [_part(whole, *ends) for ends in itertools.pairwise(cuts) if ends[0] < ends[1]]
-    if most is not None and max(map(_examples, found)) > most:
+    sizes = [_examples(batch) for batch in found]
+    if sizes == [_examples(batch) for batch in batches] or (most is not None and max(sizes) > most):
         return batches
     return found if _independent(graph, found[0], least) else batches
 

@@ -81,8 +81,10 @@ def compile(
             known = constants(graph, flat) if flat else {}
             batches = data.regrouped(graph, data.read(calibration, graph, known))
         inputs = flat or (batches[0] if batches else [])
-        journal = Journal(None if resume is None else Path(resume))
-        journal.open({} if resume is None else _facts_of_run(graph, chosen, inputs, batches, place))
+        journal = Journal()
+        if resume is not None:
+            facts = _facts_of_run(graph, chosen, inputs, batches, place)
+            journal = Journal.of_run(Path(resume), facts)
         context = Context(
             inputs=inputs,
             calibration=batches,

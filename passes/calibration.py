@@ -50,8 +50,7 @@ class Observation:
             self.high = torch.maximum(self.high, rows.amax(0))
         self.count += len(rows)
         if keep:
-            index = torch.linspace(0, len(rows) - 1, min(keep, len(rows))).round().long()
-            self.samples.append(rows[index].clone())
+            self.samples.append(evenly(rows, keep).clone())
 
 
 def observe(
@@ -92,6 +91,11 @@ def observe(
         with torch.no_grad():
             execute(single, batch, tap=tap)
     return found
+
+
+def evenly(rows: torch.Tensor, keep: int) -> torch.Tensor:
+    """At most so many of some rows, as far apart as they can be."""
+    return rows[torch.linspace(0, len(rows) - 1, min(keep, len(rows))).round().long()]
 
 
 def as_rows(

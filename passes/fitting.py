@@ -26,6 +26,7 @@ from ..ir.interpret import Read, compute
 from ..ir.sections import Section
 from .base import Context
 from .calibration import as_rows
+from .journal import journaled
 
 HELD_OUT = 4  # one of so many batches
 Values: TypeAlias = "dict[Node, Any]"
@@ -115,6 +116,7 @@ class Samples:
         return len(self.exact)
 
 
+@journaled
 @dataclass(frozen=True)
 class Fit:
     """How learning went: the loss on held-out batches before and after, and the step taken; 0 where

@@ -65,33 +65,32 @@ class Journal:
         os.replace(beside, path)  # whole or not at all
         return made
 
-    def open(self, facts: dict[str, str]) -> None:
-        """Take the folder for a run of which these are the facts.
+    @classmethod
+    def of_run(cls, folder: Path, facts: dict[str, str]) -> Journal:
+        """That of a run of which these are the facts, which has the folder to itself.
 
         Raises:
-            InputError: It holds another run.
+            InputError: The folder holds another run, or something else.
         """
-        if self.folder is None:
-            return
-        head = self.folder / HEAD
-        lines = "".join(f"{name}: {value}\n" for name, value in facts.items())
+        head = folder / HEAD
         if head.exists():
             before = dict(line.split(": ", 1) for line in head.read_text("utf-8").splitlines())
             if changed := [name for name in facts if before.get(name) != facts[name]]:
                 raise InputError(
                     f"the folder holds a run with other {' and '.join(changed)}",
-                    where=str(self.folder),
+                    where=str(folder),
                     do="give another folder, or delete this one to begin anew",
                 )
-            return
-        if self.folder.exists() and any(self.folder.iterdir()):
+            return cls(folder)
+        if folder.exists() and any(folder.iterdir()):
             raise InputError(
                 f"the folder holds something else: there is no {HEAD}",
-                where=str(self.folder),
+                where=str(folder),
                 do="give a folder that is empty, or that is not there yet",
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        head.write_text(lines, "utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
+        head.write_text("".join(f"{name}: {value}\n" for name, value in facts.items()), "utf-8")
+        return cls(folder)
 
 
 def fingerprint(values: Sequence[Any]) -> str:

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 import torch
 
 from ...ir import InputError
+from ..calibration import evenly
 from .values import Coding, Limits
 
 ActivationRange: TypeAlias = Literal["seen", "error"] | float
@@ -24,11 +25,7 @@ SHARES = tuple(1 - i / 32 for i in range(28))  # of an end of the range
 def sample(batches: Sequence[torch.Tensor]) -> torch.Tensor:
     """Rows ``[k, n]`` of all batches, evenly."""
     keep = -(-ROWS // len(batches))
-    parts: list[torch.Tensor] = []
-    for rows in batches:
-        index = torch.linspace(0, len(rows) - 1, min(keep, len(rows))).round().long()
-        parts.append(rows[index])
-    return torch.cat(parts)
+    return torch.cat([evenly(rows, keep) for rows in batches])
 
 
 def of_share(rows: torch.Tensor, share: float, limits: Limits) -> Limits:

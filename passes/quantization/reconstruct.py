@@ -185,17 +185,15 @@ class _Work:
         """
         context = self.rounder.context
 
-        def fit() -> tuple[float, float, int, list[dict[str, torch.Tensor]]]:
+        def fit() -> tuple[Fit, list[dict[str, torch.Tensor]]]:
             found = fitter.fit(section, samples, learned, context, who)
-            parts = [{n: tensor.detach() for n, tensor in p.tensors.items()} for p in learned]
-            return found.before, found.after, found.step, parts
+            return found, [{n: t.detach() for n, t in part.tensors.items()} for part in learned]
 
-        before, after, step, parts = context.journal.once(name, fit)
+        found, parts = context.journal.once(name, fit)
         with torch.no_grad():
             for part, tensors in zip(learned, parts, strict=True):
                 for key, tensor in tensors.items():
                     part.tensors[key].copy_(tensor)
-        found = Fit(before, after, step)
         self._remark(section, found)
         return found
 

@@ -155,32 +155,30 @@ class Rounder:
         """Quantize a site's value, and gather what its readers need to know of it."""
         site = decision.site
         at_hand = self._rows(site, quantized)
-        refuse_non_finite(site.value, at_hand, "is not finite")
+        lengths: list[int] = []
+        for part in at_hand:
+            refuse_non_finite(site.value, [part], "is not finite")
+            lengths.append(len(part))
+
+        def limits() -> Limits:
+            return self._limits(decision, self._deciding(at_hand))
 
         if decision.coding is None:
-            seen = Mapped(lambda i: at_hand[self.learned_on[i]], len(self.learned_on))
             dtype = self.context.activation_dtype
-
-            def limits() -> Limits:
-                return self._limits(decision, seen)
-
             decision.coding = coding(decision.activations, site, limits, dtype)
         self.evidence = None
         if site.axis != -1:
             return
         codes = Mapped(lambda i: decision.simulate(quantized[i]), len(quantized))
         rows, plain = self._rows(site, codes), self._rows(site, exact)
-        counts = None if self.tokens is None else self.tokens.of_rows(site.readers[0], at_hand)
+        counts = None if self.tokens is None else self.tokens.of_rows(site.readers[0], lengths)
         biased = all(reader.operand(2) is not None for reader in site.readers)
-        total = sum(len(at_hand[i]) for i in self.learned_on)
         self.evidence = Evidence.of(
             site.value,
-            *(
-                Mapped(lambda i, of=of: of[self.learned_on[i]], len(self.learned_on))
-                for of in (plain, rows)
-            ),
-            counts=None if counts is None else [counts[i] for i in self.learned_on],
-            centered=biased and self._corrects(total),
+            self._deciding(plain),
+            self._deciding(rows),
+            counts=None if counts is None else self._deciding(counts),
+            centered=biased and self._corrects(sum(self._deciding(lengths))),
             drifts=bool(self.make_up),
         )
 
@@ -203,6 +201,10 @@ class Rounder:
         costs = [weight.square().sum(0) for weight in weights if weight.shape[1] == site.size]
         importance = torch.stack(costs).sum(0) if costs else torch.ones(site.size)
         return least_error(sample(rows), importance, limits, coded)
+
+    def _deciding(self, values: Values) -> Values:
+        """Of the batches that decide."""
+        return Mapped(lambda i: values[self.learned_on[i]], len(self.learned_on))
 
     def _rows(self, site: Site, values: Values) -> Values:
         """A value's rows, by batch, without those of padding."""

@@ -46,18 +46,22 @@ class TokenWeights:
         counts = _attention_received(graph, context, who)
         return cls(_attentions(graph), counts, [padding_mask(batch) for batch in batches])
 
-    def of_rows(self, reader: Node, rows: Sequence[torch.Tensor]) -> Sequence[torch.Tensor] | None:
+    def of_rows(self, reader: Node, lengths: Sequence[int]) -> Sequence[torch.Tensor] | None:
         """What each row that a node reads counts, ``[k]`` for each batch; ``None`` where no
-        attention sees these rows as tokens."""
+        attention sees these rows as tokens.
+
+        Args:
+            lengths: How many rows there are in each batch.
+        """
         node = self.attention.get(reader)
         counts = [] if node is None else self.counts.get(node, [])
-        if len(counts) != len(rows):
+        if len(counts) != len(lengths):
             return None
         found: list[torch.Tensor] = []
-        for tokens, mask, part in zip(counts, self.masks, rows, strict=True):
-            of_data = mask is not None and mask.shape == tokens.shape and len(part) < mask.numel()
+        for tokens, mask, length in zip(counts, self.masks, lengths, strict=True):
+            of_data = mask is not None and mask.shape == tokens.shape and length < mask.numel()
             found.append(tokens[mask] if of_data else tokens.flatten())
-            if len(found[-1]) != len(part):
+            if len(found[-1]) != length:
                 return None
         return found
 

@@ -123,14 +123,14 @@ def test_a_format_comes_back(name: str, tmp_path: Path) -> None:
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     facts = {"model": "a", "calibration data": "b", "target": "onnxruntime"}
-    Journal(tmp_path / "run").open(facts)
-    Journal(tmp_path / "run").open(facts)
+    Journal.of_run(tmp_path / "run", facts)
+    Journal.of_run(tmp_path / "run", facts)
     with pytest.raises(InputError, match="other calibration data and target"):
-        Journal(tmp_path / "run").open({**facts, "calibration data": "c", "target": "torch"})
+        Journal.of_run(tmp_path / "run", {**facts, "calibration data": "c", "target": "torch"})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="something else"):
-        Journal(tmp_path / "mine").open(facts)
+        Journal.of_run(tmp_path / "mine", facts)
 
 
 def test_fingerprints_tell_dtypes_shapes_and_numbers_apart() -> None:
