@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from ..backends.base import Runner, Target
 from ..backends.base import target as find_target
 from ..frontend.trace import trace
-from ..ir import Graph, InputError, PromiseError, TargetError, WeightError, formats
+from ..ir import Graph, InputError, PromiseError, TargetError, formats
 from ..ir.interpret import execute
 from ..ir.state import entered, left
 from ..ir.text import line
@@ -172,7 +172,6 @@ def capture(
         positional, named = model.example_inputs
     graph = model
     if not isinstance(graph, Graph):
-        check_weights(graph)
         graph = trace(graph, positional, named, dynamic_shapes=dynamic_shapes)
     elif dynamic_shapes is not None:
         raise InputError(
@@ -182,20 +181,6 @@ def capture(
     if not positional and not named and graph.inputs:
         return graph, []
     return graph, data.bind(graph, {}, tuple(positional), dict(named))
-
-
-def check_weights(model: torch.nn.Module | ExportedProgram) -> None:
-    """Refuse learned parameters that are not finite; a buffer may hold the infinities of a mask."""
-    for name, weight in model.named_parameters():
-        if weight.device.type == "meta" or not weight.is_floating_point():
-            continue
-        if bad := int((~torch.isfinite(weight.detach())).sum()):
-            kind = "NaN" if bool(weight.isnan().any()) else "infinity"
-            raise WeightError(
-                f"{name}: {bad} of {weight.numel()} numbers are not finite ({kind})",
-                where=type(model).__name__,
-                do="train or load the model again; a step of its training has diverged",
-            )
 
 
 def _working_dtype(graph: Graph) -> torch.dtype:

@@ -11,7 +11,6 @@ bytes.
 from __future__ import annotations
 
 import ctypes
-import importlib
 import importlib.metadata
 import json
 import math
@@ -84,6 +83,14 @@ class Case:
         for parameter in model.parameters():  # in memory, not in a file that is mapped
             parameter.data = parameter.data.clone()
         return model.eval()
+
+    def imports(self) -> None:
+        """Import what the model's class needs, and that alone."""
+        from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+        kind = AutoModelForCausalLM if self.causal else AutoModel
+        with torch.device("meta"):
+            kind.from_config(AutoConfig.from_pretrained(str(self.folder / "model")))
 
     def judge(self, forward: Callable[[torch.Tensor], Any], split: str) -> float:
         """Perplexity, or the relative L2 error of the last hidden state against float32."""
@@ -183,7 +190,8 @@ def contend(
         load: The model, in the contestant's own form; neither timed nor judged.
     """
     case = Case(Path(sys.argv[1]), json.loads(sys.argv[2]))
-    assert case.batches and importlib.import_module("transformers")
+    case.imports()
+    assert case.batches
     libraries = resident()
     model = load(case)
     forget_peak()

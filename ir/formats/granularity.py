@@ -48,6 +48,13 @@ class Granularity:
         kind = f"g{self.size}" if self.kind == "group" else self.kind
         return f"{kind}{axis}{'-pad' if self.pad else ''}"
 
+    @property
+    def by_row(self) -> bool:
+        """Whether no two rows of a matrix share a scale."""
+        if self.kind == "group":
+            return self.axis in (None, -1, 1)
+        return self.kind == "token" or (self.kind == "channel" and self.axis in (None, 0, -2))
+
     def cut(self, tensor: torch.Tensor, vector: int | None = None) -> torch.Tensor:
         """The blocks of a tensor.
 

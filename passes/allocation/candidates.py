@@ -158,7 +158,7 @@ def nearest(weight: torch.Tensor, form: str) -> Stored:
     """The codes of a weight."""
     if form == CHANNELWISE:
         return Channelwise(*rounded(weight))
-    return InFormat(clipped(named(form), weight))
+    return InFormat.of(clipped(named(form), weight))
 
 
 def clipped(form: Format, weight: torch.Tensor) -> Quantized:

@@ -7,7 +7,7 @@ codes of its own, and who stays in floating point reads the value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
@@ -137,16 +137,40 @@ class ChosenRounding:
         codes = any(self.choices.of(reader).activations is not None for reader in readers)
         return self._in(form, codes).of_table(table, multiplied=bool(readers))
 
+    def read(self, reader: Node) -> torch.Tensor:
+        """What a reader's weights are, where nothing is to be decided for them."""
+        return self.of(reader).read(reader.args[1])
+
+    def decides(self, reader: Node) -> bool:
+        """Whether a reader's weights have no codes yet, and are to have some."""
+        source: Node = reader.args[1]
+        return source.op == "param" and source not in self.tables and not self.keeps(reader)
+
     def round(
         self,
-        reader: Node,
-        hessian: Hessian | None,
+        readers: Iterable[Node],
+        hessian: Hessian | None = None,
         aim: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> tuple[torch.Tensor, Stored | None]:
-        """As ``WeightRounding.round``."""
-        if self.keeps(reader):
-            return self.of(reader).read(reader.args[1]), None
-        return self.of(reader).round(reader, hessian, aim)
+    ) -> dict[Node, Stored]:
+        """The weights of those readers of one value for which they are to be decided.
+
+        Args:
+            hessian: Of what they read.
+            aim: What the codes of a linear layer are to stand for instead of its weight.
+        """
+        parts: dict[tuple[WeightRounding, str], dict[Node, list[Node]]] = {}
+        for reader in filter(self.decides, readers):
+            part = parts.setdefault((self.of(reader), reader.op), {})
+            part.setdefault(reader.args[1], []).append(reader)
+        found: dict[Node, Stored] = {}
+        for (rounding, op), sources in parts.items():
+            weights = [self.graph.value(source) for source in sources]
+            if aim is not None and op == "linear":
+                weights = [aim(weight) for weight in weights]
+            made = rounding.decide(op, weights, hessian)
+            for users, stored in zip(sources.values(), made, strict=True):
+                found |= dict.fromkeys(users, stored)
+        return found
 
     def _in(self, name: str, codes: bool) -> WeightRounding:
         """For a format, and whether what its readers read is codes."""

@@ -27,15 +27,14 @@ class Evidence:
         mean_exact, mean: Of the exact stream, and of the one at hand, ``[n]``.
         hessian: Of the rows at hand; ``None`` where they are too few to say anything of most
             directions.
-        halves: How the streams differ, over one half of the rows and over the other, where that
-            was asked.
+        drifts: How the streams differ, over each of as many parts of the rows as were asked for.
     """
 
     count: int
     mean_exact: torch.Tensor
     mean: torch.Tensor
     hessian: Hessian | None = None
-    halves: tuple[Drift, ...] = ()
+    drifts: tuple[Drift, ...] = ()
 
     @classmethod
     def of(
@@ -46,7 +45,7 @@ class Evidence:
         *,
         counts: Sequence[torch.Tensor] | None = None,
         centered: bool = False,
-        drifts: bool = False,
+        drifts: int = 0,
     ) -> Evidence:
         """What is in the rows of a value, one tensor a batch.
 
@@ -54,7 +53,7 @@ class Evidence:
             exact: The same rows of the exact stream.
             counts: What each row counts in the products, ``[k]``.
             centered: Whether the products are about the means: a bias takes up the rest.
-            drifts: Whether to ask how the streams differ.
+            drifts: Over how many parts of each batch's rows to ask how the streams differ.
         """
         count, sums = 0, (torch.zeros(()), torch.zeros(()))
         for parts in zip(exact, rows, strict=True):  # either may be computed as it is read
@@ -65,34 +64,34 @@ class Evidence:
         if count < ROWS_PER_CHANNEL * size:
             return cls(count, mean_exact, mean)
         center, between = mean * centered, (mean_exact - mean) * centered
-        matrix = torch.zeros(size, size, dtype=torch.float64)
-        halves = (Drift.none(size), Drift.none(size)) if drifts else ()
+        found = tuple(Drift.none(size) for _ in range(drifts))
+        matrix = found[0].hessian if found else torch.zeros(size, size, dtype=torch.float64)
         for i, (part, plain) in enumerate(zip(rows, exact, strict=True)):
             root = 1.0 if counts is None else counts[i][:, None].sqrt()
             moved = (part - center) * root
-            if not halves:
-                matrix += (moved.T @ moved).double()
+            if not found:
+                matrix += moved.T @ moved
                 continue
             apart = (plain - part - between) * root
-            for half, one, other in zip(halves, moved.chunk(2), apart.chunk(2), strict=False):
-                half.add(one, other)
-        for half in halves:
-            matrix += half.hessian
+            cut = zip(found, moved.chunk(drifts), apart.chunk(drifts), strict=False)
+            for drift, some, rest in cut:
+                drift.add(some, rest)
+        matrix = sum((drift.hessian for drift in found[1:]), matrix)
         refuse_non_finite(value, [matrix], "is too great to be squared in float32")
-        return cls(count, mean_exact, mean, Hessian(matrix), halves)
+        return cls(count, mean_exact, mean, Hessian(matrix), found)
 
     def aim(self, weight: torch.Tensor, share: MakeUp) -> torch.Tensor:
         """What a weight ``[O, n]`` becomes that makes up for a share of the drift."""
-        if not self.halves or self.hessian is None:
+        if not self.drifts or self.hessian is None:
             return weight
         if share == "held-out":
-            share = held_out_share(weight, self.halves, DAMP)
+            share = held_out_share(weight, self.drifts, DAMP)
         return weight + share * (weight @ self._making_up.to(weight.dtype))
 
     @cached_property
     def _making_up(self) -> torch.Tensor:
         assert self.hessian is not None
-        cross = self.halves[0].cross + self.halves[1].cross
+        cross = sum((drift.cross for drift in self.drifts[1:]), self.drifts[0].cross)
         return making_up(cross, self.hessian.matrix, DAMP)
 
 

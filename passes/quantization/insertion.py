@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ...ir import Graph, Node, TensorType
-from ...ir.formats import Format, Parameters, Quantized
+from ...ir.formats import Format, Packed, Parameters
 from ...ir.gauge import Site
 
 
@@ -38,10 +38,9 @@ def store_codes(graph: Graph, param: Node, codes: torch.Tensor, scale: torch.Ten
     return value
 
 
-def store_packed(graph: Graph, param: Node, quantized: Quantized) -> Node:
+def store_packed(graph: Graph, param: Node, packed: Packed) -> Node:
     """Replace a parameter, for all its readers, by packed codes and the op that decodes them."""
     first = min(param.users, key=graph.nodes.index)
-    packed = quantized.pack()
     origin = graph.store.origin.get(param.name, ())
     codes = graph.param(f"{param.name}_codes", packed.codes, origin=origin)
     rest = {"scale": packed.scale, "whole": packed.whole, "zero": packed.zero}
@@ -53,7 +52,7 @@ def store_packed(graph: Graph, param: Node, quantized: Quantized) -> Node:
         "decode",
         codes,
         *parts,
-        format=str(quantized.format),
+        format=str(packed.format),
         shape=tuple(packed.shape),
         dtype=param.dtype,
         name=f"{param.name}_value",

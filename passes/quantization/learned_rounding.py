@@ -85,20 +85,21 @@ class Rounding(Learnable):
         kept = {name: value for name, value in tensors.items() if kinds[name]}
         super().__init__(sees, kept, kinds)
         self.weight, self.stored, self.pairs = weight, stored, pairs
-        self.start = stored.quantized.parameters
+        self.start = stored.quantized
 
     @property
     def form(self) -> Format:
-        return self.stored.quantized.format
+        return self.start.format
 
     def parameters(self) -> Parameters:
         """Scales and zero points as they are."""
-        scale, zero = self.start.scale, self.start.zero
+        start = self.start.parameters
+        scale, zero = start.scale, start.zero
         if "scale" in self.tensors:
             scale = scale * self.tensors["scale"].exp()
         if zero is not None and "zero" in self.tensors:
             zero = (zero + self.tensors["zero"]).clamp(0, self.form.element.reach)
-        return Parameters(scale, self.start.whole, zero)
+        return Parameters(scale, start.whole, zero)
 
     @abstractmethod
     def codes(self) -> Quantized:
@@ -186,12 +187,10 @@ class Steps(Rounding):
         super().__init__(sees, stored.value, stored, tensors, rates)
 
     def codes(self) -> Quantized:
-        start = self.stored.quantized
-        parameters = self.form.stored(self.parameters())
-        return Quantized(start.format, start.shape, start.dtype, start.codes, parameters)
+        return replace(self.start, parameters=self.form.stored(self.parameters()))
 
     def soft(self, done: float) -> torch.Tensor:
-        start = self.stored.quantized
+        start = self.start
         blocks = self.form.values(start.codes, self.parameters())
         return self.form.join(blocks, start.shape).to(start.dtype)
 
@@ -228,13 +227,12 @@ class AdaRound(Rounding):
         return (sigmoid * (HIGH - LOW) + LOW).clamp(0, 1)
 
     def codes(self) -> Quantized:
-        start = self.stored.quantized
         numbers = self.down + (self.up() >= 0.5) + self.zero
         codes = self.form.element.nearest(numbers)
-        return Quantized(start.format, start.shape, start.dtype, codes, start.parameters)
+        return replace(self.start, codes=codes)
 
     def soft(self, done: float) -> torch.Tensor:
-        start, element = self.stored.quantized, self.form.element
+        start, element = self.start, self.form.element
         assert isinstance(element, Integer)
         numbers = (self.down + self.up() + self.zero).clamp(*element.limits) - self.zero
         return self.form.join(numbers * start.parameters.step, start.shape).to(start.dtype)

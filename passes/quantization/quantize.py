@@ -235,8 +235,7 @@ class Quantize(Pass):
         if not self._learns:
             for decision in found:
                 decision.coding = coding(decision.activations, decision.site, _no_limits)
-                for reader in decision.site.readers:
-                    decision.round(reader, rounding)
+                decision.weights |= rounding.round(decision.site.readers)
             return []
         context.need_calibration(self.name)
         decisions = {reader: decision for decision in found for reader in decision.site.readers}

@@ -275,8 +275,7 @@ class _Work:
         """Weights that have their codes from elsewhere: tied to a table, or quantized before."""
         for reader in readers:
             if reader not in decision.weights:
-                weight, _ = self.rounder.rounding.round(reader, None)
-                yield Given([(reader, reader.args[1])], weight)
+                yield Given([(reader, reader.args[1])], self.rounder.rounding.read(reader))
 
     def _vectors(self, section: Section, rates: Rates) -> Iterator[Learnable]:
         """Biases, and the weights and biases of norms, that nobody else reads."""

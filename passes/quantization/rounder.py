@@ -3,8 +3,7 @@ and the one behind the part that is quantized already."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -13,11 +12,11 @@ from ...ir.gauge import Site
 from ..base import Context
 from ..calibration import as_matrix, as_rows, padding_mask
 from ..journal import journaled
+from ..memory import give_back
 from ..shelf import Mapped
 from .choices import ChosenRounding
 from .clipping import ActivationRange, least_error, of_share, sample
 from .evidence import Evidence, MakeUp, refuse_non_finite
-from .solvers import Hessian
 from .streams import Compute, Values
 from .token_weights import TokenWeights
 from .values import Activations, Coding, Limits, coding
@@ -54,23 +53,6 @@ class Decision:
     weights: dict[Node, Stored] = field(default_factory=dict[Node, Stored])
     biases: dict[Node, torch.Tensor] = field(default_factory=dict[Node, torch.Tensor])
     notes: list[str] = field(default_factory=list[str])  # what was out of the ordinary
-
-    def round(
-        self,
-        reader: Node,
-        rounding: ChosenRounding,
-        hessian: Hessian | None = None,
-        aim: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """What a reader's weights become; what several read is decided once."""
-        for other, stored in self.weights.items():
-            if other.args[1] is reader.args[1]:
-                self.weights[reader] = stored
-                return stored.value
-        weight, stored = rounding.round(reader, hessian, aim)
-        if stored is not None:
-            self.weights[reader] = stored
-        return weight
 
     def simulate(self, value: torch.Tensor) -> torch.Tensor:
         """What readers see of a value."""
@@ -118,7 +100,7 @@ class Rounder:
             decision.weights[node] = made.stored
         if made.bias is not None:
             decision.biases[node] = made.bias
-        weight = self.rounding.round(node, None)[0] if made.stored is None else made.stored.value
+        weight = self.rounding.read(node) if made.stored is None else made.stored.value
         bias = node.operand(2)
         value = None if bias is None else self.rounding.graph.value(bias)
         value = value if made.bias is None else made.bias
@@ -133,23 +115,19 @@ class Rounder:
         if decision is not self.decision:
             self.decision = decision
             self._enter(decision, exact, quantized)
-        evidence, make_up = self.evidence, self.make_up
-        weight = decision.round(
-            node,
-            self.rounding,
-            None if evidence is None else evidence.hessian,
-            None if evidence is None else lambda weight: evidence.aim(weight, make_up),
-        )
-        notes = [] if evidence is None or evidence.hessian is None else evidence.hessian.notes
+            self._round(decision)
+        evidence = self.evidence
+        stored = decision.weights.get(node)
         graph = self.rounding.graph
         source: Node = node.args[1]
         bias: Node | None = node.operand(2)
         value: torch.Tensor | None = None
         if bias is not None and evidence is not None and self._corrects(evidence.count):
+            weight = self.rounding.read(node) if stored is None else stored.value
             old = graph.value(source) if source.op == "param" else weight
             shift = evidence.mean_exact @ old.T - evidence.mean @ weight.T
             value = graph.value(bias) + shift
-        return Rounded(decision.weights.get(node), value, decision.coding, notes)
+        return Rounded(stored, value, decision.coding, decision.notes)
 
     def _enter(self, decision: Decision, exact: Values, quantized: Values) -> None:
         """Quantize a site's value, and gather what its readers need to know of it."""
@@ -179,8 +157,22 @@ class Rounder:
             self._deciding(rows),
             counts=None if counts is None else self._deciding(counts),
             centered=biased and self._corrects(sum(self._deciding(lengths))),
-            drifts=bool(self.make_up),
+            drifts=2 if self.make_up == "held-out" else int(bool(self.make_up)),
         )
+
+    def _round(self, decision: Decision) -> None:
+        """Decide the weights of all readers of a site, whose Hessian is not needed any more."""
+        give_back()
+        evidence, make_up = self.evidence, self.make_up
+        if evidence is None or evidence.hessian is None:
+            decision.weights |= self.rounding.round(decision.site.readers)
+            return
+        decision.weights |= self.rounding.round(
+            decision.site.readers, evidence.hessian, lambda weight: evidence.aim(weight, make_up)
+        )
+        decision.notes = evidence.hessian.notes
+        self.evidence = replace(evidence, hessian=None, drifts=())
+        give_back()
 
     def _limits(self, decision: Decision, rows: Values) -> Limits:
         """The range of static codes."""

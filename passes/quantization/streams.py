@@ -19,6 +19,7 @@ from ...ir import Graph, Node, ops
 from ...ir.graph import substitute
 from ...ir.sections import Section
 from ..base import Context
+from ..memory import give_back
 from ..shelf import Mapped, Shelf
 
 Values: TypeAlias = Sequence[Any]  # one for each batch
@@ -165,6 +166,7 @@ class _Streams:
                     exact[node].append(plain)
                 if node in quantized:
                     quantized[node].append(changed)
+            give_back()
         self.exact |= exact
         self.quantized |= quantized
         for of in (self.exact, self.quantized):

@@ -28,6 +28,8 @@ Activations: TypeAlias = str  # as above
 CODES = ("static", "dynamic", "dynamic-tensor")
 Limits: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # the least and the greatest
 
+journaled(Parameters)
+
 
 class Coding(Protocol):
     """What was decided for one value."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -10,7 +10,7 @@ import torch
 
 from ...ir import Graph, InputError, Node
 from ...ir.codes import in_kernel_order, out_of_kernel_order
-from ...ir.formats import Format, Parameters, Quantized, named, searched
+from ...ir.formats import Format, Packed, Parameters, Quantized, named, searched
 from ...ir.interpret import stored_value
 from ..journal import journaled, readable
 from .insertion import add_branch, store_codes, store_packed
@@ -25,10 +25,10 @@ from .solvers import (
     Solver,
     low_rank,
     rounded,
+    solved,
 )
 
-journaled(Parameters)
-journaled(Quantized)
+journaled(Packed)
 readable(named)  # a format is its name
 
 
@@ -91,20 +91,28 @@ class Channelwise:
 class InFormat:
     """Packed codes of any format."""
 
-    quantized: Quantized
+    packed: Packed
+
+    @classmethod
+    def of(cls, quantized: Quantized) -> InFormat:
+        return cls(quantized.pack())
 
     @property
     def value(self) -> torch.Tensor:
         return self.quantized.dequantize()
 
+    @property
+    def quantized(self) -> Quantized:
+        return self.packed.unpack()
+
     def changed(self, quantized: Quantized) -> InFormat:
-        return InFormat(quantized)
+        return InFormat.of(quantized)
 
     def store(self, graph: Graph, param: Node) -> Node:
-        return store_packed(graph, param, self.quantized)
+        return store_packed(graph, param, self.packed)
 
     def __str__(self) -> str:
-        return str(self.quantized.format)
+        return str(self.packed.format)
 
 
 @journaled
@@ -190,63 +198,53 @@ class WeightRounding:
         Row by row, to the nearest: a row is read as it is, so no error makes up for another's.
         """
         value, form = self.graph.value(table), self.form
-        if form is not None and fits(form, value):
-            return InFormat(form.quantize(value, searched(form, value)))
+        if form is not None and self._fits(value):
+            return InFormat.of(form.quantize(value, searched(form, value)))
         return Channelwise(*rounded(value, pairs=self.pairs and multiplied))
 
-    def round(
-        self,
-        reader: Node,
-        hessian: Hessian | None,
-        aim: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> tuple[torch.Tensor, Stored | None]:
-        """What a reader's weights become, and what is to be stored, if that is still to be done.
-
-        Args:
-            hessian: Of what it reads.
-            aim: What the codes of a linear layer are to stand for instead of its weight.
-        """
-        source: Node = reader.args[1]
-        if source in self.tables:  # tied to an embedding
-            return self.tables[source].value, None
-        if source.op != "param":  # quantized before
-            return self.read(source), None
-        weight = self.graph.value(source)
-        if aim is not None and reader.op == "linear":
-            weight = aim(weight)
-        found = self.decide(reader.op, weight, hessian)
-        return found.value, found
-
     def read(self, node: Node) -> torch.Tensor:
-        """What stored codes stand for, or a parameter."""
+        """What stored codes stand for, a parameter, or a table that has codes."""
+        if node in self.tables:
+            return self.tables[node].value
         return stored_value(self.graph, node)
 
-    def decide(self, op: str, weight: torch.Tensor, hessian: Hessian | None) -> Stored:
-        """Codes for a weight ``[O, I, ...]``."""
-        form = self.form
-        if op != "linear" or form is None or not fits(form, weight):
-            form = None
-        rows = in_kernel_order(weight)
-        grid = self._grid(form, rows, hessian)
-        if hessian is None or op != "linear":
-            solution = Nearest().solve(rows, hessian, grid)
+    def decide(
+        self, op: str, weights: Sequence[torch.Tensor], hessian: Hessian | None
+    ) -> list[Stored]:
+        """Codes for weights ``[O, I, ...]`` of one op, which read one value.
+
+        Args:
+            hessian: Of what they read.
+        """
+        linear = op == "linear"
+        forms = [self.form if linear and self._fits(weight) else None for weight in weights]
+        rows = [in_kernel_order(weight) for weight in weights]
+        grids = [self._grid(form, part, hessian) for form, part in zip(forms, rows, strict=True)]
+        if hessian is None or not linear:
+            solutions = [Nearest().solve(p, hessian, g) for p, g in zip(rows, grids, strict=True)]
         else:
-            solution = self.solver.solve(rows, hessian, grid)
-        if solution.outliers is not None:
+            solutions = solved(self.solver, rows, hessian, grids)
+        if any(solution.outliers is not None for solution in solutions):
             raise InputError(
                 "outliers beside codes cannot be stored in a graph",
                 do="ask Quantize for low_rank=..., or use the solver by itself",
             )
-        stored = self._stored(form, weight.shape, grid, grid.codes(solution.values))
-        if not self.rank or op != "linear":
-            return stored
-        found = low_rank(weight - stored.value, self.rank, hessian)
-        return Compensated(stored, *(Channelwise(*rounded(part)) for part in found))
+        found: list[Stored] = []
+        for form, weight, grid, solution in zip(forms, weights, grids, solutions, strict=True):
+            stored = self._stored(form, weight.shape, grid, grid.codes(solution.values))
+            if self.rank and linear:
+                parts = low_rank(weight - stored.value, self.rank, hessian)
+                stored = Compensated(stored, *(Channelwise(*rounded(part)) for part in parts))
+            found.append(stored)
+        return found
+
+    def _fits(self, weight: torch.Tensor) -> bool:
+        return self.form is not None and fits(self.form, weight)
 
     @staticmethod
     def _stored(form: Format | None, shape: torch.Size, grid: Grid, found: Quantized) -> Stored:
         if form is not None:
-            return InFormat(found)
+            return InFormat.of(found)
         codes = out_of_kernel_order(INT8.integers(found.codes), shape)
         return Channelwise(codes, grid.parameters.scale.reshape(-1, *(1,) * (len(shape) - 1)))
 

@@ -42,7 +42,7 @@ def in_format(graph: Graph, name: str) -> Graph:
     form, param = named(name), graph.params["w"]
     value = graph.value(param)
     value = value.abs() if name.startswith(("u", "log")) else value
-    store_packed(graph, param, form.quantize(value, searched(form, value)))
+    store_packed(graph, param, form.quantize(value, searched(form, value)).pack())
     graph.verify()
     return graph
 

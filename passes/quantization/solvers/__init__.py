@@ -24,6 +24,7 @@ from .names import named_solver as named_solver
 from .plain import Nearest as Nearest
 from .problem import Solution as Solution
 from .problem import Solver as Solver
+from .problem import solved as solved
 from .ranges import RANGES as RANGES
 from .ranges import Range as Range
 from .ranges import clipped as clipped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -60,6 +61,27 @@ class Grid:
             scale = stretched(weight, scale, importance)
         step = scale.expand_as(weight).T
         return cls(CHANNEL_CODES, Parameters(scale), weight.shape, step, None, EIGHT_BITS, pairs)
+
+    @staticmethod
+    def stacked(grids: Sequence[Grid]) -> Grid | None:
+        """The grid of matrices one below the other; ``None`` where their rows share scales, or
+        their grids differ in more than these."""
+        first, parts = grids[0], [grid.parameters for grid in grids]
+        if len({(grid.form, grid.damp, grid.pairs, grid.shape[1]) for grid in grids}) > 1:
+            return None
+        if not first.form.granularity.by_row or any(part.whole is not None for part in parts):
+            return None
+        zeros = [part.zero for part in parts if part.zero is not None]
+        codes = [grid.zero for grid in grids if grid.zero is not None]
+        return replace(
+            first,
+            parameters=Parameters(
+                torch.cat([part.scale for part in parts]), None, torch.cat(zeros) if zeros else None
+            ),
+            shape=torch.Size([sum(grid.shape[0] for grid in grids), first.shape[1]]),
+            step=torch.cat([grid.step for grid in grids], 1),
+            zero=torch.cat(codes, 1) if codes else None,
+        )
 
     def rows(self, which: slice) -> Grid:
         """The grid of some rows, to round by; it gives no codes."""

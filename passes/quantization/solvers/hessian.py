@@ -79,14 +79,14 @@ class Hessian:
 
     def damped(self, damp: float) -> torch.Tensor:
         """The matrix with a part of its mean diagonal added, and the mean for dead channels."""
-        mean = self._mean
-        addition = torch.where(self.dead, mean, damp * mean)
-        return self.matrix + torch.diag(addition)
+        found = self.matrix.clone()
+        found.diagonal().add_(self._added(damp))
+        return found
 
-    @property
-    def _mean(self) -> torch.Tensor:
+    def _added(self, damp: float) -> torch.Tensor:
         mean = self.diagonal.mean()
-        return torch.where(mean > 0, mean, 1.0)
+        mean = torch.where(mean > 0, mean, 1.0)
+        return torch.where(self.dead, mean, damp * mean)
 
     def cost(self, error: torch.Tensor, damp: float = 0.0) -> torch.Tensor:
         """``e H e'`` for each row of errors ``[O, n]``, in float64."""
@@ -112,32 +112,42 @@ class Hessian:
         return self._factors[key]
 
     def _factored(self, order: Order, damp: float, unit: int) -> Factor:
-        damped = self.damped(damp)
-        columns = self._columns(order, damped, unit)
-        reverse = columns.flip(0)
-        lower, failed = torch.linalg.cholesky_ex(damped[reverse][:, reverse])
+        columns = self._columns(order, damp, unit)
+        lower, failed = self._root(columns.flip(0), damp)
         while bool(failed) or not bool(lower.isfinite().all()):
             damp = self.raised = max(10 * damp, LEAST_DAMP)
-            lower, failed = torch.linalg.cholesky_ex(self.damped(damp)[reverse][:, reverse])
-        upper = lower.flip(0, 1)  # H = R R'
-        power = upper.diagonal().square()
+            lower, failed = self._root(columns.flip(0), damp)
+        power = lower.diagonal().flip(0).square()
+        # R is this flipped both ways; matrices of this size are the most that GPTQ has in memory,
+        # so none stays longer than it must.
+        feedback = lower.T.contiguous()
+        del lower
+        feedback = feedback.flip(0, 1)
         if unit == 1:
-            feedback = (upper / upper.diagonal()).T
+            feedback.div_(feedback.diagonal().clone()[:, None])
         else:
-            parts = upper.unflatten(1, (-1, unit)).movedim(1, 0)  # [n / unit, n, unit]
+            parts = feedback.T.unflatten(1, (-1, unit)).movedim(1, 0)  # [n / unit, n, unit]
             corners = torch.stack([p[i * unit : (i + 1) * unit] for i, p in enumerate(parts)])
             parts = torch.linalg.solve_triangular(corners, parts, upper=True, left=False)
             feedback = parts.movedim(1, 2).flatten(0, 1)
         return Factor(columns, feedback.contiguous(), power)
 
-    def _columns(self, order: Order, damped: torch.Tensor, unit: int) -> torch.Tensor:
-        n = len(damped)
+    def _root(self, order: torch.Tensor, damp: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The triangular root of the damped matrix in an order, and whether there is none."""
+        ordered = self.matrix[order[:, None], order]
+        ordered.diagonal().add_(self._added(damp)[order])
+        failed = torch.zeros((), dtype=torch.int32)
+        torch.linalg.cholesky_ex(ordered, out=(ordered, failed))
+        return ordered, failed
+
+    def _columns(self, order: Order, damp: float, unit: int) -> torch.Tensor:
+        n = len(self.matrix)
         if order == "natural":
             return torch.arange(n)
         if order == "descending":
             columns = torch.argsort(self.diagonal, descending=True, stable=True)
         else:
-            columns = _by_pivot(damped)
+            columns = _by_pivot(self.damped(damp))
         if unit == 1:
             return columns
         places = torch.empty(n, dtype=torch.float64)

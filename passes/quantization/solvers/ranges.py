@@ -37,16 +37,13 @@ def clipped(form: Format, weight: torch.Tensor, hessian: Hessian | None) -> Para
     By the error of the weights where there is no Hessian, or a scale is shared by several rows.
     """
     granularity = form.granularity
-    groups = granularity.kind == "group" and granularity.axis in (None, -1, 1)
-    rows = granularity.kind == "token" or (
-        granularity.kind == "channel" and granularity.axis in (None, 0)
-    )
+    groups = granularity.kind == "group"
     scalar = form.element.dimension is None and not form.element.scale_free
-    if hessian is None or not scalar or not (groups or rows):
+    if hessian is None or not scalar or not granularity.by_row:
         return by_error(form, weight, hessian)
     size = granularity.size if groups else weight.shape[1]
     blocks = form.cut(weight.float() if weight.dtype != torch.float64 else weight)
-    parts = blocks.unflatten(1, (1, -1)) if rows else blocks  # [O, groups, size]
+    parts = blocks if groups else blocks.unflatten(1, (1, -1))  # [O, groups, size]
     within = _within(hessian, size, parts.shape[1]).to(blocks.dtype)  # [groups, size, size]
     low, high = form.reduce("amin", blocks), form.reduce("amax", blocks)
     best, least = form.of_range(low, high), torch.full(parts.shape[:2], torch.inf)

@@ -35,8 +35,8 @@ class Drift:
 
     def add(self, rows: torch.Tensor, apart: torch.Tensor) -> None:
         """Count rows x' with what the exact ones have more, each ``[k, n]``."""
-        self.hessian.add_((rows.T @ rows).double())
-        self.cross.add_((apart.T @ rows).double())
+        self.hessian.add_(rows.T @ rows)
+        self.cross.add_(apart.T @ rows)
 
 
 def making_up(drift: torch.Tensor, hessian: torch.Tensor, damp: float) -> torch.Tensor:
@@ -51,8 +51,10 @@ def making_up(drift: torch.Tensor, hessian: torch.Tensor, damp: float) -> torch.
     if damp == 0:
         return drift @ torch.linalg.pinv(hessian, hermitian=True)
     mean = torch.clamp(hessian.diagonal().mean(), min=1e-30)
-    damped = hessian + torch.eye(len(hessian), dtype=hessian.dtype) * damp * mean
-    return torch.cholesky_solve(drift.T, torch.linalg.cholesky(damped)).T
+    damped = hessian.clone()
+    damped.diagonal().add_(damp * mean)
+    damped = torch.linalg.cholesky(damped)
+    return torch.cholesky_solve(drift.T, damped).T
 
 
 def held_out_share(weight: torch.Tensor, halves: Sequence[Drift], damp: float) -> float:
