@@ -81,7 +81,7 @@ class Smooth(SitePass):
         found = [
             site
             for found in inputs_of_contractions(graph)
-            for site in [results.readers_of(found)[0]]
+            for site in [results.readers_of(found)]
             if site.readers
             and not any(map(_grouped, site.readers))
             and asked(site.value, *site.readers)

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 import torch
 
 from ...ir import Graph, InputError, Node
+from ...ir.codes import in_kernel_order, out_of_kernel_order
 from ...ir.formats import named
 from ...ir.gauge import Site, weighted
 from ...ir.recurrence import NAMES as RECURRENCES
@@ -65,6 +66,11 @@ class Choices:
     def of(self, reader: Node) -> Choice:
         return self.given.get(reader.name, self.rest)
 
+    def without_codes(self, readers: Iterable[Node]) -> None:
+        """Let some read floats, whatever was chosen for them."""
+        chosen = {reader.name: replace(self.of(reader), activations=None) for reader in readers}
+        self.given = {**self.given, **chosen}
+
     def of_table(self, table: Node) -> str | None:
         """The format of an embedding table, on which all who read it must agree."""
         asked = {
@@ -101,7 +107,7 @@ class ChosenRounding:
     """How the weights of each reader become codes, as was chosen for it.
 
     Args:
-        solver: How linear layers are rounded, where there is a Hessian.
+        solver: How weights are rounded, where there is a Hessian.
         ranges: Where the scales of linear layers in a format come from.
         rank: Of what makes up for the errors of linear layers; 0 for none.
         pairs: Whether neighbouring int8 codes that integer kernels read obey the limit of 16 bits.
@@ -152,11 +158,11 @@ class ChosenRounding:
         hessian: Hessian | None = None,
         aim: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> dict[Node, Stored]:
-        """The weights of those readers of one value for which they are to be decided.
+        """The weights of readers of the same rows, where they are to be decided.
 
         Args:
             hessian: Of what they read.
-            aim: What the codes of a linear layer are to stand for instead of its weight.
+            aim: What codes are to stand for instead of a weight ``[O, n]``, as kernels read it.
         """
         parts: dict[tuple[WeightRounding, str], dict[Node, list[Node]]] = {}
         for reader in filter(self.decides, readers):
@@ -165,8 +171,11 @@ class ChosenRounding:
         found: dict[Node, Stored] = {}
         for (rounding, op), sources in parts.items():
             weights = [self.graph.value(source) for source in sources]
-            if aim is not None and op == "linear":
-                weights = [aim(weight) for weight in weights]
+            if aim is not None:
+                weights = [
+                    out_of_kernel_order(aim(in_kernel_order(weight)), weight.shape)
+                    for weight in weights
+                ]
             made = rounding.decide(op, weights, hessian)
             for users, stored in zip(sources.values(), made, strict=True):
                 found |= dict.fromkeys(users, stored)

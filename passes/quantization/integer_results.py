@@ -59,12 +59,17 @@ class IntegerResults:
                 return found
             found = kept
 
-    def readers_of(self, site: Site) -> tuple[Site, list[Node]]:
-        """The site with the contractions that are to read codes, and those that stay floats."""
-        if not self.convolutions_need_codes:
-            return site, []
-        floats = [r for r in site.readers if r.op in CONVOLUTIONS and r not in self.makers]
-        return replace(site, readers=tuple(r for r in site.readers if r not in floats)), floats
+    def readers_of(self, site: Site) -> Site:
+        """The site with the contractions that are to read codes."""
+        return replace(site, readers=tuple(r for r in site.readers if not self._in_floats(r)))
+
+    def floats(self, graph: Graph) -> list[Node]:
+        """The contractions that stay in floating point."""
+        return [node for node in graph.nodes if weighted(node) and self._in_floats(node)]
+
+    def _in_floats(self, reader: Node) -> bool:
+        needs = self.convolutions_need_codes and reader.op in CONVOLUTIONS
+        return needs and reader not in self.makers
 
     def insert(self, graph: Graph, context: Context, who: str) -> list[Remark]:
         """Quantize the results, once the contractions' inputs are."""

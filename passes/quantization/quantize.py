@@ -12,9 +12,10 @@ costs accuracy. Codes are real integers in the graph, with the ops that give the
 run these on integers.
 
 Rounding is to the nearest, or by a solver (``solvers``; GPTQ, where nothing is asked) with the
-Hessian of the activations as they come out of the quantized prefix (F6). A bias takes up the mean
-error that is left, E[W x] - E[s q t (u - z)], x from the exact stream. Both are left out where
-calibration has too few rows for them. Approximate.
+Hessian of the activations as they come out of the quantized prefix (F6); a convolution is the
+linear map of its patches (``patches``). A bias takes up the mean error that is left,
+E[W x] - E[s q t (u - z)], x from the exact stream. Both are left out where calibration has too few
+rows for them. Approximate.
 """
 
 from __future__ import annotations
@@ -126,14 +127,14 @@ class Quantize(Pass):
             others = frozenset(node for node, kind in kinds.items() if kind != "static")
             kind = "static" if len(others) < len(kinds) else "dynamic"
             results = IntegerResults.find(graph, context, kind, others)
-        floats: list[Node] = []
+        floats = [] if results is None else results.floats(graph)
+        choices.without_codes(floats)
         found: list[Decision] = []
         for site in inputs_of_contractions(graph):
-            if results is not None:
-                site, others = results.readers_of(site)
-                floats += others
             for part, activations in choices.split(site):
-                if self._takes(graph, part, rounding, remarks):
+                # What is refused of those that read floats gets codes by itself below.
+                said = list[Remark]() if set(part.readers) <= set(floats) else remarks
+                if self._takes(graph, part, rounding, said):
                     found.append(Decision(part, activations))
         remarks += self._decide(graph, context, found, rounding)
         for table, stored in rounding.tables.items():
@@ -187,7 +188,8 @@ class Quantize(Pass):
                     return False
                 continue
             size = graph.value(weight).numel()
-            if size < self.least and reader.op not in CONVOLUTIONS:  # small ones join large ones
+            joins = reader.op in CONVOLUTIONS and rounding.choices.of(reader).activations
+            if size < self.least and not joins:  # small ones join large ones in codes
                 remarks.append(missed(reader, f"{weight.name} has only {size} elements"))
                 return False
             others = [user.name for user in weight.users if user not in site.readers]

@@ -3,11 +3,13 @@ and the one behind the part that is quantized already."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from ...ir import Node, ops
+from ...ir.codes import in_kernel_order
 from ...ir.gauge import Site
 from ..base import Context
 from ..calibration import as_matrix, as_rows, padding_mask
@@ -17,6 +19,7 @@ from ..shelf import Mapped
 from .choices import ChosenRounding
 from .clipping import ActivationRange, least_error, of_share, sample
 from .evidence import Evidence, MakeUp, refuse_non_finite
+from .patches import Patches
 from .streams import Compute, Values
 from .token_weights import TokenWeights
 from .values import Activations, Coding, Limits, coding
@@ -79,7 +82,7 @@ class Rounder:
         self.masks = [padding_mask(batch) for batch in context.calibration]
         self.learned_on = range(len(self.masks))  # batches that decide; others only flow along
         self.decision: Decision | None = None  # the one whose inputs are at hand
-        self.evidence: Evidence | None = None
+        self.evidence: dict[Node, Evidence | None] = {}  # of its readers, of means alone
 
     def _corrects(self, count: int) -> bool:
         """Whether so many rows are enough for their mean error to be that of others."""
@@ -114,9 +117,9 @@ class Rounder:
     def _decide(self, node: Node, decision: Decision, exact: Values, quantized: Values) -> Rounded:
         if decision is not self.decision:
             self.decision = decision
-            self._enter(decision, exact, quantized)
-            self._round(decision)
-        evidence = self.evidence
+            self._enter(decision, quantized)
+            self._round(decision, exact, quantized)
+        evidence = self.evidence[node]
         stored = decision.weights.get(node)
         graph = self.rounding.graph
         source: Node = node.args[1]
@@ -125,18 +128,17 @@ class Rounder:
         if bias is not None and evidence is not None and self._corrects(evidence.count):
             weight = self.rounding.read(node) if stored is None else stored.value
             old = graph.value(source) if source.op == "param" else weight
-            shift = evidence.mean_exact @ old.T - evidence.mean @ weight.T
+            old, new = in_kernel_order(old), in_kernel_order(weight)
+            shift = evidence.mean_exact @ old.T - evidence.mean @ new.T
             value = graph.value(bias) + shift
         return Rounded(stored, value, decision.coding, decision.notes)
 
-    def _enter(self, decision: Decision, exact: Values, quantized: Values) -> None:
-        """Quantize a site's value, and gather what its readers need to know of it."""
+    def _enter(self, decision: Decision, quantized: Values) -> None:
+        """Quantize a site's value."""
         site = decision.site
         at_hand = self._rows(site, quantized)
-        lengths: list[int] = []
         for part in at_hand:
             refuse_non_finite(site.value, [part], "is not finite")
-            lengths.append(len(part))
 
         def limits() -> Limits:
             return self._limits(decision, self._deciding(at_hand))
@@ -144,14 +146,50 @@ class Rounder:
         if decision.coding is None:
             dtype = self.context.activation_dtype
             decision.coding = coding(decision.activations, site, limits, dtype)
-        self.evidence = None
-        if site.axis != -1:
-            return
+
+    def _round(self, decision: Decision, exact: Values, quantized: Values) -> None:
+        """Decide the weights of all readers of a site, of those together that read the same rows.
+        Their Hessian is not needed after that."""
+        parts: dict[Patches | None, list[Node]] = {}
+        self.evidence, decision.notes = {}, []
+        for reader in decision.site.readers:
+            patches = None if reader.op == "linear" else Patches.of(reader)
+            if patches is None and reader.op != "linear":
+                decision.weights |= self.rounding.round([reader])
+                self.evidence[reader] = None
+            else:
+                parts.setdefault(patches, []).append(reader)
+        for patches, readers in parts.items():
+            evidence = self._learn(readers, patches, decision, exact, quantized)
+            give_back()
+            decision.weights |= self.rounding.round(
+                readers, evidence.hessian, lambda weight, e=evidence: e.aim(weight, self.make_up)
+            )
+            if evidence.hessian is not None:
+                decision.notes += evidence.hessian.notes
+            self.evidence |= dict.fromkeys(readers, replace(evidence, hessian=None, drifts=()))
+        give_back()
+
+    def _learn(
+        self,
+        readers: Sequence[Node],
+        patches: Patches | None,
+        decision: Decision,
+        exact: Values,
+        quantized: Values,
+    ) -> Evidence:
+        """What readers of the same rows need to know of them."""
+        site = decision.site
         codes = Mapped(lambda i: decision.simulate(quantized[i]), len(quantized))
-        rows, plain = self._rows(site, codes), self._rows(site, exact)
-        counts = None if self.tokens is None else self.tokens.of_rows(site.readers[0], lengths)
-        biased = all(reader.operand(2) is not None for reader in site.readers)
-        self.evidence = Evidence.of(
+        if patches is None:
+            rows, plain = self._rows(site, codes), self._rows(site, exact)
+        else:
+            rows, plain = (self._patches(patches, values) for values in (codes, exact))
+        lengths = [len(part) for part in plain]
+        tokens = self.tokens if patches is None else None
+        counts = None if tokens is None else tokens.of_rows(readers[0], lengths)
+        biased = all(reader.operand(2) is not None for reader in readers)
+        return Evidence.of(
             site.value,
             self._deciding(plain),
             self._deciding(rows),
@@ -159,20 +197,6 @@ class Rounder:
             centered=biased and self._corrects(sum(self._deciding(lengths))),
             drifts=2 if self.make_up == "held-out" else int(bool(self.make_up)),
         )
-
-    def _round(self, decision: Decision) -> None:
-        """Decide the weights of all readers of a site, whose Hessian is not needed any more."""
-        give_back()
-        evidence, make_up = self.evidence, self.make_up
-        if evidence is None or evidence.hessian is None:
-            decision.weights |= self.rounding.round(decision.site.readers)
-            return
-        decision.weights |= self.rounding.round(
-            decision.site.readers, evidence.hessian, lambda weight: evidence.aim(weight, make_up)
-        )
-        decision.notes = evidence.hessian.notes
-        self.evidence = replace(evidence, hessian=None, drifts=())
-        give_back()
 
     def _limits(self, decision: Decision, rows: Values) -> Limits:
         """The range of static codes."""
@@ -201,3 +225,7 @@ class Rounder:
     def _rows(self, site: Site, values: Values) -> Values:
         """A value's rows, by batch, without those of padding."""
         return Mapped(lambda i: as_rows(values[i], site.axis, self.masks[i]), len(values))
+
+    def _patches(self, patches: Patches, values: Values) -> Values:
+        """What a kernel reads of a value, by batch."""
+        return Mapped(lambda i: patches.rows(values[i], len(values)), len(values))

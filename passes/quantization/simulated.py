@@ -116,7 +116,7 @@ class Simulation:
         """What ``Quantize`` would do to the graph, or with ``attention`` somewhat more: what
         attention multiplies."""
         results = IntegerResults.find(graph, context, activations or "none")
-        sites = [results.readers_of(site)[0] for site in inputs_of_contractions(graph)]
+        sites = [results.readers_of(site) for site in inputs_of_contractions(graph)]
         values: dict[Node, tuple[int, ...]] = {s.value: (s.axis,) for s in sites if s.readers}
         reads = {(reader, site.value) for site in sites for reader in site.readers}
         for node in graph.nodes:

@@ -171,7 +171,7 @@ class WeightRounding:
     Args:
         form: The format of linear layers and tables; ``None`` for ``Channelwise``, which
             convolutions have in any case.
-        solver: How linear layers are rounded, where there is a Hessian; without, to the nearest.
+        solver: How weights are rounded, where there is a Hessian; without, to the nearest.
         ranges: Where the scales of the format come from.
         rank: Of the matrix that makes up for what a linear layer loses; 0 for none.
         pairs: Whether neighbouring int8 codes obey the limit of 16 bits.
@@ -211,7 +211,7 @@ class WeightRounding:
     def decide(
         self, op: str, weights: Sequence[torch.Tensor], hessian: Hessian | None
     ) -> list[Stored]:
-        """Codes for weights ``[O, I, ...]`` of one op, which read one value.
+        """Codes for weights ``[O, I, ...]`` of one op, which read the same rows.
 
         Args:
             hessian: Of what they read.
@@ -220,7 +220,7 @@ class WeightRounding:
         forms = [self.form if linear and self._fits(weight) else None for weight in weights]
         rows = [in_kernel_order(weight) for weight in weights]
         grids = [self._grid(form, part, hessian) for form, part in zip(forms, rows, strict=True)]
-        if hessian is None or not linear:
+        if hessian is None:
             solutions = [Nearest().solve(p, hessian, g) for p, g in zip(rows, grids, strict=True)]
         else:
             solutions = solved(self.solver, rows, hessian, grids)
