@@ -29,12 +29,14 @@ class Observation:
         low, high: The least and greatest of each channel, ``[n]``.
         rows: A sample of the value's rows, ``[k, n]``.
         count: How many rows were seen.
+        parts: The same of each batch, in order.
     """
 
     low: torch.Tensor
     high: torch.Tensor
     samples: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
     count: int = 0
+    parts: list[Observation] = field(default_factory=list["Observation"])
 
     @property
     def rows(self) -> torch.Tensor:
@@ -46,11 +48,47 @@ class Observation:
 
     def add(self, rows: torch.Tensor, keep: int) -> None:
         if len(rows):  # a mixture may send nothing to an expert
-            self.low = torch.minimum(self.low, rows.amin(0))
-            self.high = torch.maximum(self.high, rows.amax(0))
-        self.count += len(rows)
+            part = Observation(rows.amin(0), rows.amax(0), count=len(rows))
+        else:
+            part = Observation.of_nothing(rows.shape[1])
         if keep:
-            self.samples.append(evenly(rows, keep).clone())
+            part.samples.append(evenly(rows, keep).clone())
+        self._include(part)
+
+    @classmethod
+    def of_nothing(cls, size: int) -> Observation:
+        """Of so many channels, before anything is seen."""
+        limit = torch.full((size,), float("inf"))
+        return cls(limit, -limit)
+
+    @classmethod
+    def of(cls, parts: Sequence[Observation]) -> Observation:
+        """Of several batches together."""
+        found = cls.of_nothing(len(parts[0].low))
+        for part in parts:
+            found._include(part)
+        return found
+
+    def folds(self, most: int) -> list[tuple[Observation, Observation]]:
+        """For each of at most so many parts of the batches, what was seen of the others and what of
+        this part; of a single batch, what was seen of it, twice."""
+        parts = [part for part in self.parts if part.count]
+        count = min(most, len(parts))
+        if count < 2:
+            return [(self, self)]
+        found: list[tuple[Observation, Observation]] = []
+        for fold in range(count):
+            start, stop = len(parts) * fold // count, len(parts) * (fold + 1) // count
+            others = Observation.of([*parts[:start], *parts[stop:]])
+            found.append((others, Observation.of(parts[start:stop])))
+        return found
+
+    def _include(self, part: Observation) -> None:
+        self.low = torch.minimum(self.low, part.low)
+        self.high = torch.maximum(self.high, part.high)
+        self.count += part.count
+        self.samples += part.samples
+        self.parts.append(part)
 
 
 def observe(
@@ -84,8 +122,7 @@ def observe(
                     f"{node.name} is not finite on the calibration data", where=node.at
                 )
             if node.name not in found:
-                limit = torch.full((rows.shape[1],), float("inf"))
-                found[node.name] = Observation(limit, -limit)
+                found[node.name] = Observation.of_nothing(rows.shape[1])
             found[node.name].add(rows, keep)
 
         with torch.no_grad():

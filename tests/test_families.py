@@ -137,7 +137,7 @@ def test_compressed_streams_keep_the_function(family: tuple[str, Graph, list[Any
     check_idle(family[0], reports)
 
 
-def _as_far_as_possible(search: object, z: torch.Tensor, s: torch.Tensor) -> float:
+def _as_far_as_possible(search: object, trial: object, z: torch.Tensor, s: torch.Tensor) -> float:
     """An objective that is the lower, the more a shift and a scale change."""
     return 1 / (1 + float(z.abs().sum() + s.log().abs().sum()))
 

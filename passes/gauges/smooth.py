@@ -21,6 +21,9 @@ reads it:
 
 and the objective, by which t or a is searched at each site, is the error of what reads it under
 quantization, ``|Q(x') Q(W')' - x W'|^2`` over a sample of rows; weights stay as they are otherwise.
+The rows of some batches are judged by z, s and a range that the other batches tell: on what they
+were made of, scales that bring every channel to one peak look best, and what comes later is clipped
+in many channels at once.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ from ..ties import tie_in_the_way
 
 FEWEST = 8  # rows, below which ranges are chance
 FLOOR = 1.0  # of the median range of the channels
+FOLDS = 4  # of the batches, each judged by the others
 
 
 @dataclass(frozen=True)
@@ -130,13 +134,29 @@ def _grouped(reader: Node) -> bool:
     return reader.attrs.get("groups", 1) != 1
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What shifts and scales are judged by.
+
+    Attributes:
+        seen: What they, and ranges, are made of.
+        rows: What is quantized, ``[k, n]``.
+        wanted: What each reader should give.
+    """
+
+    seen: Observation
+    rows: torch.Tensor
+    wanted: list[torch.Tensor]
+
+
 class SiteSearch:
     """The search for one site's shift and scale."""
 
     def __init__(self, options: Smooth, graph: Graph, site: Site, seen: Observation) -> None:
         self.options, self.graph, self.site, self.seen = options, graph, site, seen
         self.weights = [as_matrix(graph.value(r.args[1]).float()) for r in site.readers]  # [(O, n)]
-        self.wanted = [seen.rows @ weight.T for weight in self.weights]
+        power = sum(float((seen.rows @ weight.T).square().mean()) for weight in self.weights)
+        self.power = max(power, 1e-30)
         self.remarks: list[Remark] = []
 
     def run(self, journal: Journal) -> list[Remark]:
@@ -164,14 +184,24 @@ class SiteSearch:
         self, shift: Region | None, scale: Region | None
     ) -> tuple[float, float, tuple[torch.Tensor, torch.Tensor, str] | None]:
         """The error as it is, the least one, and the shift and scale with a name that give it."""
-        zero, one = torch.zeros(self.site.size), torch.ones(self.site.size)
-        base = best = self.error(zero, one)
-        choice: tuple[torch.Tensor, torch.Tensor, str] | None = None
-        for z, s, name in self.candidates(shift, scale):
-            error = self.error(z, s)
-            if error < best:
-                best, choice = error, (z, s, name)
-        return base, best, choice
+        trials = [
+            Trial(others, part.rows, [part.rows @ weight.T for weight in self.weights])
+            for others, part in self.seen.folds(FOLDS)
+        ]
+        if any(len(trial.rows) < FEWEST for trial in trials):
+            trials = [
+                Trial(self.seen, self.seen.rows, [self.seen.rows @ w.T for w in self.weights])
+            ]
+        totals: list[float] = []
+        for trial in trials:
+            errors = [
+                self.error(trial, z, s) for z, s, _ in self.candidates(trial.seen, shift, scale)
+            ]
+            totals = [a + b for a, b in zip(totals or [0.0] * len(errors), errors, strict=True)]
+        means = [total / len(trials) for total in totals]
+        place = min(range(len(means)), key=means.__getitem__)
+        choice = list(self.candidates(self.seen, shift, scale))[place] if place else None
+        return means[0], means[place], choice
 
     @property
     def value(self) -> Node:
@@ -193,43 +223,29 @@ class SiteSearch:
             return None
         return region
 
-    def middle(self, region: Region) -> torch.Tensor:
-        """The middle of each channel's range, equal where the graph ties channels."""
-        low, high = tied(self.seen.low, region, "amin"), tied(self.seen.high, region, "amax")
-        return torch.where(region.fixed, 0.0, (low + high) / 2)
-
     def candidates(
-        self, shift: Region | None, scale: Region | None
+        self, seen: Observation, shift: Region | None, scale: Region | None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, str]]:
-        """Shifts and scales to try, equal where the graph ties channels."""
+        """Shifts and scales to try, equal where the graph ties channels; first to do nothing."""
         zero, one = torch.zeros(self.site.size), torch.ones(self.site.size)
+        yield zero, one, ""
         if self.options.rule == "range":
             if scale is not None:
-                yield self.one_range(shift, scale)
+                yield _one_range(seen, shift, scale)
             return
-        for z in [zero, *([self.middle(shift)] if shift is not None else [])]:
+        if scale is not None:
+            yield from ((zero, s, name) for name, s in self.scales(seen, scale, zero))
+        if shift is not None:
+            z = _middle(seen, shift)
             yield z, one, ""
             if scale is not None:
-                yield from ((z, s, name) for name, s in self.scales(scale, z))
+                yield from ((z, s, name) for name, s in self.scales(seen, scale, z))
 
-    def one_range(
-        self, shift: Region | None, scale: Region
-    ) -> tuple[torch.Tensor, torch.Tensor, str]:
-        """What gives every channel the range of the mean one, about a middle of its own or 0."""
-        low, high = self.seen.low, self.seen.high
-        if shift is None:
-            low, high = -self.seen.absmax, self.seen.absmax
-        low, high = tied(low, scale, "amin"), tied(high, scale, "amax")
-        step = (high - low).clamp(min=1e-5)
-        s = torch.where(scale.fixed, 1.0, step / step.mean())
-        if shift is None:
-            return torch.zeros_like(s), s, "one range"
-        z = low - s * (low / s).mean()
-        return torch.where(shift.fixed, 0.0, tied(z, shift, "amax")), s, "one range"
-
-    def scales(self, region: Region, z: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    def scales(
+        self, seen: Observation, region: Region, z: torch.Tensor
+    ) -> Iterator[tuple[str, torch.Tensor]]:
         """The scales of each choice on the grid."""
-        peak = torch.maximum((self.seen.low - z).abs(), (self.seen.high - z).abs())
+        peak = torch.maximum((seen.low - z).abs(), (seen.high - z).abs())
         peak = tied(peak, region, "amax")
         # A channel that hardly moved on this data may move on other data, and its scale decides
         # nothing: the range is that of the large ones.
@@ -245,7 +261,7 @@ class SiteSearch:
                     powers = powers.clamp(min=float(powers.max()) - int(choice))
                     s = torch.exp2(powers - powers.min())
                 case "mean":
-                    mean = tied((self.seen.rows - z).abs().mean(0), region, "amax").clamp(min=1e-4)
+                    mean = tied((seen.rows - z).abs().mean(0), region, "amax").clamp(min=1e-4)
                     s = mean**choice
                     s = s / (s.max() * s.min()).sqrt()
                 case _:
@@ -253,20 +269,19 @@ class SiteSearch:
                     s = s / torch.exp(torch.log(s).mean())  # the mean is no business of a channel's
             yield f"{self.options.rule} {choice:.3g}", torch.where(region.fixed, 1.0, s)
 
-    def error(self, z: torch.Tensor, s: torch.Tensor) -> float:
-        """The variance of the readers' error over a sample of rows, relative to their power.
+    def error(self, trial: Trial, z: torch.Tensor, s: torch.Tensor) -> float:
+        """The variance of the readers' error over a trial's rows, relative to their power.
 
         The mean of the error is left out: the bias takes it up.
         """
-        limits = ((self.seen.low - z) / s).min(), ((self.seen.high - z) / s).max()
-        rows = fake_quantize((self.seen.rows - z) / s, limits, self.options.activations)
-        wrong, power = 0.0, 0.0
-        for weight, wanted in zip(self.weights, self.wanted, strict=True):
+        limits = ((trial.seen.low - z) / s).min(), ((trial.seen.high - z) / s).max()
+        rows = fake_quantize((trial.rows - z) / s, limits, self.options.activations)
+        wrong = 0.0
+        for weight, wanted in zip(self.weights, trial.wanted, strict=True):
             weights = fake_quantize_weights(weight * s, self.options.bits, self.options.group)
             gap = rows @ weights.T - wanted
             wrong += float((gap - gap.mean(0)).square().mean())
-            power += float(wanted.square().mean())
-        return wrong / max(power, 1e-30)
+        return wrong / self.power
 
     def fold(self, kind: Kind, element: torch.Tensor) -> str:
         """Apply an element; says where it went."""
@@ -274,6 +289,26 @@ class SiteSearch:
         assert region is not None, "the region was there before the search"
         apply(self.graph, region, element.double())
         return describe(region)
+
+
+def _middle(seen: Observation, region: Region) -> torch.Tensor:
+    """The middle of each channel's range, equal where the graph ties channels."""
+    low, high = tied(seen.low, region, "amin"), tied(seen.high, region, "amax")
+    return torch.where(region.fixed, 0.0, (low + high) / 2)
+
+
+def _one_range(
+    seen: Observation, shift: Region | None, scale: Region
+) -> tuple[torch.Tensor, torch.Tensor, str]:
+    """What gives every channel the range of the mean one, about a middle of its own or 0."""
+    low, high = (seen.low, seen.high) if shift is not None else (-seen.absmax, seen.absmax)
+    low, high = tied(low, scale, "amin"), tied(high, scale, "amax")
+    step = (high - low).clamp(min=1e-5)
+    s = torch.where(scale.fixed, 1.0, step / step.mean())
+    if shift is None:
+        return torch.zeros_like(s), s, "one range"
+    z = low - s * (low / s).mean()
+    return torch.where(shift.fixed, 0.0, tied(z, shift, "amax")), s, "one range"
 
 
 def tied(statistic: torch.Tensor, region: Region, reduce: str) -> torch.Tensor:

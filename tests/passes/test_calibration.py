@@ -68,8 +68,35 @@ def test_the_cut_into_batches_makes_no_difference(sizes: tuple[int, ...]) -> Non
     assert found.count == wanted.count == 36
 
 
+def seen(*batches: torch.Tensor) -> Observation:
+    found = Observation.of_nothing(batches[0].shape[1])
+    for rows in batches:
+        found.add(rows, 8)
+    return found
+
+
+def test_folds_tell_each_part_from_the_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(4, 3, generator=generator) for _ in range(5)]
+    folds = seen(*batches[:2], torch.empty(0, 3), *batches[2:]).folds(2)
+    parts = [torch.cat(batches[:2]), torch.cat(batches[2:])]
+    assert len(folds) == 2
+    for fold, (others, part) in enumerate(folds):
+        for found, rows in ((part, parts[fold]), (others, parts[1 - fold])):
+            assert torch.equal(found.rows, rows) and found.count == len(rows)
+            assert torch.equal(found.low, rows.amin(0))
+            assert torch.equal(found.high, rows.amax(0))
+
+
+def test_there_are_no_more_folds_than_batches_and_of_one_batch_none() -> None:
+    rows = torch.ones(4, 3)
+    assert len(seen(rows, rows, rows).folds(4)) == 3
+    ((others, part),) = (whole := seen(rows, torch.empty(0, 3))).folds(4)
+    assert others is part is whole
+
+
 def test_a_value_without_rows_tells_nothing() -> None:
-    found = Observation(torch.full((4,), torch.inf), torch.full((4,), -torch.inf))
+    found = Observation.of_nothing(4)
     found.add(torch.empty(0, 4), 8)
     assert found.count == 0 and found.rows.shape == (0, 4)
     found.add(torch.ones(2, 4), 8)

@@ -20,6 +20,7 @@ from regauge.passes import (
     repquant,
     smooth_quant,
 )
+from regauge.passes.gauges import smooth
 from regauge.passes.manager import difference
 
 TEXT = """
@@ -153,3 +154,39 @@ def test_scales_for_weights_of_four_bits_lower_their_error() -> None:
         return float((gap - gap.mean((0, 1))).norm())
 
     assert error(new) < 0.9 * error(graph)
+
+
+def with_rare_peaks(batches: int) -> tuple[Graph, Context, list[torch.Tensor]]:
+    """Every channel has a peak of its own now and then, which few batches show; and other data."""
+    text = "def graph(x: f32[32, 64], *, w: f32[64, 64], u: f32[48, 64]):\n"
+    text += "    h: f32[32, 64] = linear(x, w)\n    y: f32[32, 48] = linear(h, u)\n    return y"
+    graph = parse(text)
+    generator = torch.Generator().manual_seed(0)
+    fill(graph, generator)
+    graph.store["w"] = torch.eye(64)
+
+    def draw() -> torch.Tensor:
+        rare = torch.rand(32, 64, generator=generator) < 0.01
+        return torch.randn(32, 64, generator=generator) * torch.where(rare, 8.0, 1.0)
+
+    found = [draw() for _ in range(batches)]
+    return graph, Context(inputs=[found[0]], calibration=[[x] for x in found]), found
+
+
+@pytest.mark.parametrize("step", [os_plus(), Smooth()], ids=["threshold", "power"])
+def test_scales_are_judged_on_batches_that_they_were_not_made_of(
+    step: Smooth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, context, _ = with_rare_peaks(4)
+    others = [x for seed in range(3) for x in with_rare_peaks(12 + seed)[2][4:]]
+
+    def error() -> float:
+        new = graph
+        for each in (step, Quantize("static", rounding="nearest", correct_bias=False)):
+            new, _ = each.attempt(new, context)
+        pairs = [(execute(new, [x])[0], execute(graph, [x])[0]) for x in others]
+        return difference(*([torch.cat(side)] for side in zip(*pairs, strict=True)))
+
+    held_out = error()
+    monkeypatch.setattr(smooth, "FOLDS", 1)
+    assert held_out < 0.98 * error()
