@@ -128,11 +128,11 @@ def whisper() -> Task:
         "Error of the encoder's output against float32 on 30 seconds of a recording; calibrated on "
         "the 14 seconds after them and three other recordings.",
         pipelines={
-            "w8a8 by OS+": [
+            "w8a8 by OS+ and coordinate descent": [
                 "exact",
                 rg.passes.SplitOutliers(),
                 rg.passes.os_plus(),
-                rg.passes.Quantize("static"),
+                rg.passes.Quantize("static", rounding="coordinate-descent"),
             ]
         },
     )
