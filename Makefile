@@ -1,7 +1,7 @@
 # make demo    run the main job on a real trained model
 # make test    lint, types and tests: what CI runs
 # make bench   compare with the peers; writes benchmarks/results/
-# make peers   weight-only quantization beside the peers, each in an environment of its own (hours)
+# make peers   quantization beside the peers, each in an environment of its own (hours)
 # make coverage  every model family of transformers; writes benchmarks/results/coverage.md
 # make lint    lint and types only
 # make venv    the environment that all of these make for themselves, in .venv
@@ -49,9 +49,11 @@ bench: $(READY)
 	PYTHONPATH=examples $(BIN)/python benchmarks/compare.py minilm vit whisper smollm2
 	$(BIN)/python benchmarks/scaling.py
 
-# What is in benchmarks/results/weight_only.json already is not measured again; AGAIN=--again does.
+# What is in benchmarks/results/weight_only.json and widths.json already is not measured again;
+# AGAIN=--again does.
 peers: $(READY)
 	PYTHONPATH=examples $(BIN)/python benchmarks/weight_only/compare.py --timed $(AGAIN)
+	PYTHONPATH=examples $(BIN)/python benchmarks/weight_only/compare.py --table widths $(AGAIN)
 
 # One process a family, one after the other; RESUME=--resume goes on with a run that was stopped.
 coverage: $(READY)

@@ -1,10 +1,11 @@
-"""Weight-only quantization beside the peers: same model, same tokens, same evaluation.
+"""Quantization beside the peers: same model, same tokens, same evaluation.
 
-    python benchmarks/weight_only/compare.py [smollm2|minilm ...] [--peers nncf ...] [--case 4:64]
+    python benchmarks/weight_only/compare.py [smollm2|minilm ...] [--peers nncf ...] [--case w4g64]
 
-Each contestant runs in a process and an environment of its own, which this script makes. What was
-measured once is kept in benchmarks/results/weight_only.json and not measured again, so that a run
-can be stopped, and go on with other peers or settings; the page is written from all of it.
+Weights alone, or with ``--table widths`` activations too. Each contestant runs in a process and an
+environment of its own, which this script makes. What was measured once is kept in
+benchmarks/results/weight_only.json (widths.json) and not measured again, so that a run can be
+stopped, and go on with other peers or settings; the page is written from all of it.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import data
 import page
-from contestants import CONTESTANTS, Contestant, Settings, python
+from contestants import Contestant, Settings, python
+from tables import TABLES, Case, Table
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
-KEPT = RESULTS / "weight_only.json"
 WORDS = 300  # letters of an error that are kept
 
 
@@ -38,42 +39,40 @@ class Run:
     """
 
     subject: str
-    bits: int
-    group: int
+    case: Case
     contestant: Contestant
     name: str
     timed: bool = False
 
     @property
     def key(self) -> str:
-        case = f"{data.SUBJECTS[self.subject].key}/w{self.bits}g{self.group}"
-        return f"{case}/{self.contestant.title}/{self.name}{'/timed' * self.timed}"
+        place = page.place(data.SUBJECTS[self.subject], self.case, self.contestant.title)
+        return f"{place}/{self.name}{'/timed' * self.timed}"
 
     @property
     def settings(self) -> Settings:
-        asked = {"bits": self.bits, "group": self.group, **self.contestant.settings[self.name]}
+        asked = {**self.case.settings, **self.contestant.settings[self.name]}
         return {**asked, "judged": False} if self.timed else asked
 
 
-def runs(subjects: list[str], options: argparse.Namespace) -> Iterator[Run]:
+def runs(table: Table, subjects: list[str], options: argparse.Namespace) -> Iterator[Run]:
     """All that is asked for, the first settings of every contestant first."""
     chosen = [
-        c for c in CONTESTANTS if not options.peers or any(p in c.script for p in options.peers)
+        Run(subject, case, contestant, name)
+        for subject in subjects
+        for case in table.cases[subject]
+        if not options.case or case.key in options.case
+        for contestant in case.contestants
+        if not options.peers or any(part in contestant.script for part in options.peers)
+        for name in contestant.settings
     ]
-    for place in range(max(len(c.settings) for c in chosen)):
-        for subject in subjects:
-            for bits, group in data.SUBJECTS[subject].cases:
-                if options.case and f"{bits}:{group}" not in options.case:
-                    continue
-                for contestant in chosen:
-                    names = list(contestant.settings)
-                    if place < len(names) and _asked(contestant, names[place], options):
-                        yield Run(subject, bits, group, contestant, names[place])
-    for subject in subjects if options.timed else ():
-        for contestant in chosen:
-            if contestant.timed is not None:
-                case = data.SUBJECTS[subject].timed
-                yield Run(subject, *case, contestant, contestant.timed, timed=True)
+    yield from sorted(
+        (run for run in chosen if _asked(run.contestant, run.name, options)),
+        key=lambda run: list(run.contestant.settings).index(run.name),
+    )
+    for run in chosen if options.timed else ():
+        if run.case.key == table.timed.get(run.subject) and run.name == run.contestant.timed:
+            yield replace(run, timed=True)
 
 
 def _asked(contestant: Contestant, name: str, options: argparse.Namespace) -> bool:
@@ -118,25 +117,28 @@ def _complaint(text: str) -> str:
     return (errors or lines or ["no word"])[-1][:WORDS]
 
 
-def kept() -> dict[str, Any]:
+def kept(table: Table) -> dict[str, Any]:
     """What was measured, here or by another run of this script."""
-    return json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    path = RESULTS / f"{table.name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
-def keep(found: dict[str, Any]) -> None:
+def keep(table: Table, found: dict[str, Any]) -> None:
     """Add to what was measured, and write the page of it."""
-    known = {**kept(), **found}
-    new = KEPT.with_suffix(f".{os.getpid()}")
+    known = {**kept(table), **found}
+    path = RESULTS / f"{table.name}.json"
+    new = path.with_suffix(f".{os.getpid()}")
     new.write_text(json.dumps(known, indent=1) + "\n")
-    new.replace(KEPT)  # at once: another run may be reading
-    page.write(known, RESULTS / "weight_only.md")
+    new.replace(path)  # at once: another run may be reading
+    page.write(table, known, RESULTS / f"{table.name}.md")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help="smollm2, minilm")
+    parser.add_argument("--table", choices=TABLES, default="weight_only")
     parser.add_argument("--peers", nargs="*", help="parts of the names of scripts: nncf, ours")
-    parser.add_argument("--case", nargs="*", help="bits:group, such as 4:64")
+    parser.add_argument("--case", nargs="*", help="such as w4g64, or w4a8 of the widths")
     parser.add_argument("--settings", nargs="*", help="their whole names, or 'first'")
     parser.add_argument("--timed", action="store_true", help="take times too, with two threads")
     parser.add_argument("--again", action="store_true", help="measure what is known already")
@@ -146,18 +148,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="where models and tokens are kept")
     options = parser.parse_args()
     options.environments = options.environments.absolute()
-    subjects = options.subjects or list(data.SUBJECTS)
+    subjects, table = options.subjects or list(data.SUBJECTS), TABLES[options.table]
     with tempfile.TemporaryDirectory() as place:
         folders = dict[str, Path]()
-        for run in runs(subjects, options):
-            if run.key in kept() and not options.again:
+        for run in runs(table, subjects, options):
+            if run.key in kept(table) and not options.again:
                 continue
             if run.subject not in folders:
                 folders[run.subject] = data.write(run.subject, options.data or Path(place))
             found = measure(run, folders[run.subject], options)
             print(run.key, json.dumps(found), flush=True)
-            keep({run.key: found})
-    keep({})
+            keep(table, {run.key: found})
+    keep(table, {})
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from zoo.measures import perplexity, relative_l2
 
 BATCH = 4  # windows that calibration and evaluation take at once
 SCALE_BITS = 16
+WHOLE = 1 << 30  # as a group: the whole row
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Case:
 
     Attributes:
         folder: With ``model/``, ``tokens.safetensors`` and perhaps ``wanted.safetensors``.
-        settings: Of the contestant; ``bits`` and ``group`` are those of the case.
+        settings: Of the case, such as ``bits`` and ``group``, and of the contestant.
     """
 
     folder: Path
@@ -133,19 +134,20 @@ def layers(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def bits_per_weight(
-    shapes: Sequence[Sequence[int]], bits: int, group: int, zero: int, *, padded: bool = False
+    shapes: Sequence[Sequence[int]],
+    bits: int,
+    group: int,
+    zero: int,
+    scale: int = SCALE_BITS,
 ) -> float:
-    """Codes, a 16-bit scale for each group of a row, and a zero point of so many bits.
+    """Codes, a scale for each group of a row, and a zero point of so many bits.
 
     Args:
         shapes: Of the matrices, ``(outputs, inputs)``.
-        padded: Whether a last group that is not full is filled up, and stored so.
     """
     total = 0
     for rows, columns in shapes:
-        groups = math.ceil(columns / group)
-        codes = groups * group if padded else columns
-        total += rows * (codes * bits + groups * (SCALE_BITS + zero))
+        total += rows * (columns * bits + math.ceil(columns / group) * (scale + zero))
     return total / sum(rows * columns for rows, columns in shapes)
 
 

@@ -93,6 +93,9 @@ GPTQMODEL = Environment(
     ),
 )
 NNCF = Environment("nncf", ((TORCH, "nncf==3.4.0", "openvino==2026.4.1", *COMMON),))
+MODELOPT = Environment(
+    "modelopt", ((TORCH, "nvidia-modelopt==0.47.0", "requests", "datasets", *COMMON),)
+)
 TORCHAO = Environment("torchao", ((TORCH, "torchao==0.18.0", *COMMON),))
 
 _MAKE_UP: dict[str, Any] = {"make_up": 1.0}
@@ -227,6 +230,7 @@ CONTESTANTS = (
             "to the nearest, zero points": _INT,
             "HQQ's scales, symmetric": {"symmetric": True, "parameters": "hqq_scale_only"},
             "AWQ on int4": {"tiled": True, "parameters": "tinygemm", "algorithm": "awq"},
+            "HQQ on int4": {"tiled": True, "parameters": "hqq"},
             "AWQ, zero points": {**_INT, "algorithm": "awq"},
             "GPTQ on int4": {"tiled": True, "parameters": "tinygemm", "algorithm": "gptq"},
         },

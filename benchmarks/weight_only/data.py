@@ -15,7 +15,7 @@ class Subject:
     """A model of the zoo with how much text it gets, in windows of so many tokens.
 
     Attributes:
-        cases: Bits and group.
+        cases: Of weights alone: bits and group.
         timed: The case whose times are taken.
         bytes: Of the model in float32.
     """

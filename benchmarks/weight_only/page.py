@@ -8,51 +8,46 @@ from pathlib import Path
 from typing import Any
 
 import data
-from contestants import CONTESTANTS
+from tables import Case, Table
 
 MILLION = 1e6
 Measured = Mapping[str, Mapping[str, Any]]
 
 
-def write(measured: Measured, path: Path) -> None:
+def place(subject: data.Subject, case: Case, title: str) -> str:
+    """Where the figures of a contestant are kept; its settings' names follow."""
+    return f"{subject.key}/{case.key}/{title}"
+
+
+def write(table: Table, measured: Measured, path: Path) -> None:
     """Write the page of all that is known."""
     lines = [
-        "# Weight-only quantization beside the peers",
+        f"# {table.title}",
         "",
         f"{datetime.date.today().isoformat()}, written by `benchmarks/weight_only/compare.py` on "
-        f"{processor()}. {__says__}",
+        f"{processor()}. {table.says}",
     ]
     for name, subject in data.SUBJECTS.items():
         lines += ["", f"## {subject.title}", "", subject.says]
-        for bits, group in subject.cases:
-            lines += ["", *_case(measured, name, bits, group)]
-        lines += ["", *_times(measured, name)]
+        for case in table.cases[name]:
+            lines += ["", *_case(measured, subject, case)]
+            times = [*_times(measured, subject, case)]
+            lines += ["", *times] if times else []
     path.write_text("\n".join(lines) + "\n")
 
 
-__says__ = (
-    "Linear layers alone are quantized, for all contestants alike: tables, and a head that shares "
-    "one, stay in float32. All get the same calibration tokens, and are judged by the same code on "
-    "the same tokens. Settings are chosen by held-out tokens that are neither calibrated on nor "
-    "judged by. Bits are those of a weight with its scales and zero points, scales counted in 16 "
-    "bits where the tool keeps them in the model's float32. Processor seconds are those of "
-    "quantizing alone, on a machine that others use too. `peak` is the most memory that the "
-    "process had while quantizing, `beyond libraries` that less what it had after its imports, as "
-    "a multiple of the float32 model, which itself is 1 of it."
-)
-
-
-def _case(measured: Measured, name: str, bits: int, group: int) -> Iterator[str]:
-    subject = data.SUBJECTS[name]
-    yield f"### W{bits}, groups of {group}"
+def _case(measured: Measured, subject: data.Subject, case: Case) -> Iterator[str]:
+    yield f"### {case.title}"
     yield ""
+    if case.remark:
+        yield from (case.remark, "")
     rows: list[Sequence[str]] = []
     tried: list[Sequence[str]] = []
-    for contestant in CONTESTANTS:
+    for contestant in case.contestants:
         known = {
             setting: measured[key]
             for setting in contestant.settings
-            if (key := f"{subject.key}/w{bits}g{group}/{contestant.title}/{setting}") in measured
+            if (key := f"{place(subject, case, contestant.title)}/{setting}") in measured
         }
         right = {setting: found for setting, found in known.items() if "error" not in found}
         for setting, found in known.items():
@@ -102,14 +97,12 @@ def _row(
     )
 
 
-def _times(measured: Measured, name: str) -> Iterator[str]:
+def _times(measured: Measured, subject: data.Subject, case: Case) -> Iterator[str]:
     """GPTQ of each, with two threads."""
-    subject = data.SUBJECTS[name]
-    bits, group = subject.timed
     rows: list[Sequence[str]] = []
-    for contestant in CONTESTANTS:
-        place = f"{subject.key}/w{bits}g{group}/{contestant.title}/{contestant.timed}/timed"
-        if (found := measured.get(place)) is None:
+    for contestant in case.contestants:
+        key = f"{place(subject, case, contestant.title)}/{contestant.timed}/timed"
+        if (found := measured.get(key)) is None:
             continue
         if "error" in found:
             rows.append((contestant.title, str(contestant.timed), found["error"], ""))
@@ -117,7 +110,7 @@ def _times(measured: Measured, name: str) -> Iterator[str]:
         figures = (f"{found['seconds']:.0f}", f"{found['processor_seconds']:.0f}")
         rows.append((contestant.title, str(contestant.timed), *figures))
     if rows:
-        yield f"### The time of GPTQ, W{bits}, groups of {group}, two threads"
+        yield f"### The time of GPTQ, {case.title}, two threads"
         yield ""
         yield from _table(("contestant", "settings", "seconds", "processor s"), rows)
 
