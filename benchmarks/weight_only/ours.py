@@ -76,7 +76,8 @@ def preset(asked: Mapping[str, Any]) -> Sequence[Pass]:
     before that."""
     *exact, step = PRESETS[asked["width"]](target("torch"))
     assert isinstance(step, Quantize)
-    changed = {key: asked[key] for key in ("make_up", "activations", "ranges") if key in asked}
+    options = ("weights", "activations", "make_up", "ranges")
+    changed = {key: asked[key] for key in options if key in asked}
     if "rounding" in asked:
         changed["rounding"] = SOLVERS[asked["rounding"]]
     before = [BEFORE[name]() for name in asked.get("before", ())]

@@ -30,6 +30,8 @@ def write(table: Table, measured: Measured, path: Path) -> None:
     for name, subject in data.SUBJECTS.items():
         lines += ["", f"## {subject.title}", "", subject.says]
         for case in table.cases[name]:
+            if not any(key.startswith(f"{subject.key}/{case.key}/") for key in measured):
+                continue
             lines += ["", *_case(measured, subject, case)]
             times = [*_times(measured, subject, case)]
             lines += ["", *times] if times else []

@@ -37,18 +37,18 @@ def _ours(**more: Settings) -> Contestant:
     return Contestant("Regauge", "ours", {"preset": {}, **more})
 
 
+def _both(form: str) -> Settings:
+    return {"weights": form, "activations": form, "make_up": 1.0}
+
+
 def _llmcompressor(settings: Mapping[str, Settings]) -> Contestant:
     return Contestant("llm-compressor", "peer_llmcompressor", settings, LLMCOMPRESSOR)
 
 
 def _neural_compressor(weights: str, activations: str, bits: int, **more: Any) -> Contestant:
     asked = {"algorithm": "mx", "bits": bits, "w_dtype": weights, "act_dtype": activations, **more}
-    ways = {"nearest": {}, "even": {"round_method": "even"}, "floor": {"round_method": "floor"}}
     return Contestant(
-        "neural-compressor, MX",
-        "peer_neural_compressor",
-        {f"scales {name}": {**asked, **way} for name, way in ways.items()},
-        NEURAL_COMPRESSOR,
+        "neural-compressor, MX", "peer_neural_compressor", {"nearest": asked}, NEURAL_COMPRESSOR
     )
 
 
@@ -123,13 +123,14 @@ W6A6 = Width(
         ),
         _modelopt(
             nearest={"weights": 6, "activations": 6, "method": "max"},
-            SmoothQuant={"weights": 6, "activations": 6, "method": "smoothquant"},
         ),
         _neural_compressor("fp6_e2m3", "fp6_e2m3", 6),
+        Contestant("Regauge, MX", "ours", {"MXFP6 (E2M3), making up": _both("mxfp6-e2m3")}),
     ),
     "Six bits of weights, a scale a channel, and of activations, a scale a token. "
-    "neural-compressor has six bits only as MX's floating point, in blocks of 32. torchao, NNCF "
-    "and GPTQModel have no six bits of activations.",
+    "neural-compressor has six bits only as MX's floating point, 32 that share an exponent, which "
+    "is finer; ours in that form stands beside it. torchao, NNCF and GPTQModel have no six bits "
+    "of activations; ModelOpt's SmoothQuant takes eight alone.",
 )
 
 W4A8 = Width(
@@ -167,7 +168,13 @@ W4A8 = Width(
         ),
         _modelopt(
             nearest={"weights": 4, "group": 32, "activations": 8, "method": "max"},
-            AWQ={"weights": 4, "group": 32, "activations": 8, "method": "awq_lite"},
+            AWQ={
+                "weights": 4,
+                "group": 32,
+                "activations": 8,
+                "static": True,
+                "method": "awq_lite",
+            },
         ),
         _neural_compressor("int4", "int8", 4),
     ),
@@ -192,13 +199,6 @@ W4A4 = Width(
         ),
         _modelopt(
             nearest={"weights": 4, "group": 32, "activations": 4, "block": 32, "method": "max"},
-            AWQ={
-                "weights": 4,
-                "group": 32,
-                "activations": 4,
-                "block": 32,
-                "method": "awq_lite",
-            },
         ),
         _neural_compressor("int4", "int4", 4),
     ),
@@ -236,10 +236,11 @@ FP8 = Width(
         ),
         _modelopt(nearest={"weights": (4, 3), "activations": (4, 3), "method": "max"}),
         _neural_compressor("fp8_e4m3", "fp8_e4m3", 8),
+        Contestant("Regauge, MX", "ours", {"MXFP8 (E4M3), making up": _both("mxfp8-e4m3")}),
     ),
     "Weights with a scale a channel, activations with a scale a token. NNCF's scales are those of "
     "calibration; neural-compressor has them on a processor only as MX's, 32 that share an "
-    "exponent. GPTQModel leaves activations as they are.",
+    "exponent; ours in that form stands beside it. GPTQModel leaves activations as they are.",
 )
 
 MXFP4 = Width(
