@@ -111,10 +111,10 @@ def measure(run: Run, folder: Path, options: argparse.Namespace) -> dict[str, An
 
 
 def _complaint(text: str) -> str:
-    """The line of an output that says what is wrong."""
+    """The first sentence of the line of an output that says what is wrong."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "rror" in line.split(":")[0]]
-    return (errors or lines or ["no word"])[-1][:WORDS]
+    return (errors or lines or ["no word"])[-1].split(". ")[0][:WORDS]
 
 
 def kept(table: Table) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 
 # It has none for BERT. Its LayerNorms feed shortcuts too, and GELU passes no scale, so this is all.
 BERT = [AWQMapping("re:.*attention.self.value$", ["re:.*attention.output.dense$"])]
-SCHEME = {"type": "int", "symmetric": True, "strategy": "group"}
+SCHEME: dict[str, Any] = {"type": "int", "symmetric": True, "strategy": "group"}
 
 
 def quantize(case: Case, model: nn.Module) -> Made:

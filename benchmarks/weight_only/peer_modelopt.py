@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import modelopt.torch.quantization as mtq  # pyright: ignore[reportMissingImports]
 from contest import SCALE_BITS, WHOLE, Case, Made, bits_per_weight, contend, layers
@@ -42,7 +42,7 @@ def quantize(case: Case, model: nn.Module) -> Made:
             model(**call)
 
     model = mtq.quantize(model, {"quant_cfg": to_do, "algorithm": asked["method"]}, calibrate)
-    made = [part for part in layers(model).values() if part.weight_quantizer.is_enabled]
+    made = [p for p in layers(model).values() if cast(Any, p).weight_quantizer.is_enabled]
     width = sum(asked["weights"]) + 1 if isinstance(asked["weights"], list) else asked["weights"]
     scale = EXPONENT[0] if asked.get("mx") else SCALE_BITS
     bits = bits_per_weight(shapes, width, group or WHOLE, 0, scale=scale)

@@ -203,8 +203,8 @@ W4A4 = Width(
         _neural_compressor("int4", "int4", 4),
     ),
     "Four bits, groups of 32 with zero points where the tool has them, of weights and of "
-    "activations. neural-compressor has MX's integers. torchao has four bits of activations on "
-    "accelerators alone; NNCF and GPTQModel leave activations as they are.",
+    "activations. neural-compressor has MX's integers. torchao has four bits of activations in "
+    "floating point alone; NNCF and GPTQModel leave activations as they are.",
 )
 
 FP8 = Width(
