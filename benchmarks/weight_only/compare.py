@@ -101,7 +101,12 @@ def measure(run: Run, folder: Path, options: argparse.Namespace) -> dict[str, An
     command = [binary, HERE / f"{contestant.script}.py", folder, json.dumps(run.settings)]
     try:
         done = subprocess.run(
-            command, env=surroundings, capture_output=True, text=True, timeout=options.timeout
+            command,
+            env=surroundings,
+            cwd=folder,  # some write logs to where they are
+            capture_output=True,
+            text=True,
+            timeout=options.timeout,
         )
     except subprocess.TimeoutExpired:
         return {"error": f"not done after {options.timeout} seconds"}
@@ -148,6 +153,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="where models and tokens are kept")
     options = parser.parse_args()
     options.environments = options.environments.absolute()
+    options.data = options.data and options.data.absolute()
     subjects, table = options.subjects or list(data.SUBJECTS), TABLES[options.table]
     with tempfile.TemporaryDirectory() as place:
         folders = dict[str, Path]()
