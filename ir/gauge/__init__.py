@@ -12,6 +12,7 @@ from .drop import mask as mask
 from .drop import repeat as repeat
 from .drop import units as units
 from .elements import random_element as random_element
+from .lookups import with_lookups as with_lookups
 from .region import Blocked as Blocked
 from .region import Edit as Edit
 from .region import Region as Region
@@ -52,4 +53,5 @@ __all__ = [
     "transport",
     "units",
     "weighted",
+    "with_lookups",
 ]

@@ -7,7 +7,8 @@ z and s are taken up by what makes x and by what reads it, wherever the graph le
 weight and bias, a linear map through a gated product or the heads of an attention, tied over
 grouped queries. A reader that stops them (the shortcut of a post-LN block) gets the original back,
 and where what makes x stops them (a GELU) an op is inserted, each at the cost of one pointwise op,
-and only where that is allowed. Exact: this pass quantizes nothing.
+and only where that is allowed; a table that an embedding shares with a head takes a scale up so,
+with the original back behind the embedding. Exact: this pass quantizes nothing.
 
 The statistic of a channel j is its range over the calibration data and the greatest weight that
 reads it:
@@ -35,10 +36,18 @@ from typing import ClassVar, Literal
 import torch
 
 from ...ir import Graph, Node
-from ...ir.gauge import Blocked, Region, Site, apply, inputs_of_contractions, transport
+from ...ir.gauge import (
+    Blocked,
+    Region,
+    Site,
+    apply,
+    inputs_of_contractions,
+    transport,
+    with_lookups,
+)
 from ...ir.laws import Kind
 from ..base import Context, Remark, Stage, applied, blocked, missed
-from ..calibration import Observation, as_matrix, observe
+from ..calibration import Observation, as_matrix, evenly, observe
 from ..journal import Journal
 from ..quantization.integer_results import CONVOLUTIONS, IntegerResults
 from ..quantization.simulated import fake_quantize, fake_quantize_weights
@@ -48,6 +57,7 @@ from ..ties import tie_in_the_way
 
 FEWEST = 8  # rows, below which ranges are chance
 FLOOR = 1.0  # of the median range of the channels
+OUTPUTS = 4096  # of a reader, beyond which the error of a part of them tells as much
 FOLDS = 4  # of the batches, each judged by the others
 
 
@@ -154,7 +164,9 @@ class SiteSearch:
 
     def __init__(self, options: Smooth, graph: Graph, site: Site, seen: Observation) -> None:
         self.options, self.graph, self.site, self.seen = options, graph, site, seen
-        self.weights = [as_matrix(graph.value(r.args[1]).float()) for r in site.readers]  # [(O, n)]
+        weights = [as_matrix(graph.value(r.args[1]).float()) for r in site.readers]  # [(O, n)]
+        self.columns = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0)
+        self.weights = [evenly(weight, OUTPUTS) for weight in weights]
         power = sum(float((seen.rows @ weight.T).square().mean()) for weight in self.weights)
         self.power = max(power, 1e-30)
         self.remarks: list[Remark] = []
@@ -218,6 +230,8 @@ class SiteSearch:
         if isinstance(region, Blocked):
             self.remarks.append(blocked(self.site.value, f"no {kind.value}: {region}", region))
             return None
+        if self.options.insert and not self.options.untie:
+            region = with_lookups(self.graph, region)
         if sentence := tie_in_the_way(self.graph, region, self.options.untie):
             self.remarks.append(missed(self.site.value, f"no {kind.value}: {sentence}"))
             return None
@@ -250,8 +264,7 @@ class SiteSearch:
         # A channel that hardly moved on this data may move on other data, and its scale decides
         # nothing: the range is that of the large ones.
         peak = peak.clamp(min=max(FLOOR * float(peak.median()), 1e-5))
-        columns = torch.stack([weight.abs().amax(0) for weight in self.weights]).amax(0)
-        columns = tied(columns, region, "amax").clamp(min=1e-5)
+        columns = tied(self.columns, region, "amax").clamp(min=1e-5)
         for choice in self.options.grid:
             match self.options.rule:
                 case "threshold":

@@ -113,6 +113,35 @@ def test_a_folded_shift_is_no_op_of_its_own(shift: bool | Literal["folded"], by_
     assert any(node.name.endswith("_shifted") for node in new.nodes) == by_op
 
 
+def test_a_shared_table_takes_up_scales_and_lookups_give_them_back() -> None:
+    graph = parse("""
+        def graph(t: i64[8, 16], *, w: f64[64, 32], g: f64[32], u: f64[32, 32]):
+            e: f64[8, 16, 32] = embedding(w, t)
+            a: f64[8, 16, 32] = linear(e, u)
+            n: f64[8, 16, 32] = rms_norm(a, g, normalized_shape=(32,))
+            y: f64[8, 16, 64] = linear(n, w)
+            return y
+        """)
+    generator = torch.Generator().manual_seed(0)
+    fill(graph, generator)
+    gain = torch.ones(32, dtype=torch.float64)
+    gain[3], gain[7] = 40.0, 30.0
+    graph.store["g"] = gain
+    table = graph.store["w"].clone()
+    table[:, [3, 7]] /= 20
+    graph.store["w"] = table
+    tokens = torch.randint(64, (8, 16), generator=generator)
+    context = Context(inputs=[tokens], calibration=[[tokens]])
+    new, remarks = Smooth()(graph, context)
+    last = remarks[-1]
+    assert last.applied and last.data["error_after"] < 0.6 * last.data["error_before"]
+    assert list(new.params) == ["w", "g", "u", "e_scale"]
+    found, wanted = (execute(g, [tokens]) for g in (new, graph))
+    assert difference(found, wanted) < 1e-12
+    _, kept = Smooth(insert=False).attempt(graph, context)
+    assert "it would break the tie of w" in kept[-1].text
+
+
 def test_one_range_for_all_channels() -> None:
     graph, context = with_outliers()
     new, remarks = Smooth(True, "range")(graph, context)
