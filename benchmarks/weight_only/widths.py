@@ -33,8 +33,10 @@ class Width:
     preset: str = ""
 
 
-def _ours(**more: Settings) -> Contestant:
-    return Contestant("Regauge", "ours", {"preset": {}, **more})
+def _ours(more: Mapping[str, Settings], **changed: Any) -> Contestant:
+    """Its preset and more, with the same options of the last pass changed in all."""
+    asked = {"preset": {}, **more}
+    return Contestant("Regauge", "ours", {name: {**changed, **asked[name]} for name in asked})
 
 
 def _both(form: str) -> Settings:
@@ -69,6 +71,7 @@ _SPIN: dict[str, Any] = {"spin": {"rotations": ["R1", "R2"], "transform_type": "
 _TURNED: dict[str, Settings] = {"preset, turned": {"before": ["rotate"]}}
 _DESCENT: dict[str, Settings] = {"preset, descent": {"rounding": "descent"}}
 _MAKE_UP: dict[str, Settings] = {"preset, making up": {"make_up": 1.0}}
+_STORED = "int4-g32-fp16-asym"  # the presets' weights, whose scales are in float32
 
 
 def _int(bits: int, group: int | None, *, symmetric: bool) -> dict[str, Any]:
@@ -110,7 +113,7 @@ W6A6 = Width(
     "w6a6",
     "W6A6",
     (
-        _ours(**_TURNED, **_MAKE_UP),
+        _ours({**_TURNED, **_MAKE_UP}),
         _llmcompressor(
             {
                 "GPTQ": _llm(_SIX, _TO_SIX),
@@ -137,7 +140,7 @@ W4A8 = Width(
     "w4a8",
     "W4A8",
     (
-        _ours(**_TURNED, **_DESCENT),
+        _ours({**_TURNED, **_DESCENT}, weights=_STORED),
         _llmcompressor(
             {
                 "GPTQ": _llm(_FOUR, _TO_EIGHT),
@@ -179,15 +182,16 @@ W4A8 = Width(
         _neural_compressor("int4", "int8", 4),
     ),
     "Four bits of weights, groups of 32, zero points where the tool has them; eight bits of "
-    "activations, a scale a token. neural-compressor has integers of activations only as MX's, 32 "
-    "that share an exponent. NNCF and GPTQModel leave activations as they are.",
+    "activations, a scale a token. Ours has the scales of weights in 16 bits, as all are counted. "
+    "neural-compressor has integers of activations only as MX's, 32 that share an exponent. NNCF "
+    "and GPTQModel leave activations as they are.",
 )
 
 W4A4 = Width(
     "w4a4",
     "W4A4",
     (
-        _ours(**_TURNED, **_DESCENT),
+        _ours({**_TURNED, **_DESCENT}, weights=_STORED),
         _llmcompressor(
             {
                 "GPTQ": _llm(_FOUR, _FOUR),
@@ -203,15 +207,16 @@ W4A4 = Width(
         _neural_compressor("int4", "int4", 4),
     ),
     "Four bits, groups of 32 with zero points where the tool has them, of weights and of "
-    "activations. neural-compressor has MX's integers. torchao has four bits of activations in "
-    "floating point alone; NNCF and GPTQModel leave activations as they are.",
+    "activations. Ours has the scales of weights in 16 bits, as all are counted. "
+    "neural-compressor has MX's integers. torchao has four bits of activations in floating point "
+    "alone; NNCF and GPTQModel leave activations as they are.",
 )
 
 FP8 = Width(
     "fp8",
     "FP8 (E4M3)",
     (
-        _ours(**_TURNED, **_MAKE_UP),
+        _ours({**_TURNED, **_MAKE_UP}),
         _llmcompressor(
             {
                 "nearest": _llm(_FP8_WEIGHTS, _FP8_TOKEN, **_NEAREST),
@@ -247,7 +252,7 @@ MXFP4 = Width(
     "mxfp4",
     "MXFP4",
     (
-        _ours(**_TURNED, **_DESCENT),
+        _ours({**_TURNED, **_DESCENT}),
         _llmcompressor(
             {
                 "GPTQ": _llm(_MX, _MX),
