@@ -23,6 +23,7 @@ def page(report: Report) -> str:
         _facts("What was compiled", report.facts()[:3]),
         _errors(report),
         _passes(report),
+        _facts("Decided for the whole", report.decided()),
         "".join(f'<p class="note">{escape(note)}</p>' for note in report.notes),
         _facts("Environment", report.environment.items()),
     ]

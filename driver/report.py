@@ -131,12 +131,18 @@ class Report:
         if self.passes:
             yield ""
             yield self._table()
-        if missed := self.missed():
+        missed = [(n, f"{text}  ({shorten(sites)})") for n, text, sites in self.missed()]
+        for title, found in (
+            ("Decided for the whole", self.decided()),
+            ("Not done, and why", missed),
+        ):
+            if not found:
+                continue
             yield ""
-            yield "  Not done, and why"
+            yield f"  {title}"
             rows = Table.grid(padding=(0, 2))
-            for name, text, sites in missed:
-                rows.add_row(name, Text(f"{text}  ({shorten(sites)})"))
+            for name, text in found:
+                rows.add_row(name, Text(text))
             yield Padding(rows, (0, 0, 0, 4))
         if self.notes:
             yield ""
@@ -165,6 +171,15 @@ class Report:
             shown.append(("latency", f"{seconds(time.before)} → {seconds(time.after)}  ({spread})"))
             shown.append(("", f"median of {time.rounds} rounds in turns; before: {time.baseline}"))
         return shown
+
+    def decided(self) -> list[tuple[str, str]]:
+        """What was decided for the whole graph: pass and text."""
+        return [
+            (step.name, remark.text)
+            for step in self.passes
+            for remark in step.applied
+            if remark.data.get("decided")
+        ]
 
     def missed(self) -> list[tuple[str, str, list[str]]]:
         """What was not done: pass, reason, all sites whose reasons differ only in a node's name."""

@@ -60,6 +60,11 @@ def applied(node: Node, text: str, **data: Any) -> Remark:
     return Remark(True, node.name, text, node.where, data)
 
 
+def decided(graph: Graph, text: str, **data: Any) -> Remark:
+    """A remark on what was decided for the whole graph, which the report shows in its summary."""
+    return applied(graph.output, text, decided=True, **data)
+
+
 def missed(node: Node, text: str, **data: Any) -> Remark:
     """A remark that something could not be done at a node."""
     return Remark(False, node.name, text, node.where, data)

@@ -121,21 +121,25 @@ def w3a16(profile: Profile) -> tuple[Pass, ...]:
 
 
 def auto(profile: Profile, bits: float) -> tuple[Pass, ...]:
-    """Weights and tables in 2 to 8 bits, so many on average with their scales, each where it does
-    least damage; needs calibration data. Widths that the target stores as others are left out."""
+    """Weights and tables in 2 to 8 bits, groups of 32 or 64, so many on average with their scales,
+    each where it does least damage; needs calibration data. Widths that the target stores as others
+    are left out; on one that pads no groups, what they do not divide gets int8 by the channel."""
     if not LEAST_BITS <= bits <= MOST_BITS:
         raise InputError(
             f"a budget of {bits:g} bits a weight cannot be met: with their scales they are "
             f"{LEAST_BITS:.3g} to {MOST_BITS:.3g}",
             do="choose a number between, such as auto:4.5",
         )
-    every = (f"int{width}-g64-pad-asym" for width in range(2, 9))
-    choices = tuple(name for name in every if profile.stores(named(name)))
+    sizes = [f"int{width}-g{group}" for width in range(2, 9) for group in (64, 32)]
+    forms = ([f"{size}-pad-asym", f"{size}-asym"] for size in sizes)
+    stored = ([name for name in pair if profile.stores(named(name))] for pair in forms)
+    choices = tuple(names[0] for names in stored if names)
     quantize = Quantize(None, make_up=1.0, embeddings=not profile.keeps_code)
     return (*exact(profile), Allocate(choices, bits, quantize=quantize))
 
 
-LEAST_BITS, MOST_BITS = (w + (32 + w) / 64 for w in (2, 8))  # groups of 64, a scale, a zero point
+# A scale and a zero point a group.
+LEAST_BITS, MOST_BITS = (w + (32 + w) / group for w, group in ((2, 64), (8, 32)))
 
 PRESETS: dict[str, Callable[[Profile], tuple[Pass, ...]]] = {
     "exact": exact,

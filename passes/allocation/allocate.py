@@ -4,9 +4,10 @@
 
 An allocation is a score (the damage D of each choice of each unit), a cost C, and a solver. Units
 are weights with those who read them (``units``). The damage is an estimate: each unit's as if the
-others stayed in floating point. So what was found is run, simulated, and so is the costliest single
-choice for all that keeps to the budget; the better is taken, and ``Quantize`` runs with it.
-Approximate.
+others stayed in floating point, and by gradients of first order, by which the coarsest choices seem
+less harmful than they are. So what was found is run, simulated, and so is what is found without the
+cheapest choices, and the costliest single choice for all that keeps to the budget; the best is
+taken, and ``Quantize`` runs with it. Approximate.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 
 from ...ir import Graph, InputError, Node
 from ...ir.gauge import weighted
-from ..base import Context, Pass, Promise, Remark, Stage, applied
+from ..base import Context, Pass, Promise, Remark, Stage, decided
 from ..quantization.choices import CHANNELWISE, Choice
 from ..quantization.quantize import Quantize
 from .candidates import Candidates
@@ -32,7 +33,7 @@ from .units import By, Unit, of_readers, units, weight_of
 Kind: TypeAlias = Literal["bits", "bytes", "mac_bits", "latency", "damage"]
 Latency: TypeAlias = Mapping[str, Mapping[Choice, float]]
 
-BATCHES = 4  # on which what was found is compared with one choice for all
+BATCHES = 4  # on which what was found is measured
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Allocate(Pass):
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         found = self.units(graph)
         candidates = Candidates.of(graph, context, found, self.offers)
-        chosen, beaten, predicted = context.journal.once(
+        chosen, measured, predicted = context.journal.once(
             "choices", lambda: self._chosen(candidates)
         )
         picked = [candidates.choices[index] for index in chosen]
@@ -97,16 +98,25 @@ class Allocate(Pass):
             choices[reader.name] = Choice(None, None)
         quantize = replace(self.quantize, choices={**choices, **self.quantize.choices})
         damage = f"{self.score.name} expects a damage of {predicted:.3g}"
-        if beaten:
-            damage += ", and measured it does less than a mixture"
+        if measured and min(measured) < measured[0]:
+            damage += (
+                f"; measured, it does {min(measured):.3g}, and what was expected to do least "
+                f"{measured[0]:.3g}"
+            )
         remark = self._remark(graph, found, picked, damage, predicted)
         return [remark, *quantize.run(graph, context)]
 
-    def _chosen(self, candidates: Candidates) -> tuple[list[int], bool, float]:
-        """A choice for each unit, whether one for all beat a mixture, and the damage predicted."""
+    def _chosen(self, candidates: Candidates) -> tuple[list[int], list[float], float]:
+        """A choice for each unit, the damages measured of all that were tried (the first is that
+        of what was expected to do least), and the damage predicted."""
         problem = self.problem(candidates)
-        chosen, beaten = self._better(problem, candidates, self.solve(problem))
-        return list(chosen), beaten, float(problem.predicted(chosen))
+        tried = self._tried(problem, candidates)
+        if len(tried) == 1:
+            return tried[0], [], float(problem.predicted(tried[0]))
+        measure = self._measure(candidates, BATCHES)
+        measured = [measure(one) for one in tried]
+        chosen = tried[measured.index(min(measured))]
+        return chosen, measured, float(problem.predicted(chosen))
 
     # -- the problem ----------------------------------------------------------------------------
 
@@ -139,21 +149,25 @@ class Allocate(Pass):
             problem.check()
         return self.solver.solve(problem)
 
-    def _better(
-        self, problem: Problem, candidates: Candidates, chosen: Assignment
-    ) -> tuple[Assignment, bool]:
-        """The assignment, or the costliest single choice for all that keeps to the budget, if that,
-        measured, does less damage; and whether it does. Without data, the assignment."""
+    def _tried(self, problem: Problem, candidates: Candidates) -> list[Assignment]:
+        """The solver's assignment, and, where there is data to compare them on, that with the
+        cheapest choices left out, one more each time, as long as the budget can be kept to; and
+        the costliest single choice for all that keeps to it."""
+        tried = [self.solve(problem)]
         if problem.limited == "damage" or not candidates.context.calibration:
-            return chosen, False
+            return tried
+        left = problem
+        for cheapest in problem.cheapest_first[:-1]:
+            left = left.without(cheapest)
+            if not left.keeps(left.least):
+                break
+            tried.append(self.solve(left))
         whole = [c for c in range(len(candidates.choices)) if bool(candidates.offered[:, c].all())]
-        even = [[c] * len(chosen) for c in whole]
-        even = [one for one in even if problem.keeps(one) and one != chosen]
-        if not even:
-            return chosen, False
-        best = max(even, key=lambda one: problem.total(problem.cost, one))
-        measure = self._measure(candidates, BATCHES)
-        return (best, True) if measure(best) < measure(chosen) else (chosen, False)
+        even = [[c] * len(candidates.units) for c in whole]
+        even = [one for one in even if problem.keeps(one)]
+        if even:
+            tried.append(max(even, key=lambda one: problem.total(problem.cost, one)))
+        return [one for at, one in enumerate(tried) if one not in tried[:at]]
 
     def _costs(self, candidates: Candidates) -> tuple[torch.Tensor, tuple[str, float]]:
         """The cost of each choice of each unit, and the unit of sums with its size."""
@@ -231,7 +245,7 @@ class Allocate(Pass):
             "preparation": True,
         }
         text = f"{8 * total / size:.4g} bits a weight on average ({parts}); {says}"
-        return applied(graph.output, text, **data)
+        return decided(graph, text, **data)
 
     # -- options --------------------------------------------------------------------------------
 

@@ -46,9 +46,7 @@ class Candidates:
     choices: list[Choice]
     offered: torch.Tensor
     _stored: dict[tuple[str, str], Stored] = field(default_factory=dict[tuple[str, str], Stored])
-    _errors: dict[tuple[str, str], torch.Tensor] = field(
-        default_factory=dict[tuple[str, str], torch.Tensor]
-    )
+    _errors: dict[tuple[str, str], Stored] = field(default_factory=dict[tuple[str, str], Stored])
     _seen: dict[str, Observation] = field(default_factory=dict[str, Observation])
 
     @classmethod
@@ -98,14 +96,15 @@ class Candidates:
         return self._stored[key].value
 
     def error(self, param: Node, form: str | None) -> torch.Tensor:
-        """What its codes add to a weight, to two digits: kept for the next time."""
+        """What its codes add to a weight, in int8 by the row: kept for the next time."""
         value = self.graph.value(param)
         if form is None:
             return torch.zeros_like(value)
         key = param.name, form
         if key not in self._errors:
-            self._errors[key] = (nearest(value, form).value - value).bfloat16()
-        return self._errors[key].float()
+            error = nearest(value, form).value - value
+            self._errors[key] = Channelwise(*rounded(error))
+        return self._errors[key].value
 
     def data(self, reader: Node, value: torch.Tensor, choice: Choice) -> torch.Tensor:
         """What a reader reads, as its codes give it back."""

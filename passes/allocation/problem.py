@@ -10,7 +10,7 @@ squares alone are D (A71).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
 
@@ -68,6 +68,21 @@ class Problem:
     def least(self) -> Assignment:
         """The choices with which most room is left under the limit."""
         return self.constraint.argmin(1).tolist()
+
+    @property
+    def cheapest_first(self) -> list[int]:
+        """The choices by what they cost, as a share of the most that a unit can cost."""
+        known = self.cost.isfinite()
+        cost = torch.where(known, self.cost, 0)
+        share = cost / cost.amax(1, keepdim=True).clamp(min=1e-300)
+        return torch.argsort(share.sum(0) / known.sum(0).clamp(min=1), stable=True).tolist()
+
+    def without(self, choice: int) -> Problem:
+        """The same where no unit that has another choice has this one."""
+        others = (self.damage.isfinite() & self.cost.isfinite()).sum(1) > 1
+        damage, cost = self.damage.clone(), self.cost.clone()
+        damage[others, choice] = cost[others, choice] = torch.inf
+        return replace(self, damage=damage, cost=cost)
 
     def check(self) -> None:
         """Raise ``InputError`` where no assignment keeps to the limit."""

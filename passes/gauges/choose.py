@@ -17,7 +17,7 @@ import torch
 
 from ...ir import Graph, InputError, astype
 from ...ir.interpret import execute
-from ..base import Context, Pass, Promise, Remark, Stage, applied, missed
+from ..base import Context, Pass, Promise, Remark, Stage, decided, missed
 from ..quantization.simulated import Simulation, floats, squared_error
 from ..quantization.values import Activations
 from .smooth import Smooth
@@ -67,7 +67,7 @@ class ChooseBest(Pass):
             text = f"left as it is: none of {len(losses)} passes lowers the error of {start:.2g}"
             return [missed(graph.output, text, **data)]
         text = f"{best}: the quantized graph's error {start:.2g} to {least:.2g}"
-        return [applied(graph.output, text, **data), *best.run(graph, context)]
+        return [decided(graph, text, **data), *best.run(graph, context)]
 
     def _loss(self, graph: Graph, context: Context, wanted: Sequence[list[torch.Tensor]]) -> float:
         """The relative error of the outputs once the graph is quantized."""

@@ -39,7 +39,7 @@ from ...ir.gauge import (
 )
 from ...ir.interpret import execute
 from ...ir.laws import Kind
-from ..base import Context, Pass, Remark, Stage, applied, missed
+from ..base import Context, Pass, Remark, Stage, applied, decided, missed
 from ..calibration import padding_mask
 from ..fitting import damage, orders, split
 from ..quantization.simulated import Simulation
@@ -109,7 +109,7 @@ class LearnScales(Pass):
             remarks.append(choice.fold(graph))
         text = f"error on held-out data {before:.3g} to {after:.3g}, in {step} steps"
         data = {"error_before": before, "error_after": after, "steps": step}
-        return [*remarks, applied(graph.output, text, **data)]
+        return [*remarks, decided(graph, text, **data)]
 
 
 @dataclass(eq=False)

@@ -232,10 +232,14 @@ def test_the_presets_of_few_bits(preset: str, bits: float, tmp_path: Path) -> No
 def test_automatic_bits_are_those_of_the_targets_kernels() -> None:
     stored, every = (auto(find(name), 5)[-1] for name in ("onnxruntime", "torch"))
     assert isinstance(stored, Allocate) and isinstance(every, Allocate)
-    assert stored.choices == tuple(f"int{bits}-g64-pad-asym" for bits in (2, 4, 8))
-    assert every.choices == tuple(f"int{bits}-g64-pad-asym" for bits in range(2, 9))
+    for found, widths in ((stored, (2, 4, 8)), (every, range(2, 9))):
+        names = {f"int{bits}-g{group}-pad-asym" for bits in widths for group in (32, 64)}
+        assert set(found.choices) == names
+    unpadded = auto(find("compressed-tensors"), 5)[-1]
+    assert isinstance(unpadded, Allocate)
+    assert set(unpadded.choices) == {f"int{b}-g{g}-asym" for b in (4, 8) for g in (32, 64)}
     assert preset("automatic", find("torch")) is None
-    for name in ("auto:2", "auto:9", "auto:nan"):
+    for name in ("auto:2", "auto:9.3", "auto:nan"):
         with pytest.raises(InputError, match=r"cannot be met: with their scales they are 2.53 to"):
             preset(name, find("torch"))
     for name in ("auto", "auto:", "auto:four"):

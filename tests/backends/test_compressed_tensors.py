@@ -2,6 +2,7 @@
 them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,27 @@ def test_the_presets_of_weights_are_written_as_they_are(tmp_path: Path) -> None:
         "Round",
         "Quantize",
     ]
+
+
+def test_bits_are_chosen_of_those_that_checkpoints_have(tmp_path: Path) -> None:
+    zoo = zoo_model("opt")
+    art = rg.compile(
+        zoo.model,
+        zoo.args,
+        zoo.kwargs,
+        passes="auto:8",
+        calibration=[{**zoo.kwargs, "input_ids": zoo.args[0]}],
+        target=TARGET,
+        measure=False,
+    )
+    decided = art.report.passes[-1].remarks[0].data
+    assert decided["bits"] <= 8
+    _, config = read(art.save(tmp_path / "out"))
+    groups = config["quantization_config"]["config_groups"].values()
+    found = {(group["weights"]["num_bits"], group["weights"]["group_size"]) for group in groups}
+    assert found == {
+        tuple(map(int, re.findall(r"\d+", name))) for name in decided["choices"].values()
+    }
 
 
 def test_the_graph_computes_with_the_scales_that_are_written() -> None:

@@ -8,7 +8,9 @@ import regauge as rg
 from regauge.driver.figures import count, number, seconds, shorten, size
 from regauge.driver.measure import Latency, OutputError
 from regauge.driver.report import Model
+from regauge.ir import parse
 from regauge.passes import PassReport, Remark
+from regauge.passes.base import decided
 
 
 @pytest.fixture
@@ -71,6 +73,15 @@ def test_the_text(report: rg.Report) -> None:
 def test_brackets_in_a_reason_are_text_and_not_markup(report: rg.Report) -> None:
     report.passes[2].remarks[0] = Remark(False, "x", "[bold] stays")
     assert "[bold] stays  (x)" in str(report)
+
+
+def test_what_was_decided_for_the_whole_is_in_the_summary(report: rg.Report) -> None:
+    assert "Decided" not in str(report) and "Decided" not in report.html()
+    graph = parse("def graph(x: f32[2]):\n    return x\n")
+    report.passes[2].remarks.append(decided(graph, "4.5 <bits> a weight", bits=4.5))
+    shown = squeezed(str(report))
+    assert "Decided for the whole\n Quantize 4.5 <bits> a weight\n" in shown
+    assert "<dt>Quantize</dt><dd>4.5 &lt;bits&gt; a weight</dd>" in report.html()
 
 
 def test_json_gives_the_same_report_back(report: rg.Report) -> None:

@@ -238,11 +238,41 @@ def test_a_mixture_that_is_worse_than_one_choice_for_all_is_not_taken() -> None:
     options = Quantize(None, rounding="nearest", correct_bias=False)
     _, remarks = Allocate(FORMATS, 6.3, _Wrong(), quantize=options)(graph, context)
     assert set(remarks[0].data["choices"].values()) == {"int4-g16-asym"}
-    assert "measured it does less than a mixture" in remarks[0].text
+    assert "measured, it does" in remarks[0].text
     _, remarks = Allocate(FORMATS, 6.2, _Wrong(), quantize=options)(graph, context)
-    # Four bits take 6.25, and there is no better single choice.
+    # Four bits take 6.25, and there is no better single choice, nor any without two bits.
     assert set(remarks[0].data["choices"].values()) == {"int2-g16-asym"}
     assert "measured" not in remarks[0].text
+
+
+class _Blind(Score):
+    """Sees no harm in what is coarse: what is finer is worth little to it."""
+
+    def damages(self, candidates: Candidates) -> Damages:
+        found = Measured().damages(candidates).damage
+        return Damages(found.clamp(max=float(found.min(1).values.max())))
+
+
+def test_a_mixture_without_the_coarsest_is_tried_too() -> None:
+    graph, context = sample()
+    options = Quantize(None, rounding="nearest", correct_bias=False)
+    _, remarks = Allocate(FORMATS, 7.2, _Blind(), quantize=options)(graph, context)
+    first = remarks[0]
+    assert set(first.data["choices"].values()) == {"int4-g16-asym", "int8-g16-asym"}
+    assert 6.25 < first.data["bits"] <= 7.2
+    assert "what was expected to do least" in first.text
+
+
+def test_without_a_choice_the_others_stay() -> None:
+    inf = torch.inf
+    cost = torch.tensor([[4.0, 2.0, 8.0], [40.0, 20.0, 80.0], [inf, 2.0, inf]]).double()
+    problem = Problem(("a", "b", "c"), 1 / cost, cost, 50.0)
+    assert problem.cheapest_first[-1] == 2
+    assert problem.cheapest_first.index(0) < 2
+    left = problem.without(1)
+    assert left.least == [0, 0, 1]  # the last has no other
+    assert left.total(left.cost, left.least) == 46
+    assert torch.equal(problem.cost, cost)
 
 
 def test_latency_is_a_table_of_the_user() -> None:
