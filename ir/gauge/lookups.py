@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..graph import Graph, Node
 from ..laws import DIAGONAL, Action, Kind, interned
 from .apply import ties_broken
-from .region import Edit, Region, Restore
+from .region import Edit, Region, Restore, operand
 
 
 def with_lookups(graph: Graph, region: Region) -> Region:
@@ -26,7 +26,7 @@ def with_lookups(graph: Graph, region: Region) -> Region:
         actions = {
             (key[2], edit.action.power): edit.action
             for key, edit in region.edits.items()
-            if key[0].args[key[1][0]] is table
+            if operand(*key[:2]) is table
         }
         changed = {key[0] for key in region.edits}
         others = [user for user in table.users if user not in changed]
