@@ -85,7 +85,10 @@ def _row(
     title: str, setting: str, found: Mapping[str, Any], subject: data.Subject
 ) -> Sequence[str]:
     peak = found.get("quantizing_peak")  # not watched in all that was kept
-    beyond = None if peak is None else (peak - found["libraries"]) / subject.bytes
+    # Code that is loaded with a model is no part of what quantizing takes.
+    beyond = None
+    if peak is not None:
+        beyond = (peak - max(found["libraries"], found["loaded"] - subject.bytes)) / subject.bytes
     return (
         f"{title} ({', '.join(f'{k} {v}' for k, v in list(found['versions'].items())[:1])})",
         setting + (f" ({found['note']})" if found["note"] else ""),
