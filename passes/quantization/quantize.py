@@ -33,7 +33,7 @@ from .choices import CHANNELWISE, Choice, Choices, ChosenRounding
 from .clipping import ActivationRange
 from .evidence import MakeUp
 from .integer_results import CONVOLUTIONS, IntegerResults
-from .rounder import Decision, Rounder
+from .rounder import CorrectBias, Decision, Rounder
 from .solvers import Range, Solver, named_solver, rounded
 from .streams import Compute, Values, Visit, run_streams
 from .token_weights import TokenWeights
@@ -56,7 +56,8 @@ class Quantize(Pass):
             ``error`` of the weights, or that of the ``output`` of each group (AWQ's clipping).
         activation_ranges: Where static ranges of activations come from: all that was ``seen``,
             where the ``error`` is least (``clipping``), or what holds a share of all numbers.
-        correct_bias: Whether biases take up the mean error; needs calibration data too.
+        correct_bias: Whether biases take up the mean error; needs calibration data too. ``all``:
+            layers without a bias get one for it.
         make_up: The share of the errors before them that weights make up for, as far as these
             follow from what they read (QEP); of each weight the one that is best for rows left
             out (``held-out``). Needs calibration data, and gains most where errors are great.
@@ -76,7 +77,7 @@ class Quantize(Pass):
     rounding: str | Solver = "gptq"
     ranges: Range = "error"
     activation_ranges: ActivationRange = "seen"
-    correct_bias: bool = True
+    correct_bias: CorrectBias = True
     make_up: MakeUp = 0.0
     low_rank: int = 0
     token_weights: Literal["attention"] | None = None
@@ -227,7 +228,7 @@ class Quantize(Pass):
             any(map(is_static, self._activations))
             or self._solver.learns
             or self.ranges == "output"
-            or self.correct_bias
+            or bool(self.correct_bias)
             or bool(self.make_up)
         )
 
@@ -272,7 +273,7 @@ class Quantize(Pass):
     ) -> list[Remark]:
         """Run the streams, and fill the decisions, which are by reader."""
         batches, context = rounder.context.calibration, rounder.context
-        corrects = self.correct_bias and any(reader.operand(2) is not None for reader in decisions)
+        corrects = any(map(rounder.corrects, decisions))
         run_streams(
             graph,
             batches,

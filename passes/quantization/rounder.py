@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -25,6 +26,7 @@ from .token_weights import TokenWeights
 from .values import Activations, Coding, Limits, coding
 from .weights import Stored
 
+CorrectBias: TypeAlias = bool | Literal["all"]
 ROWS_FOR_A_MEAN = 64  # below, biases stay as they are
 
 
@@ -71,12 +73,12 @@ class Rounder:
         rounding: ChosenRounding,
         tokens: TokenWeights | None,
         *,
-        correct_bias: bool,
+        correct_bias: CorrectBias,
         make_up: MakeUp,
         activation_ranges: ActivationRange,
     ) -> None:
         self.context, self.rounding, self.tokens = context, rounding, tokens
-        self.correct_bias = correct_bias
+        self.correct_bias: CorrectBias = correct_bias
         self.make_up: MakeUp = make_up
         self.activation_ranges: ActivationRange = activation_ranges
         self.masks = [padding_mask(batch) for batch in context.calibration]
@@ -84,9 +86,11 @@ class Rounder:
         self.decision: Decision | None = None  # the one whose inputs are at hand
         self.evidence: dict[Node, Evidence | None] = {}  # of its readers, of means alone
 
-    def _corrects(self, count: int) -> bool:
-        """Whether so many rows are enough for their mean error to be that of others."""
-        return self.correct_bias and count >= ROWS_FOR_A_MEAN
+    def corrects(self, reader: Node, count: int = ROWS_FOR_A_MEAN) -> bool:
+        """Whether a bias takes up the mean error of a reader, and so many rows are enough for it to
+        be that of others."""
+        has = reader.operand(2) is not None or self.correct_bias == "all"
+        return bool(self.correct_bias) and has and count >= ROWS_FOR_A_MEAN
 
     def look_up(self, node: Node) -> Compute:
         """What an embedding gives once its table is quantized."""
@@ -125,12 +129,12 @@ class Rounder:
         source: Node = node.args[1]
         bias: Node | None = node.operand(2)
         value: torch.Tensor | None = None
-        if bias is not None and evidence is not None and self._corrects(evidence.count):
+        if evidence is not None and self.corrects(node, evidence.count):
             weight = self.rounding.read(node) if stored is None else stored.value
             old = graph.value(source) if source.op == "param" else weight
             old, new = in_kernel_order(old), in_kernel_order(weight)
             shift = evidence.mean_exact @ old.T - evidence.mean @ new.T
-            value = graph.value(bias) + shift
+            value = shift if bias is None else graph.value(bias) + shift
         return Rounded(stored, value, decision.coding, decision.notes)
 
     def _enter(self, decision: Decision, quantized: Values) -> None:
@@ -188,13 +192,13 @@ class Rounder:
         lengths = [len(part) for part in plain]
         tokens = self.tokens if patches is None else None
         counts = None if tokens is None else tokens.of_rows(readers[0], lengths)
-        biased = all(reader.operand(2) is not None for reader in readers)
+        count = sum(self._deciding(lengths))
         return Evidence.of(
             site.value,
             self._deciding(plain),
             self._deciding(rows),
             counts=None if counts is None else self._deciding(counts),
-            centered=biased and self._corrects(sum(self._deciding(lengths))),
+            centered=all(self.corrects(reader, count) for reader in readers),
             drifts=2 if self.make_up == "held-out" else int(bool(self.make_up)),
         )
 

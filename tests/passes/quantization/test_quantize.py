@@ -12,7 +12,7 @@ from regauge.ir import Graph, InputError, Node, parse
 from regauge.ir.interpret import execute
 from regauge.passes import Context, Quantize
 from regauge.passes.manager import difference
-from regauge.passes.quantization.rounder import Decision, Rounder
+from regauge.passes.quantization.rounder import CorrectBias, Decision, Rounder
 from regauge.passes.quantization.solvers import GPTQ, SOLVERS, CoordinateDescent, KBest, Solver
 
 TEXT = """
@@ -89,6 +89,21 @@ def test_the_bias_takes_up_the_mean_error() -> None:
         return float((torch.cat(found) - torch.cat(wanted)).mean((0, 1)).abs().max())
 
     assert gap(better) < 1e-5 < gap(plain)
+
+
+def test_layers_without_a_bias_get_one_where_that_is_asked() -> None:
+    graph, context = chain()
+
+    def lost(correct_bias: CorrectBias) -> tuple[list[bool], float]:
+        new, _ = Quantize("static", "int3-g16", correct_bias=correct_bias)(graph, context)
+        biased = [node.operand(2) is not None for node in new.nodes if node.op == "linear"]
+        apart = execute(new, context.calibration[0])[0] - execute(graph, context.calibration[0])[0]
+        return biased, float(apart.mean(0).abs().max())
+
+    plain, better = lost(True), lost("all")
+    assert plain[0] == [False] * 3
+    assert better[0] == [True] * 3
+    assert better[1] < 1e-3 * plain[1]
 
 
 def chain() -> tuple[Graph, Context]:
