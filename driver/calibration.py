@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..ir import Graph, InputError, TensorType, astype
+from ..ir.finite import how_many_are_not, is_finite
 from ..ir.interpret import execute
 from ..ir.types import symbols
 from ..passes.manager import difference
@@ -69,14 +70,11 @@ def _read(index: int, batch: Any, graph: Graph, known: dict[str, Any]) -> list[A
 def check_finite(graph: Graph, flat: list[Any]) -> None:
     """Refuse inputs that hold NaN or infinity."""
     for node, value in zip(graph.inputs, flat, strict=True):
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            bad = int((~torch.isfinite(value)).sum())
-            if bad:
-                kind = "NaN" if bool(value.isnan().any()) else "infinity"
-                raise InputError(
-                    f"{node.name}: {bad} of {value.numel()} numbers are not finite ({kind})",
-                    do="clean the data; a float mask takes torch.finfo(dtype).min in place of -inf",
-                )
+        if isinstance(value, torch.Tensor) and not is_finite(value):
+            raise InputError(
+                f"{node.name}: {how_many_are_not(value)}",
+                do="clean the data; a float mask takes torch.finfo(dtype).min in place of -inf",
+            )
 
 
 def regrouped(graph: Graph, batches: list[list[Any]]) -> list[list[Any]]:

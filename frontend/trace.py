@@ -17,6 +17,7 @@ import torch
 from torch.export import ExportedProgram
 
 from ..ir import Graph, InputError, TraceError, WeightError
+from ..ir.finite import how_many_are_not, is_finite
 from ..ir.ops import NUMBERS
 from .caches import register_caches
 from .canonical import canonicalize, check
@@ -105,15 +106,10 @@ def _is_functional(target: Any) -> bool:
 def check_weights(model: torch.nn.Module | ExportedProgram) -> None:
     """Refuse learned parameters that are not finite; a buffer may hold the infinities of a mask."""
     for name, weight in model.named_parameters():
-        if weight.device.type == "meta" or not weight.is_floating_point() or not weight.numel():
+        if weight.device.type == "meta" or is_finite(weight.detach()):
             continue
-        # The ends tell, without a copy of what may be the greatest part of the model.
-        if all(bool(end.isfinite()) for end in weight.detach().aminmax()):
-            continue
-        bad = int((~weight.detach().isfinite()).sum())
-        kind = "NaN" if bool(weight.isnan().any()) else "infinity"
         raise WeightError(
-            f"{name}: {bad} of {weight.numel()} numbers are not finite ({kind})",
+            f"{name}: {how_many_are_not(weight.detach())}",
             where=type(model).__name__,
             do="train or load the model again; a step of its training has diverged",
         )

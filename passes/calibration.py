@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..ir import Graph, InputError, Node, astype
+from ..ir.finite import is_finite
 from ..ir.interpret import execute
 from .base import Context
 
@@ -117,10 +118,7 @@ def observe(
             if node.name not in axes:
                 return
             rows = as_rows(value, axes[node.name], mask)
-            if not bool(rows.isfinite().all()):
-                raise InputError(
-                    f"{node.name} is not finite on the calibration data", where=node.at
-                )
+            refuse_non_finite(node, rows)
             if node.name not in found:
                 found[node.name] = Observation.of_nothing(rows.shape[1])
             found[node.name].add(rows, keep)
@@ -128,6 +126,16 @@ def observe(
         with torch.no_grad():
             execute(single, batch, tap=tap)
     return found
+
+
+def refuse_non_finite(node: Node, found: torch.Tensor, how: str = "is not finite") -> None:
+    """Raise, with the name and the line of a value, where what was found of it is not finite."""
+    if not is_finite(found):
+        raise InputError(
+            f"{node.name} {how} on the calibration data",
+            where=node.at,
+            do="look for the op that makes such numbers, or give other data",
+        )
 
 
 def evenly(rows: torch.Tensor, keep: int) -> torch.Tensor:

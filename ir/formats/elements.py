@@ -15,6 +15,7 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 
 from ..errors import InputError
+from ..finite import is_finite
 
 Ties: TypeAlias = Literal["even", "down", "zero"]
 
@@ -197,9 +198,9 @@ def _below(values: torch.Tensor) -> torch.Tensor:
 
 def refuse_non_finite(values: torch.Tensor, name: str) -> None:
     """Raise where there is NaN or infinity: no scale is right for them."""
-    wrong = ~torch.isfinite(values)
-    if not bool(wrong.any()):
+    if is_finite(values):
         return
+    wrong = ~torch.isfinite(values)
     kinds = [
         kind
         for kind, found in (("NaN", values.isnan()), ("infinity", values.isinf()))

@@ -213,7 +213,7 @@ class Format:
             return self.element.nearest(blocks)
         values = blocks / parameters.step
         if parameters.zero is not None:
-            values = torch.round(values) + parameters.zero
+            values = values.round_().add_(parameters.zero)
         return self.element.nearest(values)
 
     def rounded(self, blocks: torch.Tensor, parameters: Parameters) -> torch.Tensor:

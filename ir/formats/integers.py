@@ -59,8 +59,8 @@ class Integer(Scalar):
 
     def nearest(self, values: torch.Tensor) -> torch.Tensor:
         exact = values if values.dtype == torch.float64 else values.float()
-        codes = torch.clamp(torch.round(exact * 2**self.fraction), *self.limits)
-        return codes.to(torch.int16).to(torch.uint8) & (2**self.width - 1)
+        codes = (exact * 2**self.fraction).round_().clamp_(*self.limits)
+        return codes.to(torch.int16).to(torch.uint8).bitwise_and_(2**self.width - 1)
 
     def rounded(self, values: torch.Tensor) -> torch.Tensor:
         if self.fraction:

@@ -50,11 +50,13 @@ def pack(codes: torch.Tensor, levels: int) -> torch.Tensor:
     base, digits, size = _word(levels)
     flat = codes.new_zeros(-(-count // digits) * digits)
     flat[:count] = codes.flatten()
-    words = flat.new_zeros(len(flat) // digits, dtype=torch.int64)
+    words = flat.new_zeros(len(flat) // digits, dtype=_integers(size))
     for i, digit in enumerate(flat.view(-1, digits).unbind(1)):
-        words += digit.long() * base**i
-    parts = torch.stack([(words >> 8 * i) & 255 for i in range(size)], 1)
-    found = parts.to(torch.uint8).flatten()[: packed_size(count, levels)]
+        words.add_(digit, alpha=base**i)
+    found = words.new_empty(len(words), size, dtype=torch.uint8)
+    for i in range(size):
+        found[:, i] = (words >> 8 * i) & 255
+    found = found.flatten()[: packed_size(count, levels)]
     row = codes.shape[-1] if count and codes.dim() else 0
     whole = row and row * size % digits == 0
     return found.reshape(*codes.shape[:-1], row * size // digits) if whole else found
@@ -70,11 +72,13 @@ def unpack(data: torch.Tensor, levels: int, shape: tuple[int, ...]) -> torch.Ten
     base, digits, size = _word(levels)
     flat = data.new_zeros(-(-data.numel() // size) * size)
     flat[: data.numel()] = data.flatten()
-    words = flat.new_zeros(len(flat) // size, dtype=torch.int64)
+    words = flat.new_zeros(len(flat) // size, dtype=_integers(size))
     for i, part in enumerate(flat.view(-1, size).unbind(1)):
-        words += part.long() << 8 * i
-    codes = torch.stack([words // base**i % base for i in range(digits)], 1)
-    return codes.to(torch.uint8).flatten()[:count].reshape(shape)
+        words.add_(part, alpha=256**i)
+    codes = flat.new_empty(len(words), digits)
+    for i in range(digits):
+        codes[:, i] = words // base**i % base
+    return codes.flatten()[:count].reshape(shape)
 
 
 def _word(levels: int) -> tuple[int, int, int]:
@@ -83,3 +87,8 @@ def _word(levels: int) -> tuple[int, int, int]:
         return levels, digits, 1
     bits = (levels - 1).bit_length()
     return 2**bits, lcm(bits, 8) // bits, lcm(bits, 8) // 8
+
+
+def _integers(size: int) -> torch.dtype:
+    """The narrowest that hold words of so many bytes."""
+    return torch.int16 if size == 1 else torch.int32 if size < 4 else torch.int64

@@ -3,14 +3,15 @@ behind the quantized prefix."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
 
 import torch
 
-from ...ir import InputError, Node
+from ...ir import Node
+from ..calibration import refuse_non_finite
 from .solvers import Drift, Hessian, held_out_share, making_up
 
 DAMP = 0.3  # of what is made up for: on fresh text better than 0.1, and 0.01 only fits the sample
@@ -77,7 +78,7 @@ class Evidence:
             for drift, some, rest in cut:
                 drift.add(some, rest)
         matrix = sum((drift.hessian for drift in found[1:]), matrix)
-        refuse_non_finite(value, [matrix], "is too great to be squared in float32")
+        refuse_non_finite(value, matrix, "is too great to be squared in float32")
         return cls(count, mean_exact, mean, Hessian(matrix), found)
 
     def aim(self, weight: torch.Tensor, share: MakeUp) -> torch.Tensor:
@@ -93,13 +94,3 @@ class Evidence:
         assert self.hessian is not None
         cross = sum((drift.cross for drift in self.drifts[1:]), self.drifts[0].cross)
         return making_up(cross, self.hessian.matrix, DAMP)
-
-
-def refuse_non_finite(value: Node, parts: Iterable[torch.Tensor], how: str) -> None:
-    """Raise, with the name and the line of a value, where a part of it is not finite."""
-    if not all(bool(part.isfinite().all()) for part in parts):
-        raise InputError(
-            f"{value.name} {how} on the calibration data",
-            where=value.at,
-            do="look for the op that makes such numbers, or give other data",
-        )

@@ -13,13 +13,13 @@ from ...ir import Node, ops
 from ...ir.codes import in_kernel_order
 from ...ir.gauge import Site
 from ..base import Context
-from ..calibration import as_matrix, as_rows, padding_mask
+from ..calibration import as_matrix, as_rows, padding_mask, refuse_non_finite
 from ..journal import journaled
 from ..memory import give_back
 from ..shelf import Mapped
 from .choices import ChosenRounding
 from .clipping import ActivationRange, least_error, of_share, sample
-from .evidence import Evidence, MakeUp, refuse_non_finite
+from .evidence import Evidence, MakeUp
 from .patches import Patches
 from .streams import Compute, Values
 from .token_weights import TokenWeights
@@ -142,7 +142,7 @@ class Rounder:
         site = decision.site
         at_hand = self._rows(site, quantized)
         for part in at_hand:
-            refuse_non_finite(site.value, [part], "is not finite")
+            refuse_non_finite(site.value, part)
 
         def limits() -> Limits:
             return self._limits(decision, self._deciding(at_hand))

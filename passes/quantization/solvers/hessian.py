@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 
 from ....ir import InputError
+from ....ir.finite import is_finite
 
 Order: TypeAlias = Literal["natural", "descending", "pivot"]
 ORDERS: tuple[Order, ...] = get_args(Order)
@@ -57,7 +58,7 @@ class Hessian:
     )
 
     def __post_init__(self) -> None:
-        if not bool(self.matrix.isfinite().all()):
+        if not is_finite(self.matrix):
             raise InputError("a Hessian is not finite: what a layer reads overflows, or is NaN")
 
     @property
@@ -114,15 +115,14 @@ class Hessian:
     def _factored(self, order: Order, damp: float, unit: int) -> Factor:
         columns = self._columns(order, damp, unit)
         lower, failed = self._root(columns.flip(0), damp)
-        while bool(failed) or not bool(lower.isfinite().all()):
+        while bool(failed) or not is_finite(lower):
             damp = self.raised = max(10 * damp, LEAST_DAMP)
             lower, failed = self._root(columns.flip(0), damp)
         power = lower.diagonal().flip(0).square()
         # R is this flipped both ways; matrices of this size are the most that GPTQ has in memory,
         # so none stays longer than it must.
-        feedback = lower.T.contiguous()
+        feedback = lower.T.flip(0, 1)
         del lower
-        feedback = feedback.flip(0, 1)
         if unit == 1:
             feedback.div_(feedback.diagonal().clone()[:, None])
         else:
