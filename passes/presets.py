@@ -56,7 +56,9 @@ def levelled(profile: Profile, smooth: Smooth) -> tuple[Pass, ...]:
 
 def w8a8(profile: Profile) -> tuple[Pass, ...]:
     """Eight bits with static scales: the fastest at run time; needs calibration data."""
-    return (*levelled(profile, Smooth("folded", activations="static")), Quantize("static"))
+    biases = True if profile.keeps_code else "all"
+    smooth = Smooth("folded", activations="static")
+    return (*levelled(profile, smooth), Quantize("static", correct_bias=biases))
 
 
 def w8a8_dynamic(profile: Profile) -> tuple[Pass, ...]:
