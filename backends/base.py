@@ -171,6 +171,20 @@ TARGETS: dict[str, Target] = {
             ),
         ),
         Target(
+            name="openvino",
+            module="openvino",
+            requires=("onnx", "openvino"),
+            install="regauge[openvino]",
+            takes="f32; int8 weights and static uint8 activations; symbolic sizes",
+            pairs_in_16_bits=True,  # as above
+            closed_convolutions=True,
+            weights=BlockKernels(
+                bits=(4, 8),
+                sizes=(16, 32, 64, 128, 256),
+                examples=("int4-g32-asym", "int4-g128", "int8-g128"),
+            ),
+        ),
+        Target(
             name="torch",
             module="torch_eager",
             requires=("torch",),

@@ -1,8 +1,10 @@
-"""ONNX: a graph of ours as a model in the form that ONNX Runtime runs fastest."""
+"""ONNX: a graph of ours as a model in the form that its reader runs fastest."""
 
+from .dialect import Dialect as Dialect
 from .emit import WIDE_SUMS as WIDE_SUMS
 from .emit import emit as emit
 from .emit import is_large as is_large
 from .emit import save as save
+from .file import ModelFile as ModelFile
 
-__all__ = ["WIDE_SUMS", "emit", "is_large", "save"]
+__all__ = ["WIDE_SUMS", "Dialect", "ModelFile", "emit", "is_large", "save"]

@@ -14,7 +14,9 @@ import torch
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from ...ir import Graph, Node, ScalarType, TensorType
+from ...ir.formats import pack
 from ...ir.graph import Arg
+from .dialect import ONNX_RUNTIME, Dialect
 
 Value: TypeAlias = "str | tuple[str, ...]"
 Attribute: TypeAlias = (
@@ -22,7 +24,6 @@ Attribute: TypeAlias = (
 )
 Shared = TypeVar("Shared")
 
-OPSET, IR_VERSION = 23, 11  # the pair of onnx 1.18: Attention, RMSNormalization, RotaryEmbedding
 MICROSOFT = "com.microsoft::"  # ONNX Runtime's own ops
 INT64_MAX = (1 << 63) - 1
 
@@ -40,6 +41,7 @@ DTYPES: Mapping[torch.dtype, int] = {
     torch.float8_e4m3fn: TensorProto.FLOAT8E4M3FN,
     torch.float8_e5m2: TensorProto.FLOAT8E5M2,
 }
+_CODES = {4: TensorProto.UINT4, 8: TensorProto.UINT8}
 SCALARS = {"int": torch.int64, "float": torch.float64, "bool": torch.bool}
 
 
@@ -60,12 +62,12 @@ def tensor_proto(name: str, value: torch.Tensor) -> TensorProto:
 class Builder:
     """Lowerings call ``op`` for each ONNX node and give back the name of the result."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, dialect: Dialect = ONNX_RUNTIME) -> None:
+        self.graph, self.dialect = graph, dialect
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self.values: dict[Node, Value] = {}
-        self.domains = {"": OPSET, "com.microsoft": 1}
+        self.domains = {"": dialect.opset, "com.microsoft": 1}
         self.wide_sums = False  # whether 16 bits may be too few for a sum of two products of codes
         self._constants: dict[tuple[torch.dtype, tuple[int, ...], bytes], str] = {}
         self._current = "v"  # the node being lowered, after which its inner values are named
@@ -152,6 +154,16 @@ class Builder:
             self.initializers[name] = tensor_proto(
                 name, tensor if change is None else change(tensor)
             )
+        return name
+
+    def codes(self, node: Node, form: str, bits: int, make: Callable[[], torch.Tensor]) -> str:
+        """Codes ``uint8`` made of a parameter as an initializer of 4 or 8 bits each."""
+        name = f"{node.name}.{form}"
+        if name not in self.initializers:
+            codes = make()
+            proto = TensorProto(name=name, dims=list(codes.shape), data_type=_CODES[bits])
+            proto.raw_data = pack(codes.flatten(), 2**bits).numpy().tobytes()
+            self.initializers[name] = proto
         return name
 
     def memo(self, key: tuple[object, ...], make: Callable[[], Shared]) -> Shared:

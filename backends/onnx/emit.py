@@ -12,7 +12,8 @@ from ...ir import Graph, Node, TargetError, TensorType
 from ...ir import ops as table
 from ...ir.types import Type, show
 from . import fallback
-from .builder import DTYPES, IR_VERSION, SCALARS, Builder, Declined, Value
+from .builder import DTYPES, SCALARS, Builder, Declined, Value
+from .dialect import ONNX_RUNTIME, Dialect
 from .forms import fuse
 from .lower import LOWERINGS
 
@@ -26,7 +27,7 @@ _WITHOUT_EFFECT = {
 }  # fmt: skip
 
 
-def emit(graph: Graph) -> ModelProto:
+def emit(graph: Graph, dialect: Dialect = ONNX_RUNTIME) -> ModelProto:
     """The graph as an ONNX model; the same graph gives the same bytes.
 
     Values keep the names of our nodes, symbolic sizes become named dimensions.
@@ -34,8 +35,8 @@ def emit(graph: Graph) -> ModelProto:
     Raises:
         TargetError: An op has no ONNX form.
     """
-    fused = fuse(graph)
-    builder = Builder(fused)
+    fused = fuse(graph, dialect)
+    builder = Builder(fused, dialect)
     inputs = [_input(builder, node) for node in fused.inputs if node.users or _is_tensor(node)]
     for node in fused.nodes:
         builder.values[node] = lower(builder, node)
@@ -47,7 +48,7 @@ def emit(graph: Graph) -> ModelProto:
             builder.nodes, "regauge", inputs, outputs, list(builder.initializers.values())
         ),
         opset_imports=[helper.make_opsetid(d, v) for d, v in _domains(builder)],
-        ir_version=IR_VERSION,
+        ir_version=dialect.ir_version,
         producer_name="regauge",
     )
     if builder.wide_sums:

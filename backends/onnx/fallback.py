@@ -21,14 +21,14 @@ from onnx import inliner
 from ...ir import Graph, Node, TargetError, TensorType
 from ...ir.graph import substitute
 from ...ir.types import evaluate, symbols
-from .builder import OPSET, Builder, Value
+from .builder import Builder, Value
 
 
 def export(builder: Builder, node: Node, reason: str) -> Value:
     """The node's value, by the nodes that PyTorch's exporter makes of it."""
     graph, operands = alone(builder.graph, node)
     try:
-        model = builder.exported.get(str(graph)) or _export(graph)
+        model = builder.exported.get(str(graph)) or _export(graph, builder.dialect.opset)
     except Exception as error:
         form = f" {reason}" if reason else ""
         missing = importlib.util.find_spec("onnxscript") is None
@@ -81,7 +81,7 @@ def alone(graph: Graph, node: Node) -> tuple[Graph, list[Node]]:
     return new, operands
 
 
-def _export(graph: Graph) -> onnx.ModelProto:
+def _export(graph: Graph, opset: int) -> onnx.ModelProto:
     names = dict.fromkeys(name for node in graph.inputs for name in symbols(node.type))
     # Distinct sizes that no op takes for 1, within each symbol's range.
     point = {
@@ -104,7 +104,7 @@ def _export(graph: Graph) -> onnx.ModelProto:
             graph.to_module(),
             tuple(examples),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             dynamic_shapes=(tuple(shapes),),  # of the one *args
             verbose=False,
         )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from regauge.backends.onnx import WIDE_SUMS, emit
+from regauge.backends.onnx.dialect import ONNX_RUNTIME
 from regauge.backends.onnx.forms import fuse
 from regauge.ir import Graph
 
@@ -44,7 +45,7 @@ def test_attention_takes_the_heads_side_by_side(
         "o = scaled_dot_product_attention(qh, kh, vh, p)",
         *MERGE,
     )
-    assert [node.op for node in fuse(graph).nodes] == ["ort.attention"]
+    assert [node.op for node in fuse(graph, ONNX_RUNTIME).nodes] == ["ort.attention"]
     assert kinds(graph)["Attention"] == 1 and kinds(graph)["Transpose"] == 0
     check_runs(graph, s=7)
 
@@ -61,7 +62,10 @@ def test_two_attentions_in_a_row(graph_of: Make, check_runs: Check) -> None:
         "c = clone(m2)",
         "z = reshape(c, shape=(yn, yt, 24))",
     )
-    assert [node.op for node in fuse(graph).nodes] == ["ort.attention", "ort.attention"]
+    assert [node.op for node in fuse(graph, ONNX_RUNTIME).nodes] == [
+        "ort.attention",
+        "ort.attention",
+    ]
     check_runs(graph)
     check_runs(graph, n=1, t=1)
 
@@ -72,7 +76,10 @@ def test_attention_without_a_merge_splits_its_heads_again(
     graph = graph_of(
         "q: f32[n, t, 24]", *split("q"), "o = scaled_dot_product_attention(qh, qh, qh, scale=0.2)"
     )
-    assert [node.op for node in fuse(graph).nodes] == ["ort.attention", "ort.split_heads"]
+    assert [node.op for node in fuse(graph, ONNX_RUNTIME).nodes] == [
+        "ort.attention",
+        "ort.split_heads",
+    ]
     check_runs(graph)
 
 
@@ -83,7 +90,7 @@ def test_a_value_that_was_not_split_is_merged(graph_of: Make, check_runs: Check)
         "o = scaled_dot_product_attention(qh, k, k)",
         *MERGE,
     )
-    assert [node.op for node in fuse(graph).nodes] == [
+    assert [node.op for node in fuse(graph, ONNX_RUNTIME).nodes] == [
         "ort.merge_heads",
         "ort.merge_heads",
         "ort.attention",
@@ -120,7 +127,7 @@ def test_grouped_keys_are_not_repeated(way: str, graph_of: Make, check_runs: Che
         "m = transpose(o, dim0=1, dim1=2)",
         "y = reshape(m, shape=(qn, qt, 32))",
     )
-    (attention,) = fuse(graph).nodes
+    (attention,) = fuse(graph, ONNX_RUNTIME).nodes
     assert attention.op == "ort.attention" and attention.attrs["kv_heads"] == 2
     check_runs(graph)
 
@@ -159,7 +166,7 @@ def test_rotary_positions_are_one_op(batch: str, graph_of: Make, check_runs: Che
         "o = scaled_dot_product_attention(x, x, qh)",
         *MERGE,
     )
-    fused = [node.op for node in fuse(graph).nodes]
+    fused = [node.op for node in fuse(graph, ONNX_RUNTIME).nodes]
     assert fused[-2:] == ["ort.rotary", "ort.attention"] and "transpose" not in fused
     check_runs(graph)
 

@@ -1,17 +1,19 @@
-"""Groups of ops for which ONNX Runtime has one fast kernel, each made one node before the lowering.
+"""Groups of ops for which ONNX or ONNX Runtime has one op, each made one node before the lowering.
 
 The nodes are called ``ort.*``; they exist only in the copy that is lowered, and no rule changes
 what the graph computes.
 """
 
 from ....ir import Graph
-from . import attention, blocks, padding, quantized, residual, rotary
+from ..dialect import Dialect
+from . import attention, blocks, padding, pairs, quantized, residual, rotary
 
 
-def fuse(graph: Graph) -> Graph:
-    """A copy of the graph in the runtime's forms."""
+def fuse(graph: Graph, dialect: Dialect) -> Graph:
+    """A copy of the graph in the forms of who reads it."""
     new = graph.copy()
-    for form in (rotary, attention, padding, quantized, blocks, residual):
+    codes = (quantized, blocks, residual) if dialect.runtime else (pairs,)
+    for form in (rotary, attention, padding, *codes):
         form.fuse(new)
         new.prune()
     return new

@@ -17,6 +17,7 @@ gives floats is slower than that on floats.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import torch
@@ -29,8 +30,18 @@ _CODES = (torch.uint8, torch.int8)
 
 
 def fuse(graph: Graph) -> None:
+    """Bring a graph to the forms of ONNX Runtime."""
+    _fuse(graph, {"linear": _linear, "embedding": _embedding, "quantize": _quantize})
+
+
+def fuse_weights(graph: Graph) -> None:
+    """Let readers of dequantized weights have the codes, whatever else they read."""
+    _fuse(graph, {"linear": _linear_codes, "embedding": _embedding})
+
+
+def _fuse(graph: Graph, forms: Mapping[str, Callable[[Graph, Node], _Form | None]]) -> None:
     for node in list(graph.nodes):
-        form = _FORMS.get(node.op)
+        form = forms.get(node.op)
         found = None if form is None else form(graph, node)
         if found is not None:
             op, args, attrs = found
@@ -88,14 +99,17 @@ def _middle(zero: Arg) -> int | None:
 
 
 def _linear(graph: Graph, node: Node) -> _Form | None:
-    bias = _optional(node, 2)
+    found, activation = _linear_codes(graph, node), _activation(node.args[0])
+    if found is None or activation is None:
+        return found
+    return "ort.linear_integer", (*activation, *found[1][1:]), {}
+
+
+def _linear_codes(graph: Graph, node: Node) -> _Form | None:
     weight = _weight(node.args[1])
     if weight is None or len(weight[0].shape) != 2:
         return None
-    activation = _activation(node.args[0])
-    if activation is None:
-        return "ort.linear_codes", (node.args[0], *weight, bias), {}
-    return "ort.linear_integer", (*activation, *weight, bias), {}
+    return "ort.linear_codes", (node.args[0], *weight, _optional(node, 2)), {}
 
 
 def _embedding(graph: Graph, node: Node) -> _Form | None:
@@ -183,6 +197,3 @@ def _clips(graph: Graph, value: Node, scale: Node, zero: Node | None) -> bool:
     if low != 0 or isinstance(high, Node):
         return False
     return high is None or float(high) >= 254.5 * graph.value(scale).item()
-
-
-_FORMS = {"linear": _linear, "embedding": _embedding, "quantize": _quantize}

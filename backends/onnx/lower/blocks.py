@@ -1,4 +1,5 @@
-"""Weights as packed codes: MatMulNBits, and GatherBlockQuantized for the rows of a table.
+"""Weights as packed codes: MatMulNBits, and GatherBlockQuantized for the rows of a table; and for
+who has not got these, DequantizeLinear in blocks.
 
 MatMulNBits at ``accuracy_level`` 4 rounds what it reads to int8, with a scale for each block, and
 multiplies integers: it is the only level with fast kernels for 2 and 8 bits, and costs about 0.005
@@ -11,11 +12,11 @@ from __future__ import annotations
 import torch
 
 from ....ir import Node, TargetError
-from ....ir.formats import Packed, named
+from ....ir.formats import Packed, named, unpack
 from ....ir.graph import Arg
 from ...base import target
 from ...blocks import BlockKernels, Blocks
-from ..builder import MICROSOFT, Builder, rank
+from ..builder import MICROSOFT, Builder, Declined, rank
 
 _INT8 = 4  # the accuracy level
 
@@ -29,12 +30,12 @@ def _stored(
 ) -> tuple[Blocks, str, str, str]:
     """The blocks of packed codes, and the names of the codes, the scales and the zero points."""
     codes, scale, _, zero = parts
-    form, place = named(name), target("onnxruntime")
+    form, place = named(name), target(b.dialect.target)
     weight = ", ".join(b.graph.store.origin.get(codes.name, ())) or codes.name
     place.check_weights(form, weight, node.at)
     if len(shape) != 2 or any(part is not None and part.op != "param" for part in parts):
         raise TargetError(
-            f"target 'onnxruntime' decodes constant matrices alone, not {weight}, {name}",
+            f"target {place.name!r} decodes constant matrices alone, not {weight}, {name}",
             where=node.at,
             do="leave this weight out, or compile for target='torch'",
         )
@@ -69,6 +70,11 @@ def linear_blocks(
     format: str,
     shape: tuple[int, ...],
 ) -> str:
+    if not b.dialect.runtime:
+        table = _dequantized(b, node, (codes, scale, whole, zero), format, shape)
+        matrix = b.op("Transpose", table, perm=[1, 0])
+        product = b.op("MatMul", b.tensor(input), matrix)
+        return product if bias is None else b.op("Add", product, b.tensor(bias))
     blocks, *operands = _stored(b, node, (codes, scale, whole, zero), format, shape)
     x = b.tensor(input)
     row = b.op("Reshape", x, b.ints(1, -1)) if rank(input) == 1 else x
@@ -87,6 +93,34 @@ def linear_blocks(
     return b.op("Reshape", product, b.ints(-1)) if rank(input) == 1 else product
 
 
+def _dequantized(
+    b: Builder,
+    node: Node,
+    parts: tuple[Node, Node, Node | None, Node | None],
+    name: str,
+    shape: tuple[int, ...],
+) -> str:
+    """The weight ``[O, I]`` behind a DequantizeLinear of blocks of its rows."""
+    blocks, _, scale, _ = _stored(b, node, parts, name, shape)
+    if shape[1] % blocks.size:
+        raise Declined(f"whose rows of {shape[1]} are not blocks of {blocks.size}")
+
+    def make() -> str:
+        count, levels = shape[1] // blocks.size, 2**blocks.bits
+
+        def zeros() -> torch.Tensor:
+            if blocks.zero is None:
+                return torch.full((shape[0], count), levels // 2, dtype=torch.uint8)
+            held = 8 // blocks.bits * blocks.zero.shape[1]
+            return unpack(blocks.zero, levels, (shape[0], held))[:, :count]
+
+        codes = b.codes(parts[0], "codes", blocks.bits, lambda: unpack(blocks.codes, levels, shape))
+        zero = b.codes(parts[3] or parts[0], "zero_codes", blocks.bits, zeros)
+        return b.op("DequantizeLinear", codes, scale, zero, axis=1, block_size=blocks.size)
+
+    return b.memo(("dequantized", parts[0]), make)
+
+
 def embedding_blocks(
     b: Builder,
     node: Node,
@@ -99,6 +133,9 @@ def embedding_blocks(
     format: str,
     shape: tuple[int, ...],
 ) -> str:
+    if not b.dialect.runtime:
+        table = _dequantized(b, node, (codes, scale, whole, zero), format, shape)
+        return b.op("Gather", table, b.tensor(indices))
     parts = _stored(b, node, (codes, scale, whole, zero), format, shape)
     return _rows(b, parts, b.tensor(indices), shape)
 
@@ -141,6 +178,8 @@ def decode(
     """The whole matrix, for readers that want it: all of its rows."""
     assert isinstance(format, str) and isinstance(shape, tuple)
     sizes = tuple(int(size) for size in shape)
+    if not b.dialect.runtime:
+        return _dequantized(b, node, (codes, scale, whole, zero), format, sizes)
     parts = _stored(b, node, (codes, scale, whole, zero), format, sizes)
     every = b.constant(torch.arange(sizes[0]), torch.int64)
     value = _rows(b, parts, every, sizes)

@@ -27,7 +27,7 @@ def gelu(b: Builder, node: Node, self: Arg, approximate: str = "none") -> str:
 
 def silu(b: Builder, node: Node, self: Arg) -> str:
     x = b.tensor(self)
-    if node.dtype == torch.float32:  # one kernel; x * sigmoid(x) takes two
+    if b.dialect.runtime and node.dtype == torch.float32:  # one kernel; x * sigmoid(x) takes two
         return b.op(f"{MICROSOFT}QuickGelu", x, alpha=1.0)
     return b.op("Mul", x, b.op("Sigmoid", x))
 

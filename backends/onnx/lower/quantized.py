@@ -124,7 +124,8 @@ def dequantize(
     # Runtime's exact mode for CPUs without VNNI (see ../../onnxruntime.py) gives one over
     # channels a zero point of the wrong shape. Behind a DequantizeLinear, the weights of a float
     # convolution would be rounded to int8 by ONNX Runtime itself.
-    plain = input.op == "param" or any(user.op in _FLOATS for user in node.users)
+    folded = input.op == "param" or any(user.op in _FLOATS for user in node.users)
+    plain = b.dialect.runtime and folded
     if axis is None or plain or input.dtype not in _CODES:
         return floats_of(b, input, scale, zero_point)
     zero = _vector(b, zero_point, input.dtype)
@@ -218,15 +219,21 @@ def linear_codes(
     weight_zero_point: Node | None,
     bias: Node | None,
 ) -> str:
-    """``x @ ((W - w) t)^T + bias``, the weight a float once constants are folded at load.
+    """``x @ ((W - w) t)^T + bias``.
 
-    Not DequantizeLinear, which ONNX Runtime fuses into MatMulNBits, which rounds the activations
-    as well.
+    Of ONNX Runtime the weight is a float once constants are folded at load: it fuses
+    DequantizeLinear into MatMulNBits, which rounds the activations as well. Others multiply the
+    codes as integers, and OpenVINO does so without their zero point.
     """
-    matrix = b.cast(transposed(b, weight, node), node.dtype)
-    if weight_zero_point is not None:
-        matrix = b.op("Sub", matrix, _vector(b, weight_zero_point, node.dtype))
-    matrix = b.op("Mul", matrix, _vector(b, weight_scale, node.dtype))
+    scale = _vector(b, weight_scale, node.dtype)
+    if not b.dialect.runtime and weight_zero_point is None:
+        rows = b.op("DequantizeLinear", b.tensor(weight), scale, axis=0)
+        matrix = b.op("Transpose", rows, perm=[1, 0])
+    else:
+        matrix = b.cast(transposed(b, weight, node), node.dtype)
+        if weight_zero_point is not None:
+            matrix = b.op("Sub", matrix, _vector(b, weight_zero_point, node.dtype))
+        matrix = b.op("Mul", matrix, scale)
     product = b.op("MatMul", b.tensor(input), matrix)
     return product if bias is None else b.op("Add", product, b.tensor(bias))
 

@@ -1,0 +1,115 @@
+"""OpenVINO on the CPU: the graph as an ONNX model of standard ops, whose codes its own passes fuse.
+
+Codes are multiplied as integers, the rest is computed in float32: left to itself, OpenVINO takes
+bf16 where the processor has it, which no promise was checked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..ir import Graph, TargetError
+from .onnx import Dialect, ModelFile, emit
+from .outputs import Outputs
+
+DIALECT = Dialect("openvino")
+
+
+class OpenVinoRunner:
+    """A compiled model.
+
+    Args:
+        model: What is read.
+        graph: What was lowered: its inputs and outputs say what the model's are.
+        threads: How many threads it may use; all cores where not given.
+
+    Raises:
+        TargetError: OpenVINO does not take the model.
+    """
+
+    def __init__(self, model: ModelFile, graph: Graph, *, threads: int | None = None) -> None:
+        self.model = model
+        self._names = [node.name for node in graph.inputs]
+        self._outputs = Outputs(graph)
+        self._compiled = _compiled(model, threads)
+        self._fed = {name for port in self._compiled.inputs for name in port.names}
+
+    def __call__(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        feeds = {
+            name: _to_runtime(value)
+            for name, value in zip(self._names, inputs, strict=True)
+            if name in self._fed
+        }
+        try:
+            found = self._compiled(feeds)
+        except RuntimeError as error:
+            raise TargetError(f"OpenVINO stopped: {_reason(error)}") from error
+        return self._outputs.of(torch.from_numpy(found[port].copy()) for port in found)
+
+    @property
+    def bytes(self) -> int:
+        return self.model.bytes
+
+    @property
+    def executed(self) -> list[tuple[str, str]]:
+        """What runs, op by op: its kind and the precision that it computes in."""
+        facts = [op.get_rt_info() for op in self._compiled.get_runtime_model().get_ordered_ops()]
+        names = ("layerType", "runtimePrecision")
+        return [(fact[names[0]].astype(str), fact[names[1]].astype(str)) for fact in facts]
+
+    def save(self, folder: Path) -> None:
+        self.model.save(folder)
+
+
+def lower(graph: Graph, *, threads: int | None = None) -> OpenVinoRunner:
+    """The graph as a compiled model."""
+    for node in graph.nodes:
+        if node.op == "dynamic_quantize":
+            raise TargetError(
+                f"target 'openvino' multiplies codes of static scales alone, and those of "
+                f"{node.name} come with the data",
+                where=node.at,
+                do="quantize with static scales, such as passes='w8a8', or compile for "
+                "target='onnxruntime'",
+            )
+    return OpenVinoRunner(ModelFile.of(emit(graph, DIALECT)), graph, threads=threads)
+
+
+def load(folder: Path, graph: Graph, *, threads: int | None = None) -> OpenVinoRunner:
+    """The compiled model of a saved one."""
+    return OpenVinoRunner(ModelFile.within(folder), graph, threads=threads)
+
+
+def _compiled(model: ModelFile, threads: int | None) -> Any:
+    import openvino  # pyright: ignore[reportMissingImports]
+
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    core: Any = openvino.Core()
+    try:
+        if isinstance(model.source, bytes):
+            read = core.read_model(model.source, b"")
+        else:
+            read = core.read_model(str(model.source))
+        return core.compile_model(read, "CPU", settings)
+    except RuntimeError as error:
+        raise TargetError(
+            f"OpenVINO {openvino.__version__} does not take the model: {_reason(error)}",
+            where=str(model),
+            do="compile for target='onnxruntime'",
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The last line that says something; those before it name OpenVINO's own files."""
+    rows = [row.strip() for row in str(error).splitlines() if row.strip()]
+    return rows[-1] if rows else type(error).__name__
+
+
+def _to_runtime(value: Any) -> Any:
+    return torch.as_tensor(value).detach().cpu().contiguous().numpy()

@@ -1,0 +1,136 @@
+"""OpenVINO, and the ONNX that it reads: standard ops alone."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import onnx
+import pytest
+import torch
+
+from regauge.backends.onnx import Dialect, emit
+from regauge.backends.openvino import DIALECT
+from regauge.ir import Graph, TargetError
+from regauge.ir.interpret import execute
+from regauge.passes import Context, Quantize
+
+Make: TypeAlias = Callable[..., Graph]
+Feed: TypeAlias = Callable[..., list[torch.Tensor]]
+
+LAYERS = (
+    "i: i64[n, t], *, e: f32[50, 64], w: f32[96, 64], c: f32[96], u: f32[32, 96], v: f32[32, 32]",
+    "x: f32[n, t, 64] = embedding(e, i)",
+    "a: f32[n, t, 96] = linear(x, w, c)",
+    "s: f32[n, t, 96] = silu(a)",
+    "b: f32[n, t, 32] = linear(s, u)",
+    "m: f32[n, t, 32] = rms_norm(b, normalized_shape=(32,))",
+    "y: f32[n, t, 32] = linear(m, v)",
+)
+
+
+def quantized(graph: Graph, inputs: list[torch.Tensor], *how: Any) -> Graph:
+    context = Context(inputs=inputs, calibration=[inputs], pairs_in_16_bits=True)
+    return Quantize(*how, least=0).attempt(graph, context)[0]
+
+
+@pytest.mark.parametrize("how", [("static",), (None, "int4-g32-asym"), (None, "int8-g32")])
+def test_a_portable_model_has_standard_ops_alone(
+    graph_of: Make, inputs_of: Feed, how: tuple[Any, ...]
+) -> None:
+    graph = graph_of(*LAYERS)
+    model = emit(quantized(graph, inputs_of(graph), *how), DIALECT)
+    onnx.checker.check_model(model, full_check=True)
+    assert {node.domain for node in model.graph.node} == {""}
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert kinds["DequantizeLinear"] == (6 if how == ("static",) else 4)
+    assert kinds["QuantizeLinear"] == (3 if how == ("static",) else 0)
+
+
+def test_codes_of_four_bits_take_half_a_byte(graph_of: Make, inputs_of: Feed) -> None:
+    graph = graph_of(*LAYERS)
+    model = emit(quantized(graph, inputs_of(graph), None, "int4-g32-asym"), DIALECT)
+    (codes,) = (t for t in model.graph.initializer if list(t.dims) == [96, 64])
+    assert codes.data_type == onnx.TensorProto.UINT4
+    assert len(codes.raw_data) == 96 * 64 // 2
+
+
+def test_another_opset_is_in_the_file(graph_of: Make) -> None:
+    model = emit(graph_of("x: f32[n, 4]", "y = relu(x)"), Dialect("openvino", opset=20))
+    assert model.opset_import[0].version == 20
+
+
+class TestRuns:
+    """Where OpenVINO is installed."""
+
+    @pytest.fixture(autouse=True)
+    def needs_openvino(self) -> None:
+        pytest.importorskip("openvino")
+
+    @pytest.mark.parametrize(
+        ("how", "most"),
+        [(None, 1e-6), (("static",), 1e-5), ((None, "int4-g32-asym"), 1e-5), ((None,), 1e-5)],
+    )
+    def test_computes_what_the_interpreter_computes(
+        self, graph_of: Make, inputs_of: Feed, how: tuple[Any, ...] | None, most: float
+    ) -> None:
+        from regauge.backends.openvino import lower
+
+        graph = graph_of(*LAYERS)
+        new = graph if how is None else quantized(graph, inputs_of(graph), *how)
+        runner = lower(new, threads=1)
+        for sizes in ({}, {"n": 1, "t": 7}):
+            inputs = inputs_of(graph, **sizes)
+            (found,), (wanted,) = runner(inputs), execute(new, inputs)
+            assert float((found - wanted).norm() / wanted.norm()) < most
+
+    def test_codes_are_multiplied_as_integers(self, graph_of: Make, inputs_of: Feed) -> None:
+        from regauge.backends.openvino import lower
+
+        graph = graph_of(*LAYERS)
+        runner = lower(quantized(graph, inputs_of(graph), "static"), threads=1)
+        ops: Any = runner.executed
+        assert Counter(p for kind, p in ops if kind == "FullyConnected") == {"u8": 3}
+
+    def test_weights_with_zero_points_are_right(self, graph_of: Make, inputs_of: Feed) -> None:
+        from regauge.backends.openvino import lower
+
+        graph = graph_of(
+            "x: f32[n, 8], *, w: i8[6, 8], w_scale: f32[6, 1], z: i8[6, 1], f_scale: f32[]",
+            "q: u8[n, 8] = quantize(x, f_scale, dtype=u8)",
+            "p: f32[n, 8] = dequantize(q, f_scale)",
+            "d: f32[6, 8] = dequantize(w, w_scale, z)",
+            "y: f32[n, 6] = linear(p, d)",
+        )
+        inputs = inputs_of(graph)
+        torch.testing.assert_close(lower(graph)(inputs), execute(graph, inputs))
+
+    def test_it_is_saved_and_loaded(self, graph_of: Make, inputs_of: Feed, tmp_path: Path) -> None:
+        from regauge.backends.openvino import load, lower
+
+        graph = graph_of(*LAYERS)
+        runner, inputs = lower(graph), inputs_of(graph)
+        runner.save(tmp_path)
+        assert runner.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+        torch.testing.assert_close(load(tmp_path, graph)(inputs), runner(inputs), rtol=0, atol=0)
+
+    def test_scales_that_come_with_the_data_are_refused(
+        self, graph_of: Make, inputs_of: Feed
+    ) -> None:
+        from regauge.backends.openvino import lower
+
+        graph = graph_of(*LAYERS)
+        with pytest.raises(TargetError, match="multiplies codes of static scales alone") as caught:
+            lower(quantized(graph, inputs_of(graph), "dynamic"))
+        assert "passes='w8a8'" in str(caught.value)
+
+    def test_what_it_does_not_take_is_said(self, graph_of: Make) -> None:
+        from regauge.backends.openvino import lower
+
+        graph = graph_of(
+            "x: f32[n, 4, 6], *, scale: f32[1, 1, 6]",
+            "q: u8[n, 4, 6] = quantize(x, scale, dtype=u8)",
+            "y: f32[n, 4, 6] = dequantize(q, scale)",
+        )
+        with pytest.raises(TargetError, match=r"OpenVINO .* does not take the model: FakeQuantize"):
+            lower(graph)
