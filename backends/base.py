@@ -79,6 +79,8 @@ class Target:
         closed_convolutions: Whether a convolution on codes gains only where its result is codes.
         weights: The formats of weights of a few bits that it takes; where there are none, it
             decodes them, in any format.
+        lacks: The names of ops that it does not take, which are written in others that it takes
+            (``passes.Legalize``).
         simulates: Whether quantized ops are computed in floating point: latency says nothing.
         keeps_code: Whether it runs the model's own code, to which a pass can only give other
             weights. Its module then has ``check(graph)`` too, which raises ``TargetError``.
@@ -93,6 +95,7 @@ class Target:
     pairs_in_16_bits: bool = False
     closed_convolutions: bool = False
     weights: WeightFormats | None = None
+    lacks: frozenset[str] = frozenset()
     simulates: bool = False
     keeps_code: bool = False
 

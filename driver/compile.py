@@ -27,7 +27,7 @@ from . import calibration as data
 from .artifact import Artifact
 from .convention import constants, output_names
 from .measure import errors, latency
-from .presets import Asked, label, resolve
+from .presets import Asked, label, legalized, resolve
 from .progress import Bars
 from .report import Model, Report
 
@@ -68,6 +68,7 @@ def compile(
     place.check_installed()
     chosen = resolve(passes, place)
     check_order(chosen)
+    chosen = legalized(chosen, place)
     for step in chosen:
         for name in step.formats:
             place.check_weights(formats.named(name))

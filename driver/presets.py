@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from .. import passes as library
 from ..backends.base import Target
 from ..ir import InputError
-from ..passes import Pass
+from ..passes import Legalize, Pass, Stage
 from ..passes.presets import preset, preset_names
 
 Asked: TypeAlias = "str | Pass | type[Pass] | Sequence[str | Pass | type[Pass]]"
@@ -28,6 +28,14 @@ def resolve(asked: Asked, target: Target) -> tuple[Pass, ...]:
         else:
             chosen.append(_instance(part))
     return tuple(chosen)
+
+
+def legalized(chosen: Sequence[Pass], target: Target) -> tuple[Pass, ...]:
+    """The passes, with the ops that a target lacks written in others before ranges are taken."""
+    if not target.lacks:
+        return tuple(chosen)
+    place = sum(step.stage <= Stage.LEGALIZE for step in chosen)
+    return (*chosen[:place], Legalize(target.lacks), *chosen[place:])
 
 
 def label(asked: Asked) -> str:

@@ -31,6 +31,7 @@ from .gauges.smooth import repquant as repquant
 from .gauges.smooth import smooth_quant as smooth_quant
 from .gauges.split_outliers import SplitOutliers as SplitOutliers
 from .gauges.unit_scale import UnitScale as UnitScale
+from .legalization.legalize import Legalize as Legalize
 from .manager import PassReport as PassReport
 from .manager import apply as apply
 from .presets import PRESETS as PRESETS
@@ -58,6 +59,7 @@ __all__ = [
     "FoldNormAffine",
     "JoinReaders",
     "LearnScales",
+    "Legalize",
     "MergeBranches",
     "MergeChains",
     "Pass",

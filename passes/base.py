@@ -28,9 +28,10 @@ class Stage(IntEnum):
     FOLD = 0  # affine maps folded into their neighbours
     GAUGE = 1  # exact transformations: centre, permute, rotate, shift, scale
     STRUCTURE = 2
-    QUANTIZE = 3
-    STATE = 4  # what is kept from call to call, in another form
-    LOWER = 5
+    LEGALIZE = 3  # ops that a target does not take as others
+    QUANTIZE = 4
+    STATE = 5  # what is kept from call to call, in another form
+    LOWER = 6
 
 
 @dataclass(frozen=True)

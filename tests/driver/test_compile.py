@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 
 import regauge as rg
 from regauge import ir
-from regauge.driver.presets import label, resolve
-from regauge.passes import Pass
+from regauge.backends.base import target
+from regauge.driver.presets import label, legalized, resolve
+from regauge.passes import FoldNormAffine, Pass, Quantize
 from regauge.passes.quantization.rounder import Rounder
 
 Equal = Callable[[Any, Any], None]
@@ -124,7 +126,7 @@ def test_an_unknown_target_lists_the_known(net: nn.Module, x: Tensor) -> None:
     with pytest.raises(ir.TargetError) as error:
         rg.compile(net, (x,), target="tpu")
     assert str(error.value) == (
-        "there is no target 'tpu'\n  do  choose one of: onnxruntime, torch, compressed-tensors"
+        "there is no target 'tpu'\n  do  choose one of: onnxruntime, openvino, torch, compressed-tensors"
     )
 
 
@@ -279,3 +281,10 @@ def test_a_call_goes_on_where_it_was_stopped(
     assert found == wanted
     with pytest.raises(ir.InputError, match="a run with other calibration data"):
         call(tmp_path / "run", batches[1:])
+
+
+def test_what_a_target_lacks_is_rewritten_before_ranges_are_taken() -> None:
+    place = replace(target("onnxruntime"), lacks=frozenset({"silu"}))
+    chosen = legalized((FoldNormAffine(), Quantize()), place)
+    assert [step.name for step in chosen] == ["FoldNormAffine", "Legalize", "Quantize"]
+    assert legalized((FoldNormAffine(),), target("onnxruntime")) == (FoldNormAffine(),)

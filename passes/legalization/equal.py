@@ -1,0 +1,161 @@
+"""Ops written in others: each function gives the value that its op has, made of simpler ones.
+
+    rms_norm(x) w    =  x rsqrt(mean x^2 + eps) w
+    layer_norm(x)    =  (x - mean x) rsqrt(mean (x - mean x)^2 + eps) w + b
+    silu(x)          =  x sigmoid(x)
+    gelu(x)          =  x (1 + erf(x / sqrt 2)) / 2
+    sdpa(q, k, v)    =  softmax(s q k' + mask) v
+
+A name here is that of an op in the table, and a function has its operands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+
+from ...ir import Graph, Node
+from ...ir.graph import Arg
+
+
+class Apart(Exception):
+    """A form of an op that has no equal here; the text says which."""
+
+
+class Ops:
+    """Adds ops in front of a node, called by their names.
+
+    Args:
+        masked: What scores of attention are that do not count.
+    """
+
+    def __init__(self, graph: Graph, before: Node, masked: float) -> None:
+        self.graph, self.before, self.masked = graph, before, masked
+
+    def __getattr__(self, op: str) -> Callable[..., Node]:
+        def add(*args: Arg, **attrs: Arg) -> Node:
+            where = self.before.where
+            return self.graph.add(op, *args, where=where, before=self.before, **attrs)
+
+        return add
+
+
+def silu(o: Ops, node: Node, self: Node) -> Node:
+    return o.mul(self, o.sigmoid(self))
+
+
+def mish(o: Ops, node: Node, self: Node) -> Node:
+    return o.mul(self, o.tanh(o.softplus(self)))
+
+
+def hardsigmoid(o: Ops, node: Node, self: Node) -> Node:
+    return o.div(o.clamp(o.add(self, 3.0), min=0.0, max=6.0), 6.0)
+
+
+def hardswish(o: Ops, node: Node, self: Node) -> Node:
+    return o.mul(self, hardsigmoid(o, node, self))
+
+
+def gelu(o: Ops, node: Node, self: Node, approximate: str = "none") -> Node:
+    half = o.mul(self, 0.5)
+    if approximate == "none":
+        return o.mul(half, o.add(o.erf(o.mul(self, math.sqrt(0.5))), 1.0))
+    cube = o.mul(o.mul(self, self), self)
+    inner = o.mul(o.add(self, o.mul(cube, 0.044715)), math.sqrt(2 / math.pi))
+    return o.mul(half, o.add(o.tanh(inner), 1.0))
+
+
+def rms_norm(
+    o: Ops,
+    node: Node,
+    input: Node,
+    normalized_shape: tuple[int, ...],
+    weight: Node | None = None,
+    eps: float | None = None,
+) -> Node:
+    if eps is None:
+        raise Apart("its epsilon is that of the precision it is computed in")
+    return _affine(o, _level(o, input, len(normalized_shape), eps), weight, None)
+
+
+def layer_norm(
+    o: Ops,
+    node: Node,
+    input: Node,
+    normalized_shape: tuple[int, ...],
+    weight: Node | None = None,
+    bias: Node | None = None,
+    eps: float = 1e-5,
+) -> Node:
+    axes = tuple(range(-len(normalized_shape), 0))
+    centred = o.sub(input, o.mean(input, dim=axes, keepdim=True))
+    return _affine(o, _level(o, centred, len(axes), eps), weight, bias)
+
+
+def _level(o: Ops, x: Node, axes: int, eps: float) -> Node:
+    """``x`` over the root of its mean square in the last axes."""
+    square = o.mean(o.mul(x, x), dim=tuple(range(-axes, 0)), keepdim=True)
+    return o.mul(x, o.rsqrt(o.add(square, eps)))
+
+
+def _affine(o: Ops, x: Node, weight: Node | None, bias: Node | None) -> Node:
+    x = x if weight is None else o.mul(x, weight)
+    return x if bias is None else o.add(x, bias)
+
+
+def log_softmax(o: Ops, node: Node, self: Node, dim: int) -> Node:
+    return o.log(o.softmax(self, dim=dim))
+
+
+def softmax(o: Ops, node: Node, self: Node, dim: int) -> Node:
+    powers = o.exp(o.sub(self, o.amax(self, dim=(dim,), keepdim=True)))
+    return o.div(powers, o.sum(powers, dim=(dim,), keepdim=True))
+
+
+def scaled_dot_product_attention(
+    o: Ops,
+    node: Node,
+    query: Node,
+    key: Node,
+    value: Node,
+    attn_mask: Node | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Node:
+    if dropout_p:
+        raise Apart("it drops what it attends to")
+    if enable_gqa:
+        groups = int(query.shape[-3]) // int(key.shape[-3])
+        key, value = (o.repeat_interleave(part, repeats=groups, dim=-3) for part in (key, value))
+    factor = int(query.shape[-1]) ** -0.5 if scale is None else scale
+    scores = o.matmul(o.mul(query, factor), o.transpose(key, dim0=-2, dim1=-1))
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = o.where(attn_mask, scores, o.masked)
+    elif attn_mask is not None:
+        finite = attn_mask if o.masked == -math.inf else o.clamp(attn_mask, min=o.masked)
+        scores = o.add(scores, finite)
+    if is_causal:
+        scores = o.where(_lower(o, node, query, key), scores, o.masked)
+    return o.matmul(o.softmax(scores, dim=-1), value)
+
+
+def _lower(o: Ops, node: Node, query: Node, key: Node) -> Node:
+    """Whether a position is not after that of the query."""
+    sizes = query.shape[-2], key.shape[-2]
+    if not all(isinstance(size, int) for size in sizes):
+        raise Apart("it is causal over positions whose number may vary")
+    lower = torch.ones(*map(int, sizes), dtype=torch.bool).tril()
+    return o.graph.param(f"{node.name}_lower", lower)
+
+
+EQUALS: Mapping[str, Callable[..., Node]] = {
+    function.__name__: function
+    for function in (
+        silu, mish, hardsigmoid, hardswish, gelu, rms_norm, layer_norm, log_softmax, softmax,
+        scaled_dot_product_attention,
+    )
+}  # fmt: skip

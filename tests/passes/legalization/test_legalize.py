@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from graphs import filled
+
+from regauge.ir import Graph, parse
+from regauge.ir.interpret import execute
+from regauge.passes import Context, Legalize
+from regauge.passes.legalization.equal import EQUALS
+from regauge.passes.manager import difference
+
+ROWS = (
+    "def graph(x: f64[2, 5, 8], *, w: f64[8], b: f64[8]):\n    y: f64[2, 5, 8] = {}\n    return y"
+)
+HEADS = """
+def graph(q: f64[2, 4, 5, 8], k: f64[2, 2, 5, 8], v: f64[2, 2, 5, 8], m: f64[5, 5]):
+    y: f64[2, 4, 5, 8] = scaled_dot_product_attention({})
+    return y
+"""
+EVEN = HEADS.replace("2, 2, 5", "2, 4, 5")
+FORMS = {
+    "silu": ROWS.format("silu(x)"),
+    "mish": ROWS.format("mish(x)"),
+    "hardsigmoid": ROWS.format("hardsigmoid(x)"),
+    "hardswish": ROWS.format("hardswish(x)"),
+    "gelu": ROWS.format("gelu(x)"),
+    "gelu, by tanh": ROWS.format("gelu(x, approximate='tanh')"),
+    "rms_norm": ROWS.format("rms_norm(x, w, normalized_shape=(8,), eps=1e-06)"),
+    "rms_norm, without weights": ROWS.format("rms_norm(x, normalized_shape=(8,), eps=0.1)"),
+    "layer_norm": ROWS.format("layer_norm(x, w, b, normalized_shape=(8,))"),
+    "layer_norm, two axes": ROWS.format("layer_norm(x, normalized_shape=(5, 8), eps=0.1)"),
+    "softmax": ROWS.format("softmax(x, dim=1)"),
+    "log_softmax": ROWS.format("log_softmax(x, dim=-1)"),
+    "scaled_dot_product_attention": EVEN.format("q, k, v"),
+    "attention, with a mask": EVEN.format("q, k, v, m"),
+    "attention, causal": EVEN.format("q, k, v, is_causal=True, scale=0.3"),
+    "attention, grouped": HEADS.format("q, k, v, enable_gqa=True"),
+}
+
+
+def legal(graph: Graph, *lacks: str, masked: float = -math.inf) -> tuple[Graph, list[str]]:
+    new, remarks = Legalize(frozenset(lacks), masked).attempt(graph, Context(inputs=[]))
+    new.verify()
+    return new, [str(remark) for remark in remarks]
+
+
+def test_every_equal_is_tried() -> None:
+    assert EQUALS.keys() <= {node.op for text in FORMS.values() for node in parse(text).nodes}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_parts_give_what_the_op_gives(name: str) -> None:
+    graph, inputs = filled(FORMS[name])
+    before = str(graph)
+    (op,) = {node.op for node in graph.nodes}
+    new, remarks = legal(graph, op)
+    assert str(graph) == before
+    assert op not in {node.op for node in new.nodes}
+    assert difference(execute(new, inputs), execute(graph, inputs)) < 1e-14
+    assert len(remarks) == 1 and f"{op} as " in remarks[0]
+
+
+def test_what_an_equal_is_made_of_is_legal_too() -> None:
+    graph, inputs = filled(FORMS["log_softmax"])
+    new, remarks = legal(graph, "log_softmax", "softmax")
+    assert {node.op for node in new.nodes} == {"log", "exp", "sub", "amax", "div", "sum"}
+    assert len(remarks) == 2
+    assert difference(execute(new, inputs), execute(graph, inputs)) < 1e-14
+
+
+def test_a_finite_mask_is_as_good_as_an_infinite_one() -> None:
+    graph, inputs = filled(FORMS["attention, causal"])
+    new, _ = legal(graph, "scaled_dot_product_attention", masked=-50.0)
+    (choice,) = (node for node in new.nodes if node.op == "where")
+    assert choice.args[2] == -50.0
+    assert difference(execute(new, inputs), execute(graph, inputs)) < 1e-9
+
+
+def test_a_given_mask_is_made_finite() -> None:
+    graph, inputs = filled(FORMS["attention, with a mask"])
+    inputs[3] = torch.where(inputs[3] > 0, 0.0, torch.finfo(torch.float32).min).double()
+    inputs[3].fill_diagonal_(0)
+    new, _ = legal(graph, "scaled_dot_product_attention", masked=-50.0)
+    assert difference(execute(new, inputs), execute(graph, inputs)) < 1e-9
+
+
+def test_other_ops_stay() -> None:
+    graph, _ = filled(FORMS["silu"])
+    new, remarks = legal(graph, "gelu")
+    assert [node.op for node in new.nodes] == ["silu"] and not remarks
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (ROWS.format("cumsum(x, dim=1)"), "cumsum is not taken by the target: no equal of it"),
+        (
+            ROWS.format("rms_norm(x, w, normalized_shape=(8,))"),
+            "its epsilon is that of the precision it is computed in",
+        ),
+        (EVEN.format("q, k, v, dropout_p=0.5"), "it drops what it attends to"),
+    ],
+)
+def test_what_has_no_equal_stays_and_is_named(text: str, reason: str) -> None:
+    graph, _ = filled(text)
+    (op,) = {node.op for node in graph.nodes}
+    new, (remark,) = legal(graph, op)
+    assert [node.op for node in new.nodes] == [op]
+    assert remark.startswith("missed  y: ") and reason in remark
