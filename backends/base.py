@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 from ..ir import Graph, TargetError
 from ..ir.formats import Format
+from ..ir.types import show, symbols
 from .blocks import BlockKernels
 from .compressed_tensors.layout import Layouts
 
@@ -35,6 +37,21 @@ class WeightFormats(Protocol):
         ...
 
 
+class NoFormats:
+    """Of a target that has kernels for int8 only, a scale a channel, and activations in codes."""
+
+    examples: tuple[str, ...] = ()
+
+    def take(self, form: Format) -> bool:
+        return False
+
+    def store(self, form: Format) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return "none"
+
+
 class Runner(Protocol):
     """A lowered graph: flat inputs to flat outputs, as ``ir.interpret.execute`` has them."""
 
@@ -49,6 +66,11 @@ class Runner(Protocol):
     @property
     def bytes(self) -> int:
         """The size of what ``save`` writes."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a report says of it."""
         ...
 
 
@@ -84,6 +106,9 @@ class Target:
         simulates: Whether quantized ops are computed in floating point: latency says nothing.
         keeps_code: Whether it runs the model's own code, to which a pass can only give other
             weights. Its module then has ``check(graph)`` too, which raises ``TargetError``.
+        fixed_sizes: Whether every size must be a number.
+        programs: Of these, one must be on the path.
+        system: The command that installs one of them.
     """
 
     name: str
@@ -98,31 +123,42 @@ class Target:
     lacks: frozenset[str] = frozenset()
     simulates: bool = False
     keeps_code: bool = False
+    fixed_sizes: bool = False
+    programs: tuple[str, ...] = ()
+    system: str = ""
 
     @property
     def installed(self) -> bool:
-        return not self._absent()
+        return self.missing is None
 
-    def _absent(self) -> list[str]:
-        return [package for package in self.requires if importlib.util.find_spec(package) is None]
+    @property
+    def missing(self) -> tuple[str, str] | None:
+        """What it needs and does not find, and the command that installs it."""
+        absent = [name for name in self.requires if importlib.util.find_spec(name) is None]
+        if absent:
+            return f"{', '.join(absent)}, which is not installed", f"pip install '{self.install}'"
+        if self.programs and not any(map(shutil.which, self.programs)):
+            return f"one of the programs {', '.join(self.programs)}, and finds none", self.system
+        return None
 
     def check_installed(self) -> None:
         """Raise ``TargetError`` that says what to install."""
-        if absent := self._absent():
-            raise TargetError(
-                f"target {self.name!r} needs {', '.join(absent)}, which is not installed",
-                do=f"pip install '{self.install}'",
-            )
+        if self.missing is not None:
+            what, do = self.missing
+            raise TargetError(f"target {self.name!r} needs {what}", do=do)
 
     def check_weights(self, form: Format, what: str = "weights", where: str = "") -> None:
         """Raise ``TargetError`` where there is no kernel for weights in a format."""
         if self.weights is None or self.weights.take(form):
             return
+        choice = "weights and activations in eight bits, passes='w8a8'"
+        if self.weights.examples:
+            names = ", ".join(self.weights.examples)
+            choice = f"one of its formats ({self.weights}), such as {names}"
         raise TargetError(
             f"target {self.name!r} has no kernel for {what} in {form}",
             where=where,
-            do=f"choose one of its formats ({self.weights}), such as "
-            f"{', '.join(self.weights.examples)}, or target='torch', which decodes them all",
+            do=f"choose {choice}, or target='torch', which decodes them all",
         )
 
     def check_simulated(self, form: str) -> None:
@@ -139,9 +175,22 @@ class Target:
         return self.weights is None or self.weights.store(form)
 
     def check_graph(self, graph: Graph) -> None:
-        """Raise ``TargetError`` where a pass made what the model's own code has no place for."""
+        """Raise ``TargetError`` where a size is a symbol and must not be, or where a pass made what
+        the model's own code has no place for."""
+        if self.fixed_sizes:
+            self._check_sizes(graph)
         if self.keeps_code:
             self._lowering().check(graph)
+
+    def _check_sizes(self, graph: Graph) -> None:
+        for node in graph.inputs:
+            if any(symbols(node.type)):
+                raise TargetError(
+                    f"target {self.name!r} needs every size as a number, and {node.name} is "
+                    f"{show(node.type)}",
+                    where=node.at,
+                    do="compile without dynamic_shapes, with an example as large as what shall run",
+                )
 
     def lower(self, graph: Graph) -> Runner:
         """The graph as something that runs."""
@@ -204,6 +253,19 @@ TARGETS: dict[str, Target] = {
             weights=Layouts(),
             simulates=True,
             keeps_code=True,
+        ),
+        Target(
+            name="c",
+            module="c",
+            requires=("onnx",),
+            install="regauge",
+            takes="CNNs: f32; int8 weights and static uint8 activations; fixed sizes; as C99 for "
+            "microcontrollers",
+            closed_convolutions=True,
+            weights=NoFormats(),
+            fixed_sizes=True,
+            programs=("cc", "gcc", "clang"),
+            system="apt-get install gcc libc6-dev",
         ),
     )
 }

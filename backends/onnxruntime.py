@@ -25,6 +25,8 @@ class OnnxRuntimeRunner:
         TargetError: ONNX Runtime does not take the model.
     """
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, model: ModelFile, graph: Graph, *, threads: int | None = None) -> None:
         self.model = model
         self.threads = threads

@@ -31,6 +31,8 @@ class OpenVinoRunner:
         TargetError: OpenVINO does not take the model.
     """
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, model: ModelFile, graph: Graph, *, threads: int | None = None) -> None:
         self.model = model
         self._names = [node.name for node in graph.inputs]

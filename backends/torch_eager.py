@@ -18,6 +18,8 @@ WEIGHTS = "weights.safetensors"
 class TorchRunner:
     """Runs a graph by the meaning that the op table gives its ops."""
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
 

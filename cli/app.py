@@ -143,5 +143,5 @@ def targets() -> None:
     for target in TARGETS.values():
         row: list[Any] = [target.name, "yes" if target.installed else "no", target.takes]
         row.append("every format" if target.weights is None else str(target.weights))
-        table.add_row(*row, f"pip install '{target.install}'" if not target.installed else "")
+        table.add_row(*row, "" if target.missing is None else target.missing[1])
     Console().print(table)

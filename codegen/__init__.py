@@ -1,1 +1,1 @@
-"""Generated kernels live here; there are none yet."""
+"""What is emitted as source text: ``c``, a whole graph for microcontrollers."""

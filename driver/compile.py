@@ -153,6 +153,7 @@ def _build(
         target=place.name,
         passes=records,
         bytes_after=runner.bytes,
+        notes=list(runner.notes),
         environment=environment(place),
     )
     with bars.stage("measuring"):

@@ -38,3 +38,9 @@ def fits_pairs(weight: torch.Tensor) -> bool:
     """Whether the codes of a weight ``[O, I, *kernel]`` obey the limit."""
     rows = in_kernel_order(weight).float()
     return torch.equal(paired(rows), rows)
+
+
+def bias_codes(bias: torch.Tensor, scale: torch.Tensor, weight_scale: torch.Tensor) -> torch.Tensor:
+    """A bias ``[O]`` as int32, in units of the sums of products of codes."""
+    unit = scale.double().reshape(-1) * weight_scale.double().reshape(-1)
+    return torch.round(bias.double() / unit).clamp(-(2**31), 2**31 - 1).to(torch.int32)

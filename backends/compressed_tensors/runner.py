@@ -31,6 +31,8 @@ class CheckpointRunner:
         config: Its configuration.
     """
 
+    notes: tuple[str, ...] = ()
+
     def __init__(
         self, graph: Graph, tensors: dict[str, torch.Tensor], config: dict[str, Any]
     ) -> None:

@@ -126,7 +126,9 @@ def test_an_unknown_target_lists_the_known(net: nn.Module, x: Tensor) -> None:
     with pytest.raises(ir.TargetError) as error:
         rg.compile(net, (x,), target="tpu")
     assert str(error.value) == (
-        "there is no target 'tpu'\n  do  choose one of: onnxruntime, openvino, torch, compressed-tensors"
+        "there is no target 'tpu'
+"
+        "  do  choose one of: onnxruntime, openvino, torch, compressed-tensors, c"
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from ....ir import Node
-from ....ir.codes import fits_pairs
+from ....ir.codes import bias_codes, fits_pairs
 from ....ir.graph import Arg
 from ....ir.own import LIMITS
 from ..builder import MICROSOFT, Builder, rank
@@ -291,11 +291,8 @@ def conv_integer(
         _vector(b, out_zero, node.dtype) or b.constant(0, node.dtype),
     ]
     if bias is not None:
-        unit = b.graph.value(scale).double().reshape(-1) * b.graph.value(
-            weight_scale
-        ).double().reshape(-1)
-        whole = torch.round(b.graph.value(bias).double() / unit).clamp(-(2**31), 2**31 - 1)
-        operands.append(b.constant(whole.to(torch.int32), torch.int32))
+        values = (b.graph.value(part) for part in (bias, scale, weight_scale))
+        operands.append(b.constant(bias_codes(*values), torch.int32))
     attributes = conv_attributes(weight, stride, padding, dilation, groups)
     return b.op("QLinearConv", *operands, **attributes)
 

@@ -1,0 +1,82 @@
+"""Codes from floats and back, and sums and linear layers on codes."""
+
+from __future__ import annotations
+
+import torch
+
+from ....ir import Node
+from ..program import Program, Value
+from .windows import signed, starts, zero_point
+
+AVERAGES = ("mean", "adaptive_avg_pool1d", "adaptive_avg_pool2d")
+
+
+def scale_of(program: Program, scale: Node, node: Node) -> float:
+    """The one scale of a tensor, as a number."""
+    return program.single(program.fixed(scale, "a scale", node), "scale", node)
+
+
+def quantize(program: Program, node: Node) -> Value:
+    """``quantize_u8``"""
+    source, scale, *zero = node.args
+    middle = zero_point(program, zero[0] if zero else None, node)
+    x, factor = program.operand(source, node), scale_of(program, scale, node)
+    y = program.result(node, channels_last=x.channels_last)
+    return program.call(f"quantize_{y.kind}", x, y, x.count, factor, middle, into=y)
+
+
+def dequantize(program: Program, node: Node) -> Value | None:
+    """``dequantize_u8``; nothing where only averages read it, which take codes."""
+    source, scale, *zero = node.args
+    if node.users and all(user.op in AVERAGES for user in node.users):
+        return None
+    middle = zero_point(program, zero[0] if zero else None, node)
+    x, factor = program.operand(source, node), scale_of(program, scale, node)
+    y = program.result(node, channels_last=x.channels_last)
+    return program.call(f"dequantize_{x.kind}", x, y, x.count, factor, middle, into=y)
+
+
+def add_integer(program: Program, node: Node) -> Value:
+    """``add_u8``, with the zero points of all three as one number."""
+    left, left_scale, left_zero, right, right_scale, right_zero, scale, zero = node.args
+    unit = program.fixed(scale, "a scale", node).reshape(())
+    ratios = [
+        program.fixed(part, "a scale", node).reshape(()) / unit
+        for part in (left_scale, right_scale)
+    ]
+    middles = [zero_point(program, part, node) for part in (left_zero, right_zero)]
+    shifts = [ratio * middle for ratio, middle in zip(ratios, middles, strict=True)]
+    rest = zero_point(program, zero, node) - (shifts[0] + shifts[1])
+    a, b = program.alike(program.operand(left, node), program.operand(right, node))
+    y = program.result(node, channels_last=a.channels_last)
+    numbers = (ratios[0].item(), ratios[1].item(), float(rest))
+    return program.call(f"add_{y.kind}", a, b, y, y.count, *numbers, into=y, over=a)
+
+
+def linear_integer(program: Program, node: Node) -> Value:
+    """``linear_u8``: floats from codes and codes of weights."""
+    source, scale, zero, weight, weight_scale, weight_zero, bias = node.args
+    step = program.fixed(scale, "a scale", node).reshape(-1)
+    codes = signed(program.fixed(weight, "a weight", node), weight, node)
+    if zero_point(program, weight_zero, node):
+        raise program.refuses("a zero point of weights", node)
+    outputs, inputs = codes.shape
+    factors = step * program.fixed(weight_scale, "a scale", node).reshape(-1)
+    x, y = program.plain(program.operand(source, node)), program.result(node)
+    none = torch.zeros(outputs, dtype=torch.int32)
+    start = starts(codes, none, zero_point(program, zero, node), x.kind, node)
+    offset = torch.zeros(outputs) if bias is None else program.fixed(bias, "a bias", node)
+    w = program.constant(weight.name, codes)
+    s = program.constant(f"{node.name}_start", start)
+    f = program.constant(f"{node.name}_scale", factors.expand(outputs).contiguous())
+    b = program.constant(f"{node.name}_bias", offset)
+    sizes = (x.count // inputs, inputs, outputs)
+    return program.call(f"linear_{x.kind}", x, w, s, f, b, y, *sizes, into=y)
+
+
+LOWERINGS = {
+    "quantize": quantize,
+    "dequantize": dequantize,
+    "ort.add_integer": add_integer,
+    "ort.linear_integer": linear_integer,
+}
