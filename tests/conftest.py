@@ -17,6 +17,23 @@ from regauge.frontend import trace
 from regauge.ir import Graph
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write golden files anew")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """``golden("name.c", text)``: the text is that of a file in ``golden`` beside the test."""
+
+    def check(name: str, text: str) -> None:
+        path = request.path.parent / "golden" / name
+        if request.config.getoption("--update-golden"):
+            path.write_text(text, encoding="utf-8")
+        assert text == path.read_text(encoding="utf-8")
+
+    return check
+
+
 @pytest.fixture(scope="session")
 def exact_outputs() -> Callable[..., list[torch.Tensor]]:
     """``exact_outputs(model, args, kwargs)``: the tensors that the eager model gives in float64."""
