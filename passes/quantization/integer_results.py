@@ -3,7 +3,7 @@
 A runtime's convolution on codes is fast where its result is rounded to codes in the same kernel,
 with the clip before that. So a convolution is quantized only where all that reads its result reads
 codes: other contractions on codes, the sum with a shortcut that is codes too, pooling, a
-concatenation. What these pass on to each other then stays codes from end to end.
+concatenation, a row of all its numbers. What these pass on to each other then stays codes from end to end.
 
     conv -> relu -> add -> relu -> conv    is    conv -> codes -> add -> codes -> conv
 """
@@ -21,6 +21,8 @@ from .insertion import insert_static, range_to_scale
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 _CLIPS = ("relu", "relu6", "hardtanh", "clamp")
 _SMALL = ("avg_pool2d", "adaptive_avg_pool2d", "mean", "cat")  # little work, whatever they read
+
+_PASSING = ("max_pool2d", "reshape")  # give some of the codes that they read
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,9 @@ class IntegerResults:
                 for reader in readers:
                     reader.replace_input(value, known)
             elif readers:
-                pooled = [_codes(user) for user in value.users if user.op == "max_pool2d"]
-                if len(pooled) == len(value.users) == 1 and pooled[0] is not None:
-                    scale, zero_point = (graph.value(param) for param in pooled[0].args[1:3])
+                passed = [_codes(user) for user in value.users if user.op in _PASSING]
+                if len(passed) == len(value.users) == 1 and passed[0] is not None:
+                    scale, zero_point = (graph.value(param) for param in passed[0].args[1:3])
                 else:
                     low, high = seen[value.name].low.min(), seen[value.name].high.max()
                     scale, zero_point = range_to_scale(low, high, context.activation_dtype)
@@ -111,6 +113,8 @@ class IntegerResults:
         """Whether a node reads the codes of this very value; a padded one is rounded later."""
         if node.op in CONVOLUTIONS or node.op in ("add", "max_pool2d"):
             return node in self.makers
+        if node.op == "reshape":  # all that there is of an example, in a row: its end as an image
+            return len(node.shape) == 2
         return node.op in _SMALL or (weighted(node) and node not in self.others)
 
 

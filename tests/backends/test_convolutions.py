@@ -155,6 +155,24 @@ def test_a_maximum_of_codes_is_that_of_values_if_scales_agree(
     check_runs(graph, rtol=0, atol=0 if same else 1.01 * graph.store["r_scale"].item())
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_codes_in_another_shape_are_the_same_codes_if_scales_agree(
+    same: bool, graph_of: Make, kinds: Kinds, check_runs: Check
+) -> None:
+    graph = graph_of(
+        "x: f32[3, 4, 9], *, scale: f32[], z: u8[], r_scale: f32[], zero: u8[]",
+        "p = quantize(x, scale, z, dtype=u8)",
+        "a = dequantize(p, scale, z)",
+        "m = reshape(a, shape=(3, 36))",
+        "k = quantize(m, r_scale, zero, dtype=u8)",
+        "d = dequantize(k, r_scale, zero)",
+    )
+    if same:
+        graph.store["r_scale"], graph.store["zero"] = graph.store["scale"], graph.store["z"]
+    assert (kinds(graph)["QuantizeLinear"] == 1) is same
+    check_runs(graph, rtol=0, atol=0 if same else 1.01 * graph.store["r_scale"].item())
+
+
 @pytest.mark.parametrize("groups", [1, 2, 8])
 def test_sums_of_paired_codes_do_not_saturate(
     groups: int, graph_of: Make, check_runs: Check

@@ -9,6 +9,7 @@
                                                  ->  ort.add_integer(p, s, z, q, t, w, r, y)
     quantize(max_pool2d(dequantize(q, s, z)), s, z)
                                                  ->  max_pool2d(q)
+    quantize(reshape(dequantize(q, s, z)), s, z) ->  reshape(q)
 
 for codes of 8 bits, ``s`` a scalar or one a row, ``t`` a scalar or one an output channel. A
 convolution gains only where its result is quantized as well: ONNX Runtime's one for integers that
@@ -133,8 +134,8 @@ def _quantize(graph: Graph, node: Node) -> _Form | None:
             return _conv(value, scale, zero)
         case "add":
             return _add(value, scale, zero)
-        case "max_pool2d":
-            return _max_pool(graph, value, scale, zero)
+        case "max_pool2d" | "reshape":
+            return _passed(graph, value, scale, zero)
         case _:
             return None
 
@@ -160,12 +161,12 @@ def _same(graph: Graph, ours: tuple[Node | None, ...], others: tuple[Node | None
     return True
 
 
-def _max_pool(graph: Graph, value: Node, scale: Node, zero: Node | None) -> _Form | None:
-    """The greatest code is the code of the greatest."""
+def _passed(graph: Graph, value: Node, scale: Node, zero: Node | None) -> _Form | None:
+    """An op that gives some of what it reads: the greatest code is the code of the greatest."""
     source = value.args[0]
     if source.op != "dequantize" or not _same(graph, _operands(source)[1:], (scale, zero)):
         return None
-    return "max_pool2d", (source.args[0], *value.args[1:]), dict(value.attrs)
+    return value.op, (source.args[0], *value.args[1:]), dict(value.attrs)
 
 
 def _conv(value: Node, scale: Node, zero: Node | None) -> _Form | None:

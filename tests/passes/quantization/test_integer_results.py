@@ -60,6 +60,17 @@ def test_a_maximum_has_the_scale_of_what_it_is_taken_of() -> None:
         assert torch.equal(new.value(one), new.value(other))
 
 
+def test_an_image_as_a_row_has_the_codes_of_the_image() -> None:
+    row = ("p = conv2d(x, a, stride=(8, 8), padding=(1, 1))", "q = relu(p)")
+    _, new = quantized(*row, "g = reshape(q, shape=(2, 16))", "y = linear(g, l)")
+    before, after = codes_of(new, "q"), codes_of(new, "g")
+    assert before is not None and after is not None
+    for one, other in zip(before.args[1:], after.args[1:], strict=True):
+        assert torch.equal(new.value(one), new.value(other))
+    _, new = quantized(*row, "g = reshape(q, shape=(2, 1, 16))", "y = linear(g, l)")  # a token
+    assert codes_of(new, "q") is None and codes_of(new, "g") is not None
+
+
 def test_a_target_may_take_float_results() -> None:
     _, new = quantized(*BLOCK, *END, closed=False)
     assert codes_of(new, "r") is None
