@@ -6,6 +6,7 @@ A saved artifact is a folder:
     graph.txt        the final graph as text; ``regauge.ir.parse`` reads it
     model.onnx       target onnxruntime: the model, with its weights inside or in a file beside it
     weights.safetensors   target torch
+    model.c, model.h      target c
     report.txt, report.json, report.html
 
 Loading needs neither ``torch.export`` nor the model's source. The graph of a loaded artifact is

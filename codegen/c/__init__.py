@@ -1,11 +1,16 @@
 """A graph as C99 without a heap: ``model.c`` and ``model.h`` for bare microcontrollers.
 
 Codes come out as ONNX Runtime has them, bit for bit, so that what was measured there holds here:
-a sum of products is one of 32-bit integers, in which no order matters; it is rounded as
-``rint(float(sum) * scale)``, a single product of float32 numbers and a half to the even code, and
-not by the usual integer multiply and shift, which differs by one code now and then; and a sum of
-codes is two fused multiply-adds in a fixed order. All processors with IEEE 754 agree on these, if
-the compiler does not contract, so build with ``-ffp-contract=off`` and without ``-ffast-math``.
+
+    sum of products   clip(rint(float(sum) * scale)) + zero, the sum in 32-bit integers, in which
+                      no order matters, and scale a float32 for each output channel
+    sum of codes      clip(rint(fma(a, left, fma(b, right, rest)))), as in its kernel for AVX2
+    codes of floats   clip(rint(x / scale)) + zero
+
+``rint`` gives a half to the even code. The integer multiply and shift that is usual on
+microcontrollers differs from this by one code now and then, and one code grows on its way through a
+network. All processors with IEEE 754 agree on these, if the compiler puts no other products and
+sums together: build with ``-ffp-contract=off`` and without ``-ffast-math``.
 
 Values of convolutions lie with their channels side by side, [N, H, W, C]: what an output channel
 reads at a position is then a row of bytes, whatever the window. Inputs and outputs lie as PyTorch

@@ -3,7 +3,8 @@
 A runtime's convolution on codes is fast where its result is rounded to codes in the same kernel,
 with the clip before that. So a convolution is quantized only where all that reads its result reads
 codes: other contractions on codes, the sum with a shortcut that is codes too, pooling, a
-concatenation, a row of all its numbers. What these pass on to each other then stays codes from end to end.
+concatenation, a row of all its numbers. What these pass on to each other then stays codes from end
+to end.
 
     conv -> relu -> add -> relu -> conv    is    conv -> codes -> add -> codes -> conv
 """

@@ -94,26 +94,45 @@ def test_zeros_around_an_image_and_a_clip_are_part_of_the_convolution(
     check(levelled(graph, 0.3, (117, 0)))
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_sums_of_codes(seed: int, graph_of: Make, check: Check) -> None:
-    graph = graph_of(
-        "x: f32[2, 3, 20, 20], y: f32[2, 3, 20, 20], *, scale: f32[], z: u8[], y_scale: f32[], "
-        "yz: u8[], r_scale: f32[], zero: u8[]",
-        "p = quantize(x, scale, z, dtype=u8)",
-        "q = quantize(y, y_scale, yz, dtype=u8)",
-        "a = dequantize(p, scale, z)",
-        "b = dequantize(q, y_scale, yz)",
-        "s = add(a, b)",
-        "k = quantize(s, r_scale, zero, dtype=u8)",
-    )
-    generator = torch.Generator().manual_seed(seed)
-    for name in graph.params:
-        if graph.store.type(name).dtype == torch.uint8:
-            value = torch.randint(90, 150, (), generator=generator).to(torch.uint8)
-        else:
-            value = torch.rand((), generator=generator) * 0.03 + 0.02
-        graph.store[name] = value
-    check(graph)
+SUM = (
+    "p: u8[65536], q: u8[65536], *, scale: f32[], z: u8[], y_scale: f32[], yz: u8[], "
+    "r_scale: f32[], zero: u8[]",
+    "a = dequantize(p, scale, z)",
+    "b = dequantize(q, y_scale, yz)",
+    "s = add(a, b)",
+    "k = quantize(s, r_scale, zero, dtype=u8)",
+)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        # With these, some pair of codes tells every other order of the products from this one.
+        (0.054778292775154114, 136, 0.04276878386735916, 124, 0.1538814753293991, 168),
+        (0.08192038536071777, 166, 0.027758289128541946, 98, 0.17338338494300842, 58),
+        (0.02, 0, 0.03, 0, 0.05, 0),
+    ],
+)
+def test_sums_of_all_pairs_of_codes(numbers: tuple[float, ...], graph_of: Make) -> None:
+    graph = graph_of(*SUM)
+    for name, number in zip(graph.params, numbers, strict=True):
+        graph.store[name] = torch.tensor(number).to(graph.store.type(name).dtype)
+    codes = torch.arange(65536)
+    pair = [(codes % 256).to(torch.uint8), (codes // 256).to(torch.uint8)]
+    found, same = (run.lower(graph)(pair)[0] for run in (TARGETS["c"], TARGETS["onnxruntime"]))
+    assert torch.equal(found, same)
+    assert (found.int() - execute(graph, pair)[0].int()).abs().max() <= 1
+
+
+def test_codes_of_a_million_floats(graph_of: Make) -> None:
+    head = "x: f32[1000000], *, scale: f32[], z: u8[]"
+    graph = graph_of(head, "k = quantize(x, scale, z, dtype=u8)")
+    graph.store["scale"], graph.store["z"] = torch.tensor(0.0137), torch.tensor(117).byte()
+    x = torch.randn(1000000, generator=torch.Generator().manual_seed(0))
+    x[:512] = (torch.arange(512) - 256) * graph.store["scale"] / 2  # halves among them
+    (found,) = TARGETS["c"].lower(graph)([x])
+    for same in (onnxruntime.lower(graph)([x])[0], execute(graph, [x])[0]):
+        assert torch.equal(found, same)
 
 
 @pytest.mark.parametrize(

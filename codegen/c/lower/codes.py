@@ -44,9 +44,10 @@ def add_integer(program: Program, node: Node) -> Value:
         program.fixed(part, "a scale", node).reshape(()) / unit
         for part in (left_scale, right_scale)
     ]
-    middles = [zero_point(program, part, node) for part in (left_zero, right_zero)]
-    shifts = [ratio * middle for ratio, middle in zip(ratios, middles, strict=True)]
-    rest = zero_point(program, zero, node) - (shifts[0] + shifts[1])
+    shifts = [zero_point(program, part, node) for part in (left_zero, right_zero)]
+    # As its kernel for AVX2 has it: of the two products only the right one is rounded by itself.
+    shift = (ratios[0].double() * shifts[0] + (ratios[1] * shifts[1]).double()).float()
+    rest = zero_point(program, zero, node) - shift
     a, b = program.alike(program.operand(left, node), program.operand(right, node))
     y = program.result(node, channels_last=a.channels_last)
     numbers = (ratios[0].item(), ratios[1].item(), float(rest))
