@@ -1,7 +1,8 @@
 """C for microcontrollers, built here: its codes are those of ONNX Runtime, bit for bit."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 import torch
@@ -287,7 +288,7 @@ def test_without_a_compiler_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     )
 
 
-def test_a_compiler_that_fails_is_an_error(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "cc"
     broken.write_text("#!/bin/sh\necho 'model.c:1: error: no such thing' >&2\nexit 1\n")
     broken.chmod(0o755)
