@@ -21,9 +21,11 @@ from .insertion import insert_static, range_to_scale
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 _CLIPS = ("relu", "relu6", "hardtanh", "clamp")
-_SMALL = ("avg_pool2d", "adaptive_avg_pool2d", "mean", "cat")  # little work, whatever they read
+_MAXIMA = ("max_pool1d", "max_pool2d")
+_MEANS = ("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "mean")
+_SMALL = (*_MEANS, "cat")  # little work, whatever they read
 
-_PASSING = ("max_pool2d", "reshape")  # give some of the codes that they read
+_PASSING = (*_MAXIMA, "reshape")  # give some of the codes that they read
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class IntegerResults:
 
     def _wants(self, node: Node) -> bool:
         """Whether a node reads the codes of this very value; a padded one is rounded later."""
-        if node.op in CONVOLUTIONS or node.op in ("add", "max_pool2d"):
+        if node.op in (*CONVOLUTIONS, *_MAXIMA, "add"):
             return node in self.makers
         if node.op == "reshape":  # all that there is of an example, in a row: its end as an image
             return len(node.shape) == 2
@@ -124,7 +126,7 @@ def _can_make_codes(node: Node) -> bool:
     types = [arg.type for arg in node.args if isinstance(arg, Node)]
     if node.op == "add":
         return len(types) == 2 and types[0] == types[1] and isinstance(types[0], TensorType)
-    return node.op == "max_pool2d" or (node.op in CONVOLUTIONS and weighted(node))
+    return node.op in _MAXIMA or (node.op in CONVOLUTIONS and weighted(node))
 
 
 def _clipped(node: Node) -> Node:

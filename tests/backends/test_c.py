@@ -155,6 +155,17 @@ def test_maxima_of_codes(attrs: str, graph_of: Make, check: Check) -> None:
     check(levelled(graph, 0.027, (117, 117)))
 
 
+def test_maxima_along_one_axis(graph_of: Make, check: Check) -> None:
+    graph = graph_of(
+        "x: f32[2, 4, 9], *, scale: f32[], z: u8[], r_scale: f32[], zero: u8[]",
+        "p = quantize(x, scale, z, dtype=u8)",
+        "a = dequantize(p, scale, z)",
+        "m = max_pool1d(a, kernel_size=(3,), stride=(2,), padding=(1,))",
+        "k = quantize(m, r_scale, zero, dtype=u8)",
+    )
+    check(levelled(graph, 0.027, (117, 117)))
+
+
 @pytest.mark.parametrize("code", ["u8", "i8"])
 @pytest.mark.parametrize("shape", ["2, 40", "2, 3, 40"])
 def test_linear_layers_on_codes(code: str, shape: str, graph_of: Make, check: Check) -> None:

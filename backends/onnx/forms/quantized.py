@@ -7,8 +7,8 @@
                                                  ->  ort.conv_integer(q, s, z, W, t, b, r, y)
     quantize(relu(add(dequantize(p, s, z), dequantize(q, t, w))), r, y)
                                                  ->  ort.add_integer(p, s, z, q, t, w, r, y)
-    quantize(max_pool2d(dequantize(q, s, z)), s, z)
-                                                 ->  max_pool2d(q)
+    quantize(max_pool(dequantize(q, s, z)), s, z)
+                                                 ->  max_pool(q)
     quantize(reshape(dequantize(q, s, z)), s, z) ->  reshape(q)
 
 for codes of 8 bits, ``s`` a scalar or one a row, ``t`` a scalar or one an output channel. A
@@ -134,7 +134,7 @@ def _quantize(graph: Graph, node: Node) -> _Form | None:
             return _conv(value, scale, zero)
         case "add":
             return _add(value, scale, zero)
-        case "max_pool2d" | "reshape":
+        case "max_pool1d" | "max_pool2d" | "reshape":
             return _passed(graph, value, scale, zero)
         case _:
             return None

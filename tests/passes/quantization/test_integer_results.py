@@ -9,7 +9,10 @@ from regauge.ir.interpret import execute
 from regauge.passes import Context, Quantize
 from regauge.passes.manager import difference
 
-HEAD = "x: f32[2, 4, 8, 8], *, a: f32[16, 4, 3, 3], b: f32[16, 16, 3, 3], l: f32[10, 16]"
+HEAD = (
+    "x: f32[2, 4, 8, 8], *, a: f32[16, 4, 3, 3], b: f32[16, 16, 3, 3], k: f32[16, 16, 3], "
+    "n: f32[16, 16, 3], l: f32[10, 16]"
+)
 BLOCK = (
     "p = conv2d(x, a, padding=(1, 1))",
     "q = relu(p)",
@@ -69,6 +72,19 @@ def test_an_image_as_a_row_has_the_codes_of_the_image() -> None:
         assert torch.equal(new.value(one), new.value(other))
     _, new = quantized(*row, "g = reshape(q, shape=(2, 1, 16))", "y = linear(g, l)")  # a token
     assert codes_of(new, "q") is None and codes_of(new, "g") is not None
+
+
+def test_sequences_are_codes_as_images_are() -> None:
+    _, new = quantized(
+        "v = reshape(x, shape=(2, 16, 16))",
+        "p = conv1d(v, k, padding=(1,))",
+        "m = max_pool1d(p, kernel_size=(2,), stride=(2,))",
+        "r = conv1d(m, n)",
+        "t = adaptive_avg_pool1d(r, output_size=(1,))",
+        "g = reshape(t, shape=(2, 16))",
+        "y = linear(g, l)",
+    )
+    assert all(codes_of(new, name) for name in ("v", "p", "m", "r"))
 
 
 def test_a_target_may_take_float_results() -> None:
