@@ -78,7 +78,7 @@ def _outputs(program: Program) -> list[Value]:
     for place, arg in enumerate(program.graph.outputs):
         if not isinstance(arg, Node):
             continue  # who has the graph knows it
-        value = program.plain(program.operand(arg, arg))
+        value = program.plain(program.operand(arg))
         hint = arg.name if arg.op not in ("input", "param") else f"output_{place}"
         if value.buffer.array or not program.steps:
             new = program.new(hint, value.kind, value.shape)

@@ -156,7 +156,7 @@ class Program:
             )
         return tuple(int(size) for size in node.shape)
 
-    def operand(self, arg: Arg, at: Node) -> Value:
+    def operand(self, arg: Arg) -> Value:
         """An operand's value; numbers and parameters are constants."""
         if not isinstance(arg, Node):
             return self.constant("number", torch.tensor([float(arg)]))

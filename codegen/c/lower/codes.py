@@ -20,7 +20,7 @@ def quantize(program: Program, node: Node) -> Value:
     """``quantize_u8``"""
     source, scale, *zero = node.args
     middle = zero_point(program, zero[0] if zero else None, node)
-    x, factor = program.operand(source, node), scale_of(program, scale, node)
+    x, factor = program.operand(source), scale_of(program, scale, node)
     y = program.result(node, channels_last=x.channels_last)
     return program.call(f"quantize_{y.kind}", x, y, x.count, factor, middle, into=y)
 
@@ -31,7 +31,7 @@ def dequantize(program: Program, node: Node) -> Value | None:
     if node.users and all(user.op in AVERAGES for user in node.users):
         return None
     middle = zero_point(program, zero[0] if zero else None, node)
-    x, factor = program.operand(source, node), scale_of(program, scale, node)
+    x, factor = program.operand(source), scale_of(program, scale, node)
     y = program.result(node, channels_last=x.channels_last)
     return program.call(f"dequantize_{x.kind}", x, y, x.count, factor, middle, into=y)
 
@@ -48,7 +48,7 @@ def add_integer(program: Program, node: Node) -> Value:
     # As its kernel for AVX2 has it: of the two products only the right one is rounded by itself.
     shift = (ratios[0].double() * shifts[0] + (ratios[1] * shifts[1]).double()).float()
     rest = zero_point(program, zero, node) - shift
-    a, b = program.alike(program.operand(left, node), program.operand(right, node))
+    a, b = program.alike(program.operand(left), program.operand(right))
     y = program.result(node, channels_last=a.channels_last)
     numbers = (ratios[0].item(), ratios[1].item(), float(rest))
     return program.call(f"add_{y.kind}", a, b, y, y.count, *numbers, into=y, over=a)
@@ -63,7 +63,7 @@ def linear_integer(program: Program, node: Node) -> Value:
         raise program.refuses("a zero point of weights", node)
     outputs, inputs = codes.shape
     factors = step * program.fixed(weight_scale, "a scale", node).reshape(-1)
-    x, y = program.plain(program.operand(source, node)), program.result(node)
+    x, y = program.plain(program.operand(source)), program.result(node)
     none = torch.zeros(outputs, dtype=torch.int32)
     start = starts(codes, none, zero_point(program, zero, node), x.kind, node)
     offset = torch.zeros(outputs) if bias is None else program.fixed(bias, "a bias", node)

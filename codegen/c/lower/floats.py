@@ -43,7 +43,7 @@ def _linear(
 ) -> Value:
     outputs, inputs = matrix.shape
     offset = torch.zeros(outputs) if bias is None else program.fixed(bias, "a bias", node)
-    x, y = program.plain(program.operand(source, node)), program.result(node)
+    x, y = program.plain(program.operand(source)), program.result(node)
     w = program.constant(name, matrix)
     b = program.constant(f"{node.name}_bias", offset)
     sizes = (x.count // inputs, inputs, outputs)
@@ -55,7 +55,7 @@ def binary(program: Program, node: Node) -> Value:
     if node.attrs.get("alpha", 1) != 1:
         raise program.refuses("alpha", node)
     shape = program.shape(node)
-    one, other = (program.operand(arg, node) for arg in node.args)
+    one, other = (program.operand(arg) for arg in node.args)
     if one.shape != shape:
         one, other = other, one
     if one.shape != shape:
@@ -108,7 +108,7 @@ def clamp(program: Program, node: Node) -> Value:
         -math.inf if low is None else float(low),
         math.inf if high is None else float(high),
     )
-    x = program.operand(node.args[0], node)
+    x = program.operand(node.args[0])
     y = program.result(node, channels_last=x.channels_last)
     return program.call("clamp_f32", x, y, x.count, *limits, into=y, over=x)
 
@@ -124,7 +124,7 @@ def mean(program: Program, node: Node) -> Value:
 def _mean(program: Program, node: Node, axes: Sequence[int]) -> Value:
     source = node.args[0]
     codes = source.op == "dequantize" and source not in program.values
-    x = program.operand(source.args[0] if codes else source, node)
+    x = program.operand(source.args[0] if codes else source)
     positions = [*range(2, len(x.shape))]
     if x.channels_last and sorted(axes) == positions:
         sizes = (x.shape[0], math.prod(x.shape[2:]), x.shape[1])
@@ -158,18 +158,18 @@ def softmax(program: Program, node: Node) -> Value:
     shape = program.shape(node)
     if int(node.attrs["dim"]) % len(shape) != len(shape) - 1:
         raise program.refuses("an axis that is not the last", node)
-    x, y = program.plain(program.operand(node.args[0], node)), program.result(node)
+    x, y = program.plain(program.operand(node.args[0])), program.result(node)
     return program.call("softmax_f32", x, y, x.count // shape[-1], shape[-1], into=y, over=x)
 
 
 def reshape(program: Program, node: Node) -> Value:
     """The same numbers in another shape: nothing is computed."""
-    return replace(program.plain(program.operand(node.args[0], node)), shape=program.shape(node))
+    return replace(program.plain(program.operand(node.args[0])), shape=program.shape(node))
 
 
 def same(program: Program, node: Node) -> Value:
     """The value itself."""
-    return program.operand(node.args[0], node)
+    return program.operand(node.args[0])
 
 
 LOWERINGS = {

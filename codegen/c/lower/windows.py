@@ -80,7 +80,7 @@ def conv(program: Program, node: Node) -> Value:
     offset = (
         torch.zeros(window.out_channels) if bias is None else program.fixed(bias, "a bias", node)
     )
-    x = program.channels_last(program.operand(source, node))
+    x = program.channels_last(program.operand(source))
     y = program.result(node, channels_last=True)
     patch = _scratch(program, "f32", window)
     w = program.constant(weight.name, matrix)
@@ -104,7 +104,7 @@ def conv_integer(program: Program, node: Node) -> Value:
     ratio = step * weight_step / program.fixed(out_scale, "a scale", node).reshape(-1)
     ratio = ratio.expand(window.out_channels).contiguous()
 
-    x = program.channels_last(program.operand(source, node))
+    x = program.channels_last(program.operand(source))
     y = program.result(node, channels_last=True)
     depthwise = window.groups == window.channels == window.out_channels
     start = starts(rows, offset, 0 if depthwise else middle, x.kind, node)
@@ -163,7 +163,7 @@ def max_pool(program: Program, node: Node) -> Value:
     count = int(node.op[-2])
     kernel = _pair(node.attrs["kernel_size"], node, count)[2 - count :]
     window = _window(program, node, source, kernel)
-    x = program.channels_last(program.operand(source, node))
+    x = program.channels_last(program.operand(source))
     y = program.result(node, channels_last=True)
     return program.call(f"max_pool_{x.kind}", x, y, window, into=y)
 
@@ -180,7 +180,7 @@ def avg_pool(program: Program, node: Node) -> Value:
 def average(program: Program, node: Node, kernel: Sequence[int], *, padded: bool) -> Value:
     """Means of windows; whether the padding counts."""
     window = _window(program, node, node.args[0], kernel)
-    x = program.channels_last(program.operand(node.args[0], node))
+    x = program.channels_last(program.operand(node.args[0]))
     y = program.result(node, channels_last=True)
     return program.call("average_f32", x, y, int(padded), window, into=y)
 
