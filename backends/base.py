@@ -263,6 +263,7 @@ TARGETS: dict[str, Target] = {
             "microcontrollers",
             closed_convolutions=True,
             weights=NoFormats(),
+            lacks=frozenset({"hardsigmoid", "hardswish"}),
             fixed_sizes=True,
             programs=("cc", "gcc", "clang"),
             system="apt-get install gcc libc6-dev",

@@ -18,6 +18,7 @@ from ..codegen.c import Source, generate
 from ..ir import Graph, Node, TargetError
 from .base import target
 from .onnx.forms import padding, quantized
+from .outputs import Outputs
 
 MODEL, HEADER = "model.c", "model.h"
 FLAGS = ("-std=c99", "-O3", "-ffp-contract=off")
@@ -34,7 +35,7 @@ class CRunner:
 
     def __init__(self, model: str, header: str, graph: Graph, notes: Sequence[str] = ()) -> None:
         self.model, self.header, self.notes = model, header, tuple(notes)
-        self._constants = [None if isinstance(arg, Node) else (arg,) for arg in graph.outputs]
+        self._outputs = Outputs(graph)
         self._results = [arg.tensor for arg in graph.outputs if isinstance(arg, Node)]
         self._library = _built(self)
         self._alone = threading.Lock()  # there is one arena
@@ -47,10 +48,7 @@ class CRunner:
         ]
         with self._alone:
             self._library.model_run(*(ctypes.c_void_p(t.data_ptr()) for t in (*given, *made)))
-        found = iter(made)
-        return tuple(
-            next(found) if constant is None else constant[0] for constant in self._constants
-        )
+        return self._outputs.of(made)
 
     @property
     def bytes(self) -> int:

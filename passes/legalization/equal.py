@@ -51,7 +51,7 @@ def mish(o: Ops, node: Node, self: Node) -> Node:
 
 
 def hardsigmoid(o: Ops, node: Node, self: Node) -> Node:
-    return o.div(o.clamp(o.add(self, 3.0), min=0.0, max=6.0), 6.0)
+    return o.mul(o.clamp(o.add(self, 3.0), min=0.0, max=6.0), 1 / 6)
 
 
 def hardswish(o: Ops, node: Node, self: Node) -> Node:

@@ -227,3 +227,14 @@ def test_other_kernels_on_the_board(tmp_path: Path) -> None:
         assert probabilities.max() < 0.999
         for same in (here([image])[0][0], there([image])[0][0]):
             torch.testing.assert_close(probabilities, same, rtol=1e-5, atol=1e-6)
+
+
+def test_ops_without_a_kernel_are_written_in_others() -> None:
+    torch.manual_seed(0)
+    parts = nn.Conv2d(1, 4, 3), nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    net = nn.Sequential(*parts).eval()
+    images = digits().test[:2]
+    made = rg.compile(net, images, target="c")
+    said = [str(remark) for step in made.report.passes for remark in step.remarks]
+    assert any("hardswish as " in text for text in said)
+    torch.testing.assert_close(made(images), net(images), rtol=1e-5, atol=1e-6)
