@@ -1,1 +1,18 @@
-"""What is emitted as source text: ``c``, a whole graph for microcontrollers."""
+"""What is generated: ``c``, a whole graph as C99, and kernels for fused regions of one.
+
+region     what is computed: ``Rows``, ...
+kernels    the kernel of a region: to run, or compiled for a device that is not there
+tuning     its fastest options on a device
+check      its results beside the reference in float64
+"""
+
+from .check import excess as excess
+from .description import LogQuantize as LogQuantize
+from .description import Quantize as Quantize
+from .description import Region as Region
+from .description import Value as Value
+from .kernels import assemble as assemble
+from .kernels import run as run
+from .rows import Norm as Norm
+from .rows import Rows as Rows
+from .tuning import Tuner as Tuner

@@ -1,0 +1,196 @@
+"""Our kernels on the GPU at hand: each checked against float64, and timed beside its peers.
+
+    python -m benchmarks.gpu [rows ...] [--retune]
+
+Each group takes a few minutes, most of them for tuning, whose results are kept in
+``benchmarks/results/gpu-<device>.tuned.json``. Times are medians with a cold cache. Results go to
+benchmarks/results/gpu-<device>.{md,json}; a group that is run again replaces its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regauge.codegen import LogQuantize, Norm, Quantize, Region, Rows, Tuner, excess, kernels
+from regauge.codegen.description import E4M3, Tensors
+from regauge.codegen.tuning import milliseconds
+
+RESULTS = Path(__file__).parent / "results"
+CHECKED = 2e-3  # what may be lost on the way: a code's border may lie so much of a step off
+Peer = Callable[["Entry", Tensors], Callable[[], Any]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A kernel to check and to time.
+
+    Args:
+        name: For a reader.
+        region: What it computes.
+        rows: Of how many rows.
+        peers: What else is timed, by name.
+        goals: How many times as fast as a peer it is meant to be.
+    """
+
+    name: str
+    region: Region
+    rows: int
+    peers: dict[str, Peer]
+    goals: dict[str, float]
+
+
+@dataclass
+class Figures:
+    """What was measured of an entry.
+
+    Args:
+        name: The entry's.
+        rows: The entry's.
+        excess: How much worse than rounding once the results are, the worst of them.
+        options: Those that were fastest.
+        time: Of ours, in milliseconds.
+        bandwidth: Of what has to be moved at least, in GB/s.
+        peers: The times of the peers, in milliseconds.
+        goals: The entry's.
+    """
+
+    name: str
+    rows: int
+    excess: float
+    options: dict[str, int]
+    time: float
+    bandwidth: float
+    peers: dict[str, float] = field(default_factory=dict[str, float])
+    goals: dict[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def reached(self) -> bool:
+        """Whether the results are right and all goals are met."""
+        met = (self.peers[peer] / self.time >= goal for peer, goal in self.goals.items())
+        return self.excess < CHECKED and all(met)
+
+
+def copied(entry: Entry, operands: Tensors) -> Callable[[], Any]:
+    """A copy that moves as many bytes."""
+    half = entry.region.moved(entry.rows) // 2
+    source = torch.empty(half, dtype=torch.uint8, device=operands["input"].device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
+def of_rows() -> list[Entry]:
+    """Kernels that memory bounds."""
+    regions = {
+        "residual + RMSNorm, 4096": Rows(4096, residual=True, norm=Norm()),
+        "RMSNorm, int8 of tokens, 4096": Rows(4096, norm=Norm(), quantize=Quantize()),
+        "residual + RMSNorm, int8 of tokens, 4096": Rows(
+            4096, residual=True, norm=Norm(), quantize=Quantize()
+        ),
+        "residual + RMSNorm, E4M3 of tokens, 8192": Rows(
+            8192, residual=True, norm=Norm(), quantize=Quantize(E4M3)
+        ),
+        "LayerNorm, static uint8, 1024": Rows(
+            1024, norm=Norm("layer", bias=True), quantize=Quantize(torch.uint8, "tensor")
+        ),
+        "SwiGLU, 14336": Rows(14336, gate="silu"),
+        "SwiGLU, int8 of tokens, 14336": Rows(14336, gate="silu", quantize=Quantize()),
+        "Hadamard 128, int8 of tokens, 4096": Rows(4096, hadamard=128, quantize=Quantize()),
+        "Hadamard 4096, int8 of tokens": Rows(4096, hadamard=4096, quantize=Quantize()),
+        "softmax to log2, 2048": Rows(2048, softmax=True, quantize=LogQuantize()),
+    }
+    return [
+        Entry(name, region, 2**27 // region.width // 8 * 8, {"copy": copied}, {"copy": 0.9})
+        for name, region in regions.items()
+    ]
+
+
+GROUPS: dict[str, Callable[[], list[Entry]]] = {"rows": of_rows}
+
+
+def measure(entry: Entry, tuner: Tuner, device: str) -> Figures:
+    """Tune, check, and time an entry beside its peers."""
+    few = entry.region.example(min(entry.rows, 512), seed=0)
+    few = {name: value.to(device) for name, value in few.items()}
+    many = {
+        name: few[name].repeat(-(-value.shape[0] // few[name].shape[0]), 1)[: value.shape[0]]
+        if value.shape != few[name].shape
+        else few[name]
+        for name, value in entry.region.operands(entry.rows).items()
+    }
+    options = tuner.options(entry.region, many)
+    wrong = excess(entry.region, few, kernels.run(entry.region, few, options))
+    launch, _ = kernels.prepare(entry.region, many, options)
+    time = milliseconds(launch.run)
+    peers = {name: milliseconds(peer(entry, many)) for name, peer in entry.peers.items()}
+    moved = entry.region.moved(entry.rows) / time / 1e6
+    found = Figures(
+        entry.name, entry.rows, max(wrong.values()), options, time, moved, peers, entry.goals
+    )
+    print(_line(found), flush=True)
+    return found
+
+
+def _line(found: Figures) -> str:
+    peers = [
+        f"{name} {time:.4f} ms, {time / found.time:.2f} x"
+        + (f" (goal {found.goals[name]:.2f})" if name in found.goals else "")
+        for name, time in found.peers.items()
+    ]
+    cells = [found.name, f"{found.rows}", f"{found.excess:.1e}", f"{found.time:.4f}"]
+    cells += [f"{found.bandwidth:.0f}", "; ".join(peers), "✓" if found.reached else "✗"]
+    return f"| {' | '.join(cells)} |"
+
+
+def markdown(about: str, groups: dict[str, list[Figures]]) -> str:
+    """The table of all groups."""
+    lines = ["# Kernels on a GPU", "", about, ""]
+    lines += [
+        "`excess`: how much farther from float64 than rounding once is, in steps of the codes"
+    ]
+    lines += ["or relative to the row. A peer's `x` is its time over ours.", ""]
+    for name, figures in groups.items():
+        lines += [f"## {name}", ""]
+        lines += ["| kernel | rows | excess | ms | GB/s | peers | goals |"]
+        lines += ["|---|---|---|---|---|---|---|", *map(_line, figures), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("groups", nargs="*", choices=[*GROUPS], help="all, if none is named")
+    parser.add_argument("--retune", action="store_true", help="forget which options were fastest")
+    given = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("no GPU here: kernels are checked by tests/codegen instead")
+    device = torch.cuda.get_device_name()
+    stem = f"gpu-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}"
+    tuned, file = RESULTS / f"{stem}.tuned.json", RESULTS / f"{stem}.json"
+    if given.retune:
+        tuned.unlink(missing_ok=True)
+    known = json.loads(file.read_text())["groups"] if file.exists() else {}
+    groups = {name: [Figures(**row) for row in rows] for name, rows in known.items()}
+    torch.manual_seed(0)
+    for name in given.groups or GROUPS:
+        tuner = Tuner(tuned)
+        groups[name] = [measure(entry, tuner, "cuda") for entry in GROUPS[name]()]
+        about = (
+            f"{device}, torch {torch.__version__}, triton {version('triton')}, "
+            f"{datetime.date.today()}. {__doc__}"
+        )
+        kept = {name: [asdict(row) for row in rows] for name, rows in groups.items()}
+        file.write_text(json.dumps({"device": device, "groups": kept}, indent=1) + "\n")
+        file.with_suffix(".md").write_text(markdown(about, groups))
+
+
+if __name__ == "__main__":
+    main()

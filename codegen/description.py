@@ -1,0 +1,182 @@
+"""What a fused region computes, from which its kernel and its reference in float64 both follow.
+
+A region says which tensors it takes and gives (``Value``), and ``reference`` computes what it gives
+in float64. What a result is rounded to is left out of the reference: of codes it gives the real
+number that was to be rounded, so that a kernel is right where its code lies within half a step
+(``codegen.check``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+import torch.nn.functional as F
+
+from ..ir.errors import InputError
+from ..ir.own import LIMITS
+
+Activation: TypeAlias = Literal["relu", "silu", "gelu", "gelu_tanh"]
+Tensors: TypeAlias = Mapping[str, torch.Tensor]
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+E4M3 = torch.float8_e4m3fn
+REACH = {torch.int8: 127.0, torch.uint8: 127.0, E4M3: 448.0}  # of a scale that is symmetric
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor that a region takes or gives.
+
+    Args:
+        shape: Its sizes.
+        dtype: Of its elements.
+        step: What numbers it holds: whole ones, or those of a ``dtype`` in floating point.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    step: Literal["float", "whole"] = "float"
+
+
+class Region(Protocol):
+    """What a kernel can be made for."""
+
+    def operands(self, rows: int) -> dict[str, Value]:
+        """What it takes, for so many rows."""
+        ...
+
+    def results(self, rows: int) -> dict[str, Value]:
+        """What it gives."""
+        ...
+
+    def reference(self, operands: Tensors) -> dict[str, torch.Tensor]:
+        """What it gives, in float64, before it is rounded to the numbers of the result."""
+        ...
+
+    def example(self, rows: int, seed: int) -> dict[str, torch.Tensor]:
+        """Random operands."""
+        ...
+
+    def moved(self, rows: int) -> int:
+        """The bytes that have to be read and written at least."""
+        ...
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """``clip(round(x / s) + z)``, with round half to even, or the nearest number of E4M3.
+
+    Args:
+        dtype: ``int8``, ``uint8`` or ``float8_e4m3fn``.
+        per: ``tensor``: the scale is an operand, and so is the zero point of ``uint8``. ``token``:
+            a scale for each row, from its greatest magnitude, is a result; the zero point of
+            ``uint8`` is 128.
+    """
+
+    dtype: torch.dtype = torch.int8
+    per: Literal["tensor", "token"] = "token"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in REACH:
+            raise InputError(f"a kernel quantizes to int8, uint8 or E4M3, not {self.dtype}")
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        return (-448.0, 448.0) if self.dtype == E4M3 else LIMITS[self.dtype]
+
+    @property
+    def middle(self) -> int:
+        """The code of zero, where the region chooses it."""
+        return 128 if self.dtype == torch.uint8 else 0
+
+    @property
+    def takes(self) -> dict[str, Value]:
+        """The operands."""
+        if self.per == "token":
+            return {}
+        found = {"scale": Value((), torch.float32)}
+        return found | ({"zero": Value((), torch.uint8)} if self.dtype == torch.uint8 else {})
+
+    def gives(self, shape: tuple[int, ...]) -> dict[str, Value]:
+        """The results of quantizing a value of a shape."""
+        codes = Value(shape, self.dtype, "float" if self.dtype == E4M3 else "whole")
+        steps = {"scales": Value((*shape[:-1], 1), torch.float32)} if self.per == "token" else {}
+        return {"codes": codes} | steps
+
+    def reference(self, x: torch.Tensor, operands: Tensors) -> dict[str, torch.Tensor]:
+        """The codes before rounding, and the scales of tokens; as ``regauge::quantize`` and
+        ``regauge::dynamic_quantize`` have them."""
+        if self.per == "token":
+            scale = x.abs().amax(-1, keepdim=True) / REACH[self.dtype]
+            scale = torch.where(scale == 0, 1.0, scale)
+            return {"codes": (x / scale + self.middle).clamp(*self.limits), "scales": scale}
+        zero = operands["zero"].double() if "zero" in operands else 0
+        return {"codes": (x / operands["scale"].double() + zero).clamp(*self.limits)}
+
+
+@dataclass(frozen=True)
+class LogQuantize:
+    """``q = clip(round(-parts log2(p / s)), 0, 2^width - 1)`` (A52).
+
+    It stands for ``s 2^(-q / parts)``, but the last for zero.
+
+    Args:
+        width: Bits.
+        parts: 1, or 2 for base √2.
+        per: ``tensor``: the scale is an operand. ``token``: it is the greatest of the row.
+    """
+
+    width: int = 4
+    parts: int = 1
+    per: Literal["tensor", "token"] = "token"
+
+    @property
+    def takes(self) -> dict[str, Value]:
+        """The operands."""
+        return {"scale": Value((), torch.float32)} if self.per == "tensor" else {}
+
+    def gives(self, shape: tuple[int, ...]) -> dict[str, Value]:
+        """The results of quantizing a value of a shape."""
+        steps = {"scales": Value((*shape[:-1], 1), torch.float32)} if self.per == "token" else {}
+        return {"codes": Value(shape, torch.uint8, "whole")} | steps
+
+    def reference(self, x: torch.Tensor, operands: Tensors) -> dict[str, torch.Tensor]:
+        """The codes before rounding, and the scales of rows."""
+        scale = x.amax(-1, keepdim=True)
+        steps = {"scales": scale} if self.per == "token" else {}
+        scale = scale if self.per == "token" else operands["scale"].double()
+        codes = (-self.parts * torch.log2(x / scale)).clamp(0, 2**self.width - 1)
+        return {"codes": codes, **steps}
+
+
+def activated(x: torch.Tensor, kind: Activation | None) -> torch.Tensor:
+    """An activation, as PyTorch has it."""
+    match kind:
+        case None:
+            return x
+        case "relu":
+            return F.relu(x)
+        case "silu":
+            return F.silu(x)
+        case "gelu":
+            return F.gelu(x)
+        case "gelu_tanh":
+            return F.gelu(x, approximate="tanh")
+
+
+def random(value: Value, generator: torch.Generator) -> torch.Tensor:
+    """Numbers of a normal distribution; integers of all sizes."""
+    if value.dtype.is_floating_point:
+        made = torch.randn(value.shape, generator=generator)
+        return made.to(value.dtype)
+    info = torch.iinfo(value.dtype)
+    made = torch.randint(info.min, info.max + 1, value.shape, generator=generator)
+    return made.to(value.dtype)
+
+
+def nbytes(*values: Value) -> int:
+    """What values take."""
+    return sum(torch.Size(v.shape).numel() * v.dtype.itemsize for v in values)

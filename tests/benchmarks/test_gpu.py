@@ -1,0 +1,29 @@
+"""The benchmark of kernels: its entries have kernels, and its table says what was reached."""
+
+from __future__ import annotations
+
+import pytest
+from gpu import GROUPS, Figures, markdown
+
+from regauge.codegen.kernels import space
+
+pytest.importorskip("triton")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_entry_has_a_kernel(group: str) -> None:
+    entries = GROUPS[group]()
+    assert len({entry.name for entry in entries}) == len(entries)
+    for entry in entries:
+        assert space(entry.region, entry.rows)
+        assert set(entry.goals) <= set(entry.peers)
+        assert entry.region.moved(entry.rows) > 0
+
+
+def test_the_table_says_what_was_reached() -> None:
+    good = Figures("good", 8, 1e-5, {}, 1.0, 10.0, {"copy": 0.95}, {"copy": 0.9})
+    slow = Figures("slow", 8, 1e-5, {}, 1.0, 10.0, {"copy": 0.85}, {"copy": 0.9})
+    wrong = Figures("wrong", 8, 0.5, {}, 1.0, 10.0, {"copy": 0.95}, {"copy": 0.9})
+    text = markdown("A device.", {"rows": [good, slow, wrong]})
+    assert [line.split(" | ")[-1] for line in text.splitlines()[-3:]] == ["✓ |", "✗ |", "✗ |"]
+    assert "copy 0.9500 ms, 0.95 x (goal 0.90)" in text

@@ -1,0 +1,71 @@
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+"""Kernels run in Triton's interpreter here, and are compiled in a process without it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+os.environ["TRITON_INTERPRET"] = "1"  # asked for when triton is imported
+triton = pytest.importorskip("triton")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def rounding_interpreter() -> Any:
+    """Triton's interpreter cuts off what does not fit into bfloat16, and loses the carry of what it
+    rounds to E4M3; devices round to the nearest, as PyTorch does."""
+    import numpy as np
+    import torch
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    before = interpreter._convert_float
+    targets = {tl.bfloat16: torch.bfloat16, tl.float8e4nv: torch.float8_e4m3fn}
+    views = {tl.bfloat16: (torch.int16, np.uint16), tl.float8e4nv: (torch.uint8, np.uint8)}
+
+    def convert(data: Any, source: Any, target: Any, mode: Any) -> Any:
+        if source != tl.float32 or target not in targets:
+            return before(data, source, target, mode)
+        bits, kind = views[target]
+        rounded = torch.from_numpy(np.ascontiguousarray(data)).to(targets[target])
+        return rounded.view(bits).numpy().view(kind).reshape(data.shape)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_convert_float", convert)
+        yield
+
+
+ASSEMBLE = """
+import json
+import re
+import kernel_cases
+from regauge.codegen import assemble
+for name, case in kernel_cases.{cases}.items():
+    for capability in case.capabilities:
+        found = assemble(case.region, case.rows, capability, case.options)
+        words = case.words.get(capability, ())
+        words = [word for word in words if not re.search(word, found.ptx)]
+        print(json.dumps([name, capability, found.registers, found.spilled, found.shared, words]))
+"""
+
+
+@pytest.fixture(scope="session")
+def assembled() -> Any:
+    """``assembled("ROWS")``: of each case of that name and capability, registers, bytes spilled,
+    bytes of shared memory, and the instructions that are missing."""
+
+    def assemble(cases: str) -> dict[tuple[str, int], list[Any]]:
+        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+        environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+        command = [sys.executable, "-c", ASSEMBLE.format(cases=cases)]
+        ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert ran.returncode == 0, ran.stderr
+        lines = [json.loads(line) for line in ran.stdout.splitlines()]
+        return {(name, capability): rest for name, capability, *rest in lines}
+
+    return assemble
