@@ -21,7 +21,17 @@ from typing import Any
 
 import torch
 
-from regauge.codegen import LogQuantize, Norm, Quantize, Region, Rows, Tuner, excess, kernels
+from regauge.codegen import (
+    LogQuantize,
+    Matmul,
+    Norm,
+    Quantize,
+    Region,
+    Rows,
+    Tuner,
+    excess,
+    kernels,
+)
 from regauge.codegen.description import E4M3, Tensors
 from regauge.codegen.tuning import milliseconds
 
@@ -60,6 +70,7 @@ class Figures:
         options: Those that were fastest.
         time: Of ours, in milliseconds.
         bandwidth: Of what has to be moved at least, in GB/s.
+        operations: Multiplications and additions, in 10^12 a second.
         peers: The times of the peers, in milliseconds.
         goals: The entry's.
     """
@@ -70,6 +81,7 @@ class Figures:
     options: dict[str, int]
     time: float
     bandwidth: float
+    operations: float
     peers: dict[str, float] = field(default_factory=dict[str, float])
     goals: dict[str, float] = field(default_factory=dict[str, float])
 
@@ -114,7 +126,42 @@ def of_rows() -> list[Entry]:
     ]
 
 
-GROUPS: dict[str, Callable[[], list[Entry]]] = {"rows": of_rows}
+def in_bfloat16(entry: Entry, operands: Tensors) -> Callable[[], Any]:
+    """The product alone, by cuBLAS."""
+    x = operands["input"].to(torch.bfloat16)
+    w = torch.randn(entry.region.results(1)["output"].shape[1], x.shape[1], device=x.device)
+    w = w.to(torch.bfloat16)
+    return lambda: x @ w.T
+
+
+def by_cublas(entry: Entry, operands: Tensors) -> Callable[[], Any]:
+    """The same codes by cuBLASLt: int8 to int32 with nothing after it, or E4M3 to bfloat16."""
+    x, w = operands["input"], operands["weight"]
+    ops: Any = torch
+    if x.dtype == torch.int8:
+        return lambda: ops._int_mm(x, w.T)
+    one = torch.ones((), device=x.device)
+    return lambda: ops._scaled_mm(x, w.T, one, one, out_dtype=torch.bfloat16, use_fast_accum=True)
+
+
+def of_products() -> list[Entry]:
+    """Kernels that tensor cores bound."""
+    peers: dict[str, Peer] = {"bf16": in_bfloat16, "cuBLASLt": by_cublas}
+    goals = {"bf16": 1.6, "cuBLASLt": 0.9}
+    return [
+        Entry(f"{name}, {size}", Matmul(size, size, codes), size, peers, goals)
+        for name, codes in (("int8", torch.int8), ("E4M3", E4M3))
+        for size in (4096, 8192)
+    ] + [
+        Entry("int8 + bias + GELU, 4096", _epilogue(), 4096, peers, {"cuBLASLt": 0.9}),
+    ]
+
+
+def _epilogue() -> Matmul:
+    return Matmul(4096, 4096, per="tensor", zero=True, bias=True, activation="gelu_tanh")
+
+
+GROUPS: dict[str, Callable[[], list[Entry]]] = {"rows": of_rows, "gemm": of_products}
 
 
 def measure(entry: Entry, tuner: Tuner, device: str) -> Figures:
@@ -132,9 +179,16 @@ def measure(entry: Entry, tuner: Tuner, device: str) -> Figures:
     launch, _ = kernels.prepare(entry.region, many, options)
     time = milliseconds(launch.run)
     peers = {name: milliseconds(peer(entry, many)) for name, peer in entry.peers.items()}
-    moved = entry.region.moved(entry.rows) / time / 1e6
     found = Figures(
-        entry.name, entry.rows, max(wrong.values()), options, time, moved, peers, entry.goals
+        name=entry.name,
+        rows=entry.rows,
+        excess=max(wrong.values()),
+        options=options,
+        time=time,
+        bandwidth=entry.region.moved(entry.rows) / time / 1e6,
+        operations=entry.region.operations(entry.rows) / time / 1e9,
+        peers=peers,
+        goals=entry.goals,
     )
     print(_line(found), flush=True)
     return found
@@ -147,7 +201,12 @@ def _line(found: Figures) -> str:
         for name, time in found.peers.items()
     ]
     cells = [found.name, f"{found.rows}", f"{found.excess:.1e}", f"{found.time:.4f}"]
-    cells += [f"{found.bandwidth:.0f}", "; ".join(peers), "✓" if found.reached else "✗"]
+    cells += [
+        f"{found.bandwidth:.0f}",
+        f"{found.operations:.0f}",
+        "; ".join(peers),
+        "✓" if found.reached else "✗",
+    ]
     return f"| {' | '.join(cells)} |"
 
 
@@ -160,8 +219,8 @@ def markdown(about: str, groups: dict[str, list[Figures]]) -> str:
     lines += ["or relative to the row. A peer's `x` is its time over ours.", ""]
     for name, figures in groups.items():
         lines += [f"## {name}", ""]
-        lines += ["| kernel | rows | excess | ms | GB/s | peers | goals |"]
-        lines += ["|---|---|---|---|---|---|---|", *map(_line, figures), ""]
+        lines += ["| kernel | rows | excess | ms | GB/s | TOP/s | peers | goals |"]
+        lines += ["|---|---|---|---|---|---|---|---|", *map(_line, figures), ""]
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """What is generated: ``c``, a whole graph as C99, and kernels for fused regions of one.
 
-region     what is computed: ``Rows``, ...
+region     what is computed: ``Rows``, ``Matmul``
 kernels    the kernel of a region: to run, or compiled for a device that is not there
 tuning     its fastest options on a device
 check      its results beside the reference in float64
@@ -13,6 +13,7 @@ from .description import Region as Region
 from .description import Value as Value
 from .kernels import assemble as assemble
 from .kernels import run as run
+from .matmul import Matmul as Matmul
 from .rows import Norm as Norm
 from .rows import Rows as Rows
 from .tuning import Tuner as Tuner

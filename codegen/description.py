@@ -64,6 +64,10 @@ class Region(Protocol):
         """The bytes that have to be read and written at least."""
         ...
 
+    def operations(self, rows: int) -> int:
+        """The multiplications and additions of matrices."""
+        ...
+
 
 @dataclass(frozen=True)
 class Quantize:

@@ -12,12 +12,13 @@ import torch
 
 from ..ir.errors import InputError
 from .description import E4M3, Region, Tensors
+from .matmul import Matmul
 from .rows import Rows
 
 if TYPE_CHECKING:
     from .launch import Assembly, Launch, Options
 
-FAMILIES: dict[type, str] = {Rows: "rows"}
+FAMILIES: dict[type, str] = {Rows: "rows", Matmul: "gemm"}
 
 
 def family(region: Region) -> Any:
@@ -33,9 +34,16 @@ def empty(region: Region, rows: int, device: torch.device | str) -> dict[str, to
     }
 
 
-def space(region: Region, rows: int, processors: int = 132) -> list[Options]:
-    """The options that are worth trying, the safest first."""
-    return family(region).space(region, rows, processors)
+def space(region: Region, rows: int, processors: int = 132, capability: int = 90) -> list[Options]:
+    """The options that are worth trying, the safest first; that suits every device.
+
+    Args:
+        region: What to compute.
+        rows: Of how many rows.
+        processors: Of the device.
+        capability: Of the device.
+    """
+    return family(region).space(region, rows, processors, capability)
 
 
 def prepare(

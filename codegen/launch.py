@@ -15,6 +15,7 @@ import triton
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 Options: TypeAlias = dict[str, int]
 
@@ -103,6 +104,8 @@ class Launch:
 
     def _type(self, value: Any) -> str:
         """As Triton specializes an argument."""
+        if isinstance(value, TensorDescriptor):
+            return f"tensordesc<{POINTERS[value.base.dtype][1:]}{value.block_shape}>"
         if value is None or (isinstance(value, int) and value == 1):
             return "constexpr"
         return POINTERS[value.dtype] if isinstance(value, torch.Tensor) else "i32"

@@ -141,6 +141,9 @@ class Rows:
     def moved(self, rows: int) -> int:
         return nbytes(*self.operands(rows).values(), *self.results(rows).values())
 
+    def operations(self, rows: int) -> int:
+        return 0
+
 
 def _normed(x: torch.Tensor, norm: Norm, operands: Tensors) -> torch.Tensor:
     shape = x.shape[-1:]

@@ -65,13 +65,14 @@ class Tuner:
             limit: Of candidates that are tried.
         """
         x = operands["input"]
-        rows, device, processors = x.shape[0], str(x.device), 132
+        rows, device, processors, capability = x.shape[0], str(x.device), 132, 90
         if x.is_cuda:
             found: Any = torch.cuda.get_device_properties(x.device)
             device, processors = found.name, found.multi_processor_count
+            capability = 10 * found.major + found.minor
         name = key(region, rows, device)
         if name not in self.found:
-            candidates = space(region, rows, processors)[:limit]
+            candidates = space(region, rows, processors, capability)[:limit]
             if x.is_cuda:
                 _compile(region, operands, candidates)
             times = [self._time(region, operands, options) for options in candidates]

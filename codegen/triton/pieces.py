@@ -54,3 +54,13 @@ def rotate(x, TILE: tl.constexpr, BLOCK: tl.constexpr, LEVELS: tl.constexpr):
         y = tl.permute(tl.join(a + b, a - b), (0, 1, 3, 2))
         x = tl.reshape(y, (TILE, BLOCK))
     return x * 2 ** (LEVELS * -0.5)
+
+
+@triton.jit
+def tile_of(tile, tiles_m, tiles_n, GROUP: tl.constexpr):
+    """Row and column of a tile: groups of ``GROUP`` rows of tiles share what they fetch."""
+    width = GROUP * tiles_n
+    first = tile // width * GROUP
+    size = tl.minimum(tiles_m - first, GROUP)
+    inside = tile % width
+    return first + inside % size, inside // size

@@ -167,13 +167,14 @@ def _form(quantize: Quantize | LogQuantize | None) -> str:
     return {torch.int8: "int", torch.uint8: "uint", E4M3: "float"}[quantize.dtype]
 
 
-def space(region: Rows, rows: int, processors: int) -> list[Options]:
+def space(region: Rows, rows: int, processors: int, capability: int) -> list[Options]:
     """What is worth trying, the safest first.
 
     Args:
         region: Which.
         rows: How many there are.
         processors: Of the device; programs that stay take their tiles in turn.
+        capability: Of the device; all have what these kernels need.
     """
     whole = triton.next_power_of_2(region.width)
     blocks = [whole] if region.whole else sorted({min(whole, size) for size in (4096, 2048, 8192)})

@@ -21,9 +21,9 @@ def test_every_entry_has_a_kernel(group: str) -> None:
 
 
 def test_the_table_says_what_was_reached() -> None:
-    good = Figures("good", 8, 1e-5, {}, 1.0, 10.0, {"copy": 0.95}, {"copy": 0.9})
-    slow = Figures("slow", 8, 1e-5, {}, 1.0, 10.0, {"copy": 0.85}, {"copy": 0.9})
-    wrong = Figures("wrong", 8, 0.5, {}, 1.0, 10.0, {"copy": 0.95}, {"copy": 0.9})
+    good = Figures("good", 8, 1e-5, {}, 1.0, 10.0, 1.0, {"copy": 0.95}, {"copy": 0.9})
+    slow = Figures("slow", 8, 1e-5, {}, 1.0, 10.0, 1.0, {"copy": 0.85}, {"copy": 0.9})
+    wrong = Figures("wrong", 8, 0.5, {}, 1.0, 10.0, 1.0, {"copy": 0.95}, {"copy": 0.9})
     text = markdown("A device.", {"rows": [good, slow, wrong]})
     assert [line.split(" | ")[-1] for line in text.splitlines()[-3:]] == ["✓ |", "✗ |", "✗ |"]
     assert "copy 0.9500 ms, 0.95 x (goal 0.90)" in text

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
+import kernel_cases
 import pytest
 
 os.environ["TRITON_INTERPRET"] = "1"  # asked for when triton is imported
@@ -40,6 +41,7 @@ def rounding_interpreter() -> Any:
         yield
 
 
+SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a block can have
 ASSEMBLE = """
 import json
 import re
@@ -56,16 +58,21 @@ for name, case in kernel_cases.{cases}.items():
 
 @pytest.fixture(scope="session")
 def assembled() -> Any:
-    """``assembled("ROWS")``: of each case of that name and capability, registers, bytes spilled,
-    bytes of shared memory, and the instructions that are missing."""
+    """``assembled("ROWS")``: the cases of that name are compiled, each for its capabilities, within
+    the bounds of a device and their own, and with the instructions that they name."""
 
-    def assemble(cases: str) -> dict[tuple[str, int], list[Any]]:
+    def assemble(cases: str) -> None:
         environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
         environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
         command = [sys.executable, "-c", ASSEMBLE.format(cases=cases)]
         ran = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert ran.returncode == 0, ran.stderr
         lines = [json.loads(line) for line in ran.stdout.splitlines()]
-        return {(name, capability): rest for name, capability, *rest in lines}
+        expected = getattr(kernel_cases, cases)
+        assert len(lines) == sum(len(case.capabilities) for case in expected.values()) > 0
+        for name, capability, registers, spilled, shared, missing in lines:
+            assert (spilled, missing) == (0, []), (name, capability)
+            assert registers <= expected[name].registers, (name, capability)
+            assert shared <= SHARED[capability], (name, capability)
 
     return assemble

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from regauge.codegen import LogQuantize, Norm, Quantize, Region, Rows
+from regauge.codegen import LogQuantize, Matmul, Norm, Quantize, Region, Rows
 from regauge.codegen.description import E4M3
 
 
@@ -51,4 +51,47 @@ ROWS: dict[str, Case] = {
     "rotation of rows to int8": Case(Rows(4096, hadamard=4096, quantize=Quantize())),
     "softmax to log2": Case(Rows(2048, softmax=True, quantize=LogQuantize())),
     "softmax": Case(Rows(2048, torch.float32, softmax=True)),
+}
+
+MMA = {80: (r"mma\.sync",), 90: (r"wgmma\.mma_async",)}
+TILES = {
+    "BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 128, "GROUP": 8, "DESCRIBED": 0, "SPECIALIZED": 0,
+    "HALVES": 0, "PROGRAMS": 0, "num_warps": 4, "num_stages": 3,
+}  # fmt: skip
+FETCHED = {
+    **TILES, "BLOCK_N": 256, "DESCRIBED": 1, "HALVES": 1, "PROGRAMS": 132, "num_warps": 8,
+    "num_stages": 4,
+}  # fmt: skip
+SPECIALIZED = FETCHED | {"SPECIALIZED": 1}
+
+GEMM: dict[str, Case] = {
+    "int8": Case(Matmul(4096, 4096), registers=255, words=MMA),
+    "int8 with a zero point, bias and gelu to uint8": Case(
+        Matmul(
+            4096,
+            4096,
+            zero=True,
+            per="tensor",
+            bias=True,
+            activation="gelu",
+            quantize=Quantize(torch.uint8, "tensor"),
+        ),
+        registers=255,
+        words=MMA,
+    ),
+    "uint8": Case(Matmul(4096, 4096, torch.uint8, zero=True), registers=255, options=TILES),
+    "int8 of 16 rows": Case(Matmul(4096, 4096), rows=16, registers=168),
+    "E4M3": Case(Matmul(4096, 4096, E4M3), registers=255, capabilities=(90,), words=MMA),
+    "int8, fetched": Case(
+        Matmul(4096, 4096), registers=255, capabilities=(90,), options=FETCHED, words=MMA
+    ),
+    "E4M3, fetched": Case(
+        Matmul(4096, 4096, E4M3), registers=255, capabilities=(90,), options=FETCHED, words=MMA
+    ),
+    "int8, specialized": Case(
+        Matmul(4096, 4096), registers=255, capabilities=(90,), options=SPECIALIZED, words=MMA
+    ),
+    "E4M3, specialized": Case(
+        Matmul(4096, 4096, E4M3), registers=255, capabilities=(90,), options=SPECIALIZED, words=MMA
+    ),
 }
