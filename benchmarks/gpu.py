@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from regauge.codegen import (
+    Grouped,
     LogQuantize,
     Matmul,
     Norm,
@@ -161,7 +162,29 @@ def _epilogue() -> Matmul:
     return Matmul(4096, 4096, per="tensor", zero=True, bias=True, activation="gelu_tanh")
 
 
-GROUPS: dict[str, Callable[[], list[Entry]]] = {"rows": of_rows, "gemm": of_products}
+def of_groups() -> list[Entry]:
+    """Kernels that the bytes of a weight bound."""
+    peers: dict[str, Peer] = {"copy": copied, "bf16": in_bfloat16}
+    shapes = ((4096, 4096), (4096, 14336), (8192, 8192))
+    found = [
+        Entry(f"W{bits}A16, {n} x {k}", Grouped(k, n, bits), rows, peers, goals)
+        for bits, rows, goals in (
+            (4, 1, {"copy": 0.85}),
+            (4, 16, {"bf16": 2.5}),
+            (3, 1, {}),
+            (2, 1, {}),
+        )
+        for k, n in (shapes if bits == 4 else shapes[1:2])
+    ]
+    region = Grouped(4096, 14336, zero=True)
+    return [*found, Entry("W4A16, zero points, 14336 x 4096", region, 16, peers, {"bf16": 2.5})]
+
+
+GROUPS: dict[str, Callable[[], list[Entry]]] = {
+    "rows": of_rows,
+    "gemm": of_products,
+    "grouped": of_groups,
+}
 
 
 def measure(entry: Entry, tuner: Tuner, device: str) -> Figures:

@@ -1,6 +1,6 @@
 """What is generated: ``c``, a whole graph as C99, and kernels for fused regions of one.
 
-region     what is computed: ``Rows``, ``Matmul``
+region     what is computed: ``Rows``, ``Matmul``, ``Grouped``
 kernels    the kernel of a region: to run, or compiled for a device that is not there
 tuning     its fastest options on a device
 check      its results beside the reference in float64
@@ -11,6 +11,8 @@ from .description import LogQuantize as LogQuantize
 from .description import Quantize as Quantize
 from .description import Region as Region
 from .description import Value as Value
+from .grouped import Grouped as Grouped
+from .grouped import of_packed as of_packed
 from .kernels import assemble as assemble
 from .kernels import run as run
 from .matmul import Matmul as Matmul

@@ -12,13 +12,14 @@ import torch
 
 from ..ir.errors import InputError
 from .description import E4M3, Region, Tensors
+from .grouped import Grouped
 from .matmul import Matmul
 from .rows import Rows
 
 if TYPE_CHECKING:
     from .launch import Assembly, Launch, Options
 
-FAMILIES: dict[type, str] = {Rows: "rows", Matmul: "gemm"}
+FAMILIES: dict[type, str] = {Rows: "rows", Matmul: "gemm", Grouped: "grouped"}
 
 
 def family(region: Region) -> Any:

@@ -17,9 +17,10 @@ triton = pytest.importorskip("triton")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def rounding_interpreter() -> Any:
-    """Triton's interpreter cuts off what does not fit into bfloat16, and loses the carry of what it
-    rounds to E4M3; devices round to the nearest, as PyTorch does."""
+def mended_interpreter() -> Any:
+    """Triton's interpreter cuts off what does not fit into bfloat16, loses the carry of what it
+    rounds to E4M3, and multiplies matrices of bfloat16 by their bits; devices round to the nearest,
+    as PyTorch does, and multiply numbers."""
     import numpy as np
     import torch
     import triton.language as tl
@@ -36,7 +37,15 @@ def rounding_interpreter() -> Any:
         rounded = torch.from_numpy(np.ascontiguousarray(data)).to(targets[target])
         return rounded.view(bits).numpy().view(kind).reshape(data.shape)
 
+    builder, dot = interpreter.InterpreterBuilder, interpreter.InterpreterBuilder.create_dot
+
+    def multiply(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        if a.dtype.scalar == tl.bfloat16:
+            a, b = (self.cast_impl(part, tl.float32) for part in (a, b))
+        return dot(self, a, b, *rest)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "create_dot", multiply)
         patch.setattr(interpreter, "_convert_float", convert)
         yield
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from regauge.codegen import LogQuantize, Matmul, Norm, Quantize, Region, Rows
+from regauge.codegen import Grouped, LogQuantize, Matmul, Norm, Quantize, Region, Rows
 from regauge.codegen.description import E4M3
 
 
@@ -93,5 +93,24 @@ GEMM: dict[str, Case] = {
     ),
     "E4M3, specialized": Case(
         Matmul(4096, 4096, E4M3), registers=255, capabilities=(90,), options=SPECIALIZED, words=MMA
+    ),
+}
+
+# Codes are taken apart two at a time, and on the way to tensor cores none is put back.
+APART = (r"lop3\.b32", r"fma\.rn\.b?f16x2", r"mma\.sync\S*m16n8k16")
+IN_REGISTERS: dict[int, tuple[str, ...]] = {80: APART, 90: (*APART, r"(?s)\A(?!.*st\.shared)")}
+NARROW = {"BLOCK_M": 16, "BLOCK_N": 64, "SPLIT": 1, "num_warps": 4, "num_stages": 4}
+BROAD = NARROW | {"BLOCK_N": 128, "SPLIT": 4}
+
+GROUPED: dict[str, Case] = {
+    "4 bits": Case(Grouped(4096, 4096), 1, 80, options=NARROW, words=IN_REGISTERS),
+    "4 bits, in parts": Case(Grouped(4096, 4096), 1, 128, options=BROAD),
+    "4 bits, zero points": Case(Grouped(4096, 4096, zero=True), 16, 80, options=NARROW),
+    "4 bits in groups of 32": Case(Grouped(4096, 4096, group=32), rows=16, registers=80),
+    "4 bits, 64 rows": Case(Grouped(4096, 4096), rows=64, registers=168),
+    "6 bits": Case(Grouped(4096, 4096, 6), 1, 96, options=NARROW, words=IN_REGISTERS),
+    "3 bits": Case(Grouped(4096, 4096, 3), 1, 96, options=NARROW, words=IN_REGISTERS),
+    "2 bits": Case(
+        Grouped(4096, 4096, 2, dtype=torch.float16), 1, 80, options=NARROW, words=IN_REGISTERS
     ),
 }
