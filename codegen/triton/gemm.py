@@ -42,14 +42,14 @@ def finish(
     there = (rows < M)[:, None] & inside[None, :]
     if scale_ptr is not None:
         scale = tl.load(scale_ptr) + tl.zeros((1, 1), tl.float32)
-        y = divide(y, scale, tl.div_rn(tl.full((1, 1), 1.0, tl.float32), scale))
+        y = divide(y, scale, tl.div_rn(tl.full((1, 1), 1.0, tl.float32), scale), False)
         if output_ptr.dtype.element_ty == tl.float8e4nv:
             y = tl.minimum(tl.maximum(y, LOW), HIGH)
         else:
             zero = tl.zeros((1, 1), tl.float32)
             if output_zero_ptr is not None:
                 zero += tl.load(output_zero_ptr).to(tl.float32)
-            y = round_to_code(y, zero, LOW, HIGH)
+            y = round_to_code(y, zero, LOW, HIGH, False)
     tl.store(output_ptr + place, y.to(output_ptr.dtype.element_ty), there)
 
 

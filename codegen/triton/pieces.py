@@ -25,35 +25,79 @@ def activate(x, KIND: tl.constexpr):
 
 
 @triton.jit
-def divide(x, s, inverse):
+def divide(x, s, inverse, BOUNDED: tl.constexpr):
     """``x / s`` rounded once, as IEEE has it, of the inverse rounded once: one step of Markstein's.
 
-    Ten instructions of a division are three. Where it overflows the quotient is as good as any.
+    Ten instructions of a division are three. ``BOUNDED``: the quotient is known not to overflow;
+    otherwise the step starts from what is beyond all codes, and a quotient that overflows does so
+    by its sign.
     """
     q = x * inverse
-    better = tl.fma(tl.fma(-q, s, x), inverse, q)
-    return tl.where(tl.abs(q) < 1e30, better, q)
+    if not BOUNDED:
+        q = tl.minimum(tl.maximum(q, -65536.0), 65536.0)
+    return tl.fma(tl.fma(-q, s, x), inverse, q)
 
 
 @triton.jit
-def round_to_code(q, zero, LOW: tl.constexpr, HIGH: tl.constexpr):
+def round_to_code(q, zero, LOW: tl.constexpr, HIGH: tl.constexpr, BOUNDED: tl.constexpr):
     """``clip(round(q) + zero)`` as an int32; rounds half to even.
 
     The limits are whole, so clipping first is the same, and then the sum with MAGIC is exact.
+    ``BOUNDED``: nothing has to be clipped.
     """
-    q = tl.minimum(tl.maximum(q, LOW - zero), HIGH - zero)
+    if not BOUNDED:
+        q = tl.minimum(tl.maximum(q, LOW - zero), HIGH - zero)
     return (q + MAGIC).to(tl.int32, bitcast=True) - 0x4B400000 + zero.to(tl.int32)
 
 
 @triton.jit
 def rotate(x, TILE: tl.constexpr, BLOCK: tl.constexpr, LEVELS: tl.constexpr):
-    """Blocks of ``2^LEVELS`` of rows ``[TILE, BLOCK]`` times the orthonormal Hadamard matrix."""
+    """Blocks of ``2^LEVELS`` of rows ``[TILE, BLOCK]`` times the Hadamard matrix, by additions."""
     for level in tl.static_range(LEVELS):
         y = tl.reshape(x, (TILE, BLOCK // (2 * 2**level), 2, 2**level))
         a, b = tl.split(tl.permute(y, (0, 1, 3, 2)))
         y = tl.permute(tl.join(a + b, a - b), (0, 1, 3, 2))
         x = tl.reshape(y, (TILE, BLOCK))
-    return x * 2 ** (LEVELS * -0.5)
+    return x
+
+
+@triton.jit
+def signs(SIZE: tl.constexpr):
+    """The Hadamard matrix: -1 where the bits of row and column have an odd number in common."""
+    i = tl.arange(0, SIZE)
+    common = i[:, None] & i[None, :]
+    common ^= common >> 4
+    common ^= common >> 2
+    common ^= common >> 1
+    return (1 - 2 * (common & 1)).to(tl.float32).to(tl.bfloat16)
+
+
+@triton.jit
+def times_signs(x, SIZE: tl.constexpr, SHORT: tl.constexpr):
+    """``[., SIZE]`` times the matrix, on tensor cores; of two numbers in bfloat16 that make up one
+    of 16 bits and more, unless it is ``SHORT`` enough for one."""
+    H = signs(SIZE)
+    high = x.to(tl.bfloat16)
+    y = tl.dot(high, H)
+    if not SHORT:
+        y = tl.dot((x - high.to(tl.float32)).to(tl.bfloat16), H, y)
+    return y
+
+
+@triton.jit
+def rotate_by_products(
+    x, TILE: tl.constexpr, BLOCK: tl.constexpr, LEVELS: tl.constexpr, SHORT: tl.constexpr
+):
+    """The same by products with the matrix, of up to 7 levels with one, of more with two."""
+    UPPER: tl.constexpr = LEVELS // 2 if LEVELS > 7 else 0
+    B: tl.constexpr = 2**UPPER
+    A: tl.constexpr = 2 ** (LEVELS - UPPER)
+    y = times_signs(tl.reshape(x, (TILE * BLOCK // A, A)), A, SHORT)
+    if UPPER:
+        y = tl.permute(tl.reshape(y, (TILE * BLOCK // (A * B), B, A)), (0, 2, 1))
+        y = times_signs(tl.reshape(y, (TILE * BLOCK // B, B)), B, False)
+        y = tl.permute(tl.reshape(y, (TILE * BLOCK // (A * B), A, B)), (0, 2, 1))
+    return tl.reshape(y, (TILE, BLOCK))
 
 
 @triton.jit

@@ -8,7 +8,7 @@ import triton.language as tl
 from ..description import E4M3, REACH, LogQuantize, Quantize
 from ..launch import Launch, Options
 from ..rows import Rows
-from .pieces import LOG2E, activate, divide, rotate, round_to_code
+from .pieces import LOG2E, activate, divide, rotate, rotate_by_products, round_to_code
 
 
 @triton.jit
@@ -18,7 +18,7 @@ def rows_kernel(
     rows, input_stride, other_stride,
     WIDTH: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
     RESIDUAL: tl.constexpr, GATE: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
-    SOFTMAX: tl.constexpr, LEVELS: tl.constexpr,
+    SOFTMAX: tl.constexpr, LEVELS: tl.constexpr, PRODUCTS: tl.constexpr, SHORT: tl.constexpr,
     FORM: tl.constexpr, PER_TOKEN: tl.constexpr,
     LOW: tl.constexpr, HIGH: tl.constexpr, REACH: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
@@ -63,7 +63,11 @@ def rows_kernel(
         if bias_ptr is not None:
             x = x + bias
         if LEVELS > 0:
-            x = rotate(x, TILE, BLOCK, LEVELS)
+            if PRODUCTS:
+                x = rotate_by_products(x, TILE, BLOCK, LEVELS, SHORT)
+            else:
+                x = rotate(x, TILE, BLOCK, LEVELS)
+            x = x * 2 ** (LEVELS * -0.5)
 
         if SOFTMAX:
             # In octaves: p = 2^(x - top) / total.
@@ -81,13 +85,13 @@ def rows_kernel(
         if FORM == "none":
             tl.store(output_ptr + place, x.to(output_ptr.dtype.element_ty), there)
         elif FORM == "log":
-            codes = round_to_code(x * -PARTS, tl.zeros_like(x), LOW, HIGH)
+            codes = round_to_code(x * -PARTS, tl.zeros_like(x), LOW, HIGH, False)
             tl.store(output_ptr + place, codes.to(tl.uint8), there)
             if PER_TOKEN:
                 tl.store(scales_ptr + row, tl.div_rn(1.0, total), row < rows)
         else:
             if PER_TOKEN:
-                peak = tl.max(tl.where(inside, tl.abs(x), 0.0), 1, keep_dims=True)
+                peak = tl.max(tl.abs(x), 1, keep_dims=True)  # beyond the row all are zero
                 scale = tl.div_rn(peak, tl.full(peak.shape, REACH, tl.float32))
                 scale = tl.where(scale == 0, 1.0, scale)
                 tl.store(scales_ptr + row, scale, row < rows)
@@ -97,12 +101,13 @@ def rows_kernel(
                 zero = tl.zeros((1, 1), tl.float32)
                 if zero_ptr is not None:
                     zero += tl.load(zero_ptr).to(tl.float32)
-            x = divide(x, scale, tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale))
+            x = divide(x, scale, tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale), PER_TOKEN)
             if FORM == "float":
-                x = tl.minimum(tl.maximum(x, LOW), HIGH)
+                if not PER_TOKEN:
+                    x = tl.minimum(tl.maximum(x, LOW), HIGH)
                 tl.store(output_ptr + place, x.to(tl.float8e4nv), there)
             else:
-                codes = round_to_code(x, zero, LOW, HIGH)
+                codes = round_to_code(x, zero, LOW, HIGH, PER_TOKEN)
                 tl.store(output_ptr + place, codes.to(output_ptr.dtype.element_ty), there)
 
 
@@ -150,6 +155,9 @@ def launch(
             "EPS": norm.eps if norm else 0.0,
             "SOFTMAX": region.softmax,
             "LEVELS": (region.hadamard or 1).bit_length() - 1,
+            "PRODUCTS": bool(options["PRODUCTS"]),
+            "SHORT": region.dtype == torch.bfloat16
+            and not (region.residual or region.gate or region.norm),
             "FORM": _form(quantize),
             "PER_TOKEN": quantize is not None and quantize.per == "token",
             **limits,
@@ -188,9 +196,18 @@ def space(region: Rows, rows: int, processors: int, capability: int) -> list[Opt
                     tile == 1 and warps <= 32
                 ):
                     for programs in (0, processors * 4, processors * 8):
-                        if programs < triton.cdiv(rows, tile):
-                            found.append(
-                                {"BLOCK": block, "TILE": tile, "PROGRAMS": programs}
-                                | {"num_warps": warps, "num_stages": 1}
-                            )
+                        for products in _products(least, block * tile):
+                            if programs < triton.cdiv(rows, tile):
+                                found.append(
+                                    {"BLOCK": block, "TILE": tile, "PROGRAMS": programs}
+                                    | {"PRODUCTS": products, "num_warps": warps, "num_stages": 1}
+                                )
     return found
+
+
+def _products(size: int, numbers: int) -> tuple[int, ...]:
+    """Whether a rotation of blocks of a size may be made of products: tensor cores take matrices of
+    16 rows and more."""
+    levels = size.bit_length() - 1
+    largest = 2 ** (levels if levels <= 7 else levels - levels // 2)
+    return (1, 0) if levels >= 4 and numbers >= 16 * largest else (0,)

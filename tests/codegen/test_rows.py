@@ -64,9 +64,17 @@ def test_gates(kind: Any) -> None:
     check(Rows(100, F32, gate=kind))
 
 
-@pytest.mark.parametrize("size", [2, 32, 256])
-def test_rotations_by_blocks(size: int) -> None:
-    check(Rows(512, F32, hadamard=size, quantize=Quantize()))
+@pytest.mark.parametrize("size", [2, 16, 128, 256, 1024])
+@pytest.mark.parametrize("before", [{}, {"norm": Norm()}])
+def test_rotations_by_blocks(size: int, before: dict[str, Any]) -> None:
+    region = Rows(2048, BF16, hadamard=size, quantize=Quantize(), **before)
+    operands = region.example(5, seed=1)
+    tried = {options["PRODUCTS"]: options for options in space(region, 5)}
+    assert set(tried) == ({0, 1} if size > 2 else {0})
+    for products, options in tried.items():
+        found = excess(region, operands, run(region, operands, options))
+        # two numbers in bfloat16 have 16 bits: 2^-17 of the greatest code
+        assert max(found.values()) < (1e-3 if products else 2e-5), found
 
 
 @pytest.mark.parametrize(
@@ -131,7 +139,14 @@ def test_operands_may_be_columns_of_a_wider_matrix() -> None:
 def test_programs_that_stay_take_all_tiles() -> None:
     region = Rows(64, F32, norm=Norm(), quantize=Quantize())
     operands = region.example(23, seed=2)
-    options = {"BLOCK": 64, "TILE": 4, "PROGRAMS": 2, "num_warps": 1, "num_stages": 1}
+    options = {
+        "BLOCK": 64,
+        "TILE": 4,
+        "PROGRAMS": 2,
+        "PRODUCTS": 0,
+        "num_warps": 1,
+        "num_stages": 1,
+    }
     assert max(excess(region, operands, run(region, operands, options)).values()) < 2e-5
 
 

@@ -34,6 +34,8 @@ class Case:
 VECTORS = (r"ld\.global\S*\.v4\.b32", r"st\.global\S*\.v4\.b32")  # 16 bytes a thread at a time
 WIDE: dict[int, tuple[str, ...]] = {80: VECTORS, 90: VECTORS}
 
+ADDED = {"BLOCK": 4096, "TILE": 1, "PROGRAMS": 0, "PRODUCTS": 0, "num_warps": 8, "num_stages": 1}
+
 ROWS: dict[str, Case] = {
     "rms and residual to int8": Case(
         Rows(4096, residual=True, norm=Norm(), quantize=Quantize()), words=WIDE
@@ -47,8 +49,11 @@ ROWS: dict[str, Case] = {
     ),
     "swiglu": Case(Rows(14336, gate="silu"), words=WIDE),
     "swiglu to int8": Case(Rows(14336, gate="silu", quantize=Quantize())),
-    "rotation of heads to int8": Case(Rows(4096, hadamard=128, quantize=Quantize())),
-    "rotation of rows to int8": Case(Rows(4096, hadamard=4096, quantize=Quantize())),
+    "rotation of heads to int8": Case(Rows(4096, hadamard=128, quantize=Quantize()), registers=168),
+    "rotation of rows to int8": Case(Rows(4096, hadamard=4096, quantize=Quantize()), registers=168),
+    "rotation of heads by additions": Case(
+        Rows(4096, hadamard=128, quantize=Quantize()), options=ADDED
+    ),
     "softmax to log2": Case(Rows(2048, softmax=True, quantize=LogQuantize())),
     "softmax": Case(Rows(2048, torch.float32, softmax=True)),
 }
