@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from regauge.codegen import (
+    Bitplanes,
     Grouped,
     LogQuantize,
     Matmul,
@@ -129,9 +130,10 @@ def of_rows() -> list[Entry]:
 
 def in_bfloat16(entry: Entry, operands: Tensors) -> Callable[[], Any]:
     """The product alone, by cuBLAS."""
-    x = operands["input"].to(torch.bfloat16)
-    w = torch.randn(entry.region.results(1)["output"].shape[1], x.shape[1], device=x.device)
-    w = w.to(torch.bfloat16)
+    region: Any = entry.region
+    device = operands["input"].device
+    x = torch.randn(entry.rows, region.inner, device=device).to(torch.bfloat16)
+    w = torch.randn(region.outer, region.inner, device=device).to(torch.bfloat16)
     return lambda: x @ w.T
 
 
@@ -180,10 +182,18 @@ def of_groups() -> list[Entry]:
     return [*found, Entry("W4A16, zero points, 14336 x 4096", region, 16, peers, {"bf16": 2.5})]
 
 
+def of_bits() -> list[Entry]:
+    """Products by bits, which nobody needs to be fast where tensor cores multiply int8."""
+    peers: dict[str, Peer] = {"copy": copied, "bf16": in_bfloat16}
+    region = Bitplanes(4096, 4096)
+    return [Entry("W6A6 by bits, 4096 x 4096", region, rows, peers, {}) for rows in (1, 16)]
+
+
 GROUPS: dict[str, Callable[[], list[Entry]]] = {
     "rows": of_rows,
     "gemm": of_products,
     "grouped": of_groups,
+    "bitplanes": of_bits,
 }
 
 

@@ -1,11 +1,12 @@
 """What is generated: ``c``, a whole graph as C99, and kernels for fused regions of one.
 
-region     what is computed: ``Rows``, ``Matmul``, ``Grouped``
+region     what is computed: ``Rows``, ``Matmul``, ``Grouped``, ``Bitplanes``
 kernels    the kernel of a region: to run, or compiled for a device that is not there
 tuning     its fastest options on a device
 check      its results beside the reference in float64
 """
 
+from .bitplanes import Bitplanes as Bitplanes
 from .check import excess as excess
 from .description import LogQuantize as LogQuantize
 from .description import Quantize as Quantize

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..ir.errors import InputError
+from .bitplanes import Bitplanes
 from .description import E4M3, Region, Tensors
 from .grouped import Grouped
 from .matmul import Matmul
@@ -19,7 +20,12 @@ from .rows import Rows
 if TYPE_CHECKING:
     from .launch import Assembly, Launch, Options
 
-FAMILIES: dict[type, str] = {Rows: "rows", Matmul: "gemm", Grouped: "grouped"}
+FAMILIES: dict[type, str] = {
+    Rows: "rows",
+    Matmul: "gemm",
+    Grouped: "grouped",
+    Bitplanes: "bitplanes",
+}
 
 
 def family(region: Region) -> Any:

@@ -8,7 +8,7 @@ from triton import knobs
 
 from ..grouped import Grouped
 from ..launch import Launch, Options
-from .pieces import activate
+from .pieces import activate, gather
 
 
 @triton.constexpr_function
@@ -131,7 +131,7 @@ def grouped_kernel(
 ):  # fmt: skip
     """A tile of ``[M, K] [N, K]^T``, or one of ``SPLIT`` parts of its sum over K.
 
-    The last of the parts to end adds them up, in their order, so that the sum is always the same.
+    Programs of axis 2 have the parts.
     """
     first_n = tl.program_id(0) * BLOCK_N
     first_m = tl.program_id(1) * BLOCK_M
@@ -176,16 +176,7 @@ def grouped_kernel(
     kept = (rows < M)[:, None] & inside[None, :]
     last = True
     if SPLIT > 1:
-        tl.store(parts_ptr + split.to(tl.int64) * M * N + cells, sums, kept)
-        tl.debug_barrier()
-        count_ptr = counts_ptr + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
-        last = tl.atomic_add(count_ptr, 1, sem="acq_rel") == SPLIT - 1
-        if last:
-            tl.store(count_ptr, 0)
-            sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-            for i in range(SPLIT):
-                at = parts_ptr + tl.cast(i, tl.int64) * M * N + cells
-                sums += tl.load(at, kept, 0.0, cache_modifier=".cg")
+        sums, last = gather(sums, parts_ptr, counts_ptr, cells, kept, M * N, SPLIT)
     if last:
         if bias_ptr is not None:
             sums += tl.load(bias_ptr + columns, inside, 0.0).to(tl.float32)[None, :]

@@ -108,3 +108,24 @@ def tile_of(tile, tiles_m, tiles_n, GROUP: tl.constexpr):
     size = tl.minimum(tiles_m - first, GROUP)
     inside = tile % width
     return first + inside % size, inside // size
+
+
+@triton.jit
+def gather(sums, parts_ptr, counts_ptr, cells, kept, size, SPLIT: tl.constexpr):
+    """The sum of the parts that ``SPLIT`` programs of axis 2 have, and whether this is the last.
+
+    The last of them to end adds them up, in their order, so that the sum is always the same, and
+    leaves the count as it was: at zero.
+    """
+    split = tl.program_id(2).to(tl.int64)
+    tl.store(parts_ptr + split * size + cells, sums, kept)
+    tl.debug_barrier()  # all threads have stored before one of them counts
+    count_ptr = counts_ptr + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    last = tl.atomic_add(count_ptr, 1, sem="acq_rel") == SPLIT - 1
+    if last:
+        tl.store(count_ptr, 0)
+        sums = tl.zeros_like(sums)
+        for i in range(SPLIT):
+            at = parts_ptr + tl.cast(i, tl.int64) * size + cells
+            sums += tl.load(at, kept, 0.0, cache_modifier=".cg")
+    return sums, last

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from regauge.codegen import Grouped, LogQuantize, Matmul, Norm, Quantize, Region, Rows
+from regauge.codegen import Bitplanes, Grouped, LogQuantize, Matmul, Norm, Quantize, Region, Rows
 from regauge.codegen.description import E4M3
 
 
@@ -118,4 +118,12 @@ GROUPED: dict[str, Case] = {
     "2 bits": Case(
         Grouped(4096, 4096, 2, dtype=torch.float16), 1, 80, options=NARROW, words=IN_REGISTERS
     ),
+}
+
+COUNTED: dict[int, tuple[str, ...]] = {80: (r"popc\.b32",), 90: (r"popc\.b32",)}
+
+BITPLANES: dict[str, Case] = {
+    "6 by 6 bits": Case(Bitplanes(4096, 4096), rows=1, words=COUNTED),
+    "6 by 6 bits, 16 rows": Case(Bitplanes(4096, 4096), rows=16, registers=168, words=COUNTED),
+    "8 by 6 bits": Case(Bitplanes(4096, 4096, 8), rows=4, words=COUNTED),
 }
