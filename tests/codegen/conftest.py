@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -13,7 +14,6 @@ import kernel_cases
 import pytest
 
 os.environ["TRITON_INTERPRET"] = "1"  # asked for when triton is imported
-triton = pytest.importorskip("triton")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -21,6 +21,9 @@ def mended_interpreter() -> Any:
     """Triton's interpreter cuts off what does not fit into bfloat16, loses the carry of what it
     rounds to E4M3, and multiplies matrices of bfloat16 by their bits; devices round to the nearest,
     as PyTorch does, and multiply numbers."""
+    if importlib.util.find_spec("triton") is None:
+        yield
+        return
     import numpy as np
     import torch
     import triton.language as tl

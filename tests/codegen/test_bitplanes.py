@@ -11,6 +11,8 @@ from regauge.codegen import Bitplanes, excess, run
 from regauge.codegen.bitplanes import integers, planes
 from regauge.ir.errors import InputError
 
+pytest.importorskip("triton")
+
 F32 = torch.float32
 SMALL = {"BLOCK_M": 4, "BLOCK_N": 32, "SPLIT": 1, "num_warps": 4, "num_stages": 2}
 

@@ -13,6 +13,8 @@ from regauge.codegen.kernels import space
 from regauge.codegen.matmul import weight_sums
 from regauge.ir.errors import InputError
 
+pytest.importorskip("triton")
+
 F32 = torch.float32
 SMALL = {
     "BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_K": 32, "GROUP": 2, "DESCRIBED": 0, "SPECIALIZED": 0,

@@ -12,6 +12,8 @@ from regauge.codegen.kernels import space
 from regauge.ir.errors import InputError
 from regauge.ir.formats import named
 
+pytest.importorskip("triton")
+
 F16, BF16 = torch.float16, torch.bfloat16
 SMALL = {"BLOCK_M": 16, "BLOCK_N": 32, "SPLIT": 1, "num_warps": 4, "num_stages": 2}
 

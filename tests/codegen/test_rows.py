@@ -14,6 +14,8 @@ from regauge.ir import own
 from regauge.ir.errors import InputError
 from regauge.ir.formats import named
 
+pytest.importorskip("triton")
+
 F32, BF16 = torch.float32, torch.bfloat16
 QUANTIZERS = {
     "as it is": None,

@@ -13,6 +13,8 @@ from regauge.codegen import Norm, Quantize, Rows, Tuner, tuning
 from regauge.codegen.kernels import space
 from regauge.ir.errors import InputError
 
+pytest.importorskip("triton")
+
 REGION = Rows(64, torch.float32, norm=Norm(), quantize=Quantize())
 
 
