@@ -65,7 +65,7 @@ class Runner(Protocol):
 
     @property
     def bytes(self) -> int:
-        """The size of what ``save`` writes."""
+        """The size of what ``save`` writes; of source text, of the constants in it."""
         ...
 
     @property

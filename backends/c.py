@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 import subprocess
 import tempfile
@@ -52,7 +53,10 @@ class CRunner:
 
     @property
     def bytes(self) -> int:
-        return len(self.model.encode()) + len(self.header.encode())
+        """Of constants, as they lie in a microcontroller: those of a text say nothing."""
+        found = re.search(r"^#define MODEL_CONSTANT_BYTES (\d+)$", self.header, re.MULTILINE)
+        assert found is not None, "every header has it"
+        return int(found[1])
 
     def save(self, folder: Path) -> None:
         """Write ``model.c`` and ``model.h``."""

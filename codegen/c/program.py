@@ -95,7 +95,9 @@ class Program:
     )
     values: dict[Node, Value] = field(default_factory=dict[Node, Value])
     decoded: dict[str, None] = field(default_factory=dict[str, None])  # codes held as floats
-    taken: set[str] = field(default_factory=lambda: {*RESERVED, *KERNELS})
+    taken: set[str] = field(  # in small letters, as the header has names in capitals too
+        default_factory=lambda: {name.lower() for name in (*RESERVED, *KERNELS)}
+    )
 
     # -- values ---------------------------------------------------------------------------------
 
@@ -103,10 +105,10 @@ class Program:
         """A name for C that nothing has."""
         base = name = re.sub(r"[^A-Za-z0-9_]", "_", hint)
         count = 0
-        while name in self.taken:
+        while name.lower() in self.taken:
             count += 1
             name = f"{base}_{count}"
-        self.taken.add(name)
+        self.taken.add(name.lower())
         return name
 
     def new(

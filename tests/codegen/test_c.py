@@ -122,3 +122,13 @@ def test_no_two_values_share_bytes_while_both_are_needed(seed: int) -> None:
         others = [read for read in at.values[:-1] if read is not at.over]
         for read in others:  # what is not read position by position outlives the write
             assert owner[read.buffer.offset] == read.name
+
+
+def test_names_that_differ_in_case_alone_are_told_apart() -> None:
+    graph = parse("""
+        def graph(x: f32[2, 3], X: f32[2, 3]):
+            y: f32[2, 3] = add(x, X)
+            return y
+        """)
+    header = source(graph).header
+    assert "MODEL_X_COUNT 6" in header and "MODEL_X_1_COUNT 6" in header
