@@ -91,7 +91,7 @@ def smollm2(windows: int = 16, judged: int = 16, batch: int = 4) -> Subject:
     )
 
     def judge(run: Callable[[list[Any]], torch.Tensor]) -> float:
-        return zoo.perplexity(lambda ids: run([ids]), evaluation)
+        return zoo.perplexity(lambda ids: run([ids]), evaluation, batch=batch)
 
     return Subject(title, "perplexity", graph, calibration, judge)
 
