@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ import torch
 
 from ..ir import Graph, TargetError
 from .onnx import WIDE_SUMS, ModelFile, emit
-from .outputs import Outputs
+from .onnx.runner import OnnxRunner
 
 
-class OnnxRuntimeRunner:
+class OnnxRuntimeRunner(OnnxRunner):
     """An inference session; tensors go in and come out without being copied where that is possible.
 
     Args:
@@ -25,35 +25,19 @@ class OnnxRuntimeRunner:
         TargetError: ONNX Runtime does not take the model.
     """
 
-    notes: tuple[str, ...] = ()
-
     def __init__(self, model: ModelFile, graph: Graph, *, threads: int | None = None) -> None:
-        self.model = model
         self.threads = threads
-        self._names = [node.name for node in graph.inputs]
-        self._outputs = Outputs(graph)
         self._session = _session(model, threads)
-        self._fed = {info.name for info in self._session.get_inputs()}
         self._given = [info.name for info in self._session.get_outputs()]
+        super().__init__(model, graph, (info.name for info in self._session.get_inputs()))
 
-    def __call__(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
-        feeds = {
-            name: _to_runtime(value)
-            for name, value in zip(self._names, inputs, strict=True)
-            if name in self._fed
-        }
+    def _run(self, feeds: Mapping[str, Any]) -> Iterator[torch.Tensor]:
+        ready = {name: _to_runtime(value) for name, value in feeds.items()}
         try:
-            found = self._session.run_with_ort_values(self._given, feeds)
+            found = self._session.run_with_ort_values(self._given, ready)
         except Exception as error:  # its classes are all plain exceptions
             raise TargetError(f"ONNX Runtime stopped: {_reason(error)}") from error
-        return self._outputs.of(_from_runtime(value) for value in found)
-
-    @property
-    def bytes(self) -> int:
-        return self.model.bytes
-
-    def save(self, folder: Path) -> None:
-        self.model.save(folder)
+        return map(_from_runtime, found)
 
 
 def lower(graph: Graph, *, threads: int | None = None) -> OnnxRuntimeRunner:

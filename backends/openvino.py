@@ -6,7 +6,7 @@ bf16 where the processor has it, which no promise was checked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import torch
 
 from ..ir import Graph, TargetError
 from .onnx import Dialect, ModelFile, emit
-from .outputs import Outputs
+from .onnx.runner import OnnxRunner
 
 DIALECT = Dialect("openvino")
 
 
-class OpenVinoRunner:
+class OpenVinoRunner(OnnxRunner):
     """A compiled model.
 
     Args:
@@ -31,30 +31,18 @@ class OpenVinoRunner:
         TargetError: OpenVINO does not take the model.
     """
 
-    notes: tuple[str, ...] = ()
-
     def __init__(self, model: ModelFile, graph: Graph, *, threads: int | None = None) -> None:
-        self.model = model
-        self._names = [node.name for node in graph.inputs]
-        self._outputs = Outputs(graph)
         self._compiled = _compiled(model, threads)
-        self._fed = {name for port in self._compiled.inputs for name in port.names}
+        super().__init__(
+            model, graph, (name for port in self._compiled.inputs for name in port.names)
+        )
 
-    def __call__(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
-        feeds = {
-            name: _to_runtime(value)
-            for name, value in zip(self._names, inputs, strict=True)
-            if name in self._fed
-        }
+    def _run(self, feeds: Mapping[str, Any]) -> Iterator[torch.Tensor]:
         try:
-            found = self._compiled(feeds)
+            found = self._compiled({name: _to_runtime(value) for name, value in feeds.items()})
         except RuntimeError as error:
             raise TargetError(f"OpenVINO stopped: {_reason(error)}") from error
-        return self._outputs.of(torch.from_numpy(found[port].copy()) for port in found)
-
-    @property
-    def bytes(self) -> int:
-        return self.model.bytes
+        return (torch.from_numpy(found[port].copy()) for port in found)
 
     @property
     def executed(self) -> list[tuple[str, str]]:
@@ -62,9 +50,6 @@ class OpenVinoRunner:
         facts = [op.get_rt_info() for op in self._compiled.get_runtime_model().get_ordered_ops()]
         names = ("layerType", "runtimePrecision")
         return [(fact[names[0]].astype(str), fact[names[1]].astype(str)) for fact in facts]
-
-    def save(self, folder: Path) -> None:
-        self.model.save(folder)
 
 
 def lower(graph: Graph, *, threads: int | None = None) -> OpenVinoRunner:
