@@ -7,6 +7,7 @@ bf16 where the processor has it, which no promise was checked for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,11 @@ def load(folder: Path, graph: Graph, *, threads: int | None = None) -> OpenVinoR
 
 
 def _compiled(model: ModelFile, threads: int | None) -> Any:
-    import openvino  # pyright: ignore[reportMissingImports]
-
+    openvino: Any = import_module("openvino")  # only where it is used: not everyone has it
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
-    core: Any = openvino.Core()
+    core = openvino.Core()
     try:
         if isinstance(model.source, bytes):
             read = core.read_model(model.source, b"")
