@@ -114,6 +114,7 @@ CONTESTANTS = (
             "GPTQ": {},
             "GPTQ, making up for half of them": {"make_up": 0.5},
             "descent, making up": {**_MAKE_UP, "rounding": "descent"},
+            "descent, making up for half": {"make_up": 0.5, "rounding": "descent"},
             "descent, making up, scales by outputs": {
                 **_MAKE_UP,
                 "rounding": "descent",
