@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -205,6 +205,12 @@ class Target:
         return importlib.import_module(f".{self.module}", __package__)
 
 
+BLOCKS = BlockKernels(
+    bits=(2, 4, 8),
+    sizes=(16, 32, 64, 128, 256),
+    examples=("int4-g32-asym", "int4-g128", "int8-g128"),
+)
+
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
@@ -216,11 +222,7 @@ TARGETS: dict[str, Target] = {
             takes="f32; int8 weights and activations, static or per token; symbolic sizes",
             pairs_in_16_bits=True,  # on x86 without VNNI
             closed_convolutions=True,
-            weights=BlockKernels(
-                bits=(2, 4, 8),
-                sizes=(16, 32, 64, 128, 256),
-                examples=("int4-g32-asym", "int4-g128", "int8-g128"),
-            ),
+            weights=BLOCKS,
         ),
         Target(
             name="openvino",
@@ -230,11 +232,7 @@ TARGETS: dict[str, Target] = {
             takes="f32; int8 weights and static uint8 activations; symbolic sizes",
             pairs_in_16_bits=True,  # as above
             closed_convolutions=True,
-            weights=BlockKernels(
-                bits=(4, 8),
-                sizes=(16, 32, 64, 128, 256),
-                examples=("int4-g32-asym", "int4-g128", "int8-g128"),
-            ),
+            weights=replace(BLOCKS, bits=(4, 8)),
         ),
         Target(
             name="torch",

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 
 from ..ir.errors import InputError
-from .description import Tensors, Value, nbytes, random
+from .description import Product, Tensors, Value
 
 
 @dataclass(frozen=True)
-class Bitplanes:
+class Bitplanes(Product):
     """A linear layer whose input and weight are signed integers of at most 8 bits each.
 
     Args:
@@ -75,19 +75,11 @@ class Bitplanes:
         return {"output": x.flatten(1) @ w.flatten(1).T}
 
     def example(self, rows: int, seed: int) -> dict[str, torch.Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        found = {name: random(value, generator) for name, value in self.operands(rows).items()}
+        found = super().example(rows, seed)
         size = 2 ** (self.bits + self.weight_bits - 3) * self.inner**0.5
         found["steps"] = (found["steps"].abs() + 0.5) / size
         found["weight_steps"] = found["weight_steps"].abs() + 0.5
         return found
-
-    def moved(self, rows: int) -> int:
-        return nbytes(*self.operands(rows).values(), *self.results(rows).values())
-
-    def operations(self, rows: int) -> int:
-        """Multiplications and additions of the codes."""
-        return 2 * rows * self.inner * self.outer
 
 
 def planes(codes: torch.Tensor, bits: int, group: int) -> torch.Tensor:

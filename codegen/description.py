@@ -8,9 +8,10 @@ number that was to be rounded, so that a kernel is right where its code lies wit
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -41,32 +42,44 @@ class Value:
     step: Literal["float", "whole"] = "float"
 
 
-class Region(Protocol):
+class Region(ABC):
     """What a kernel can be made for."""
 
+    @abstractmethod
     def operands(self, rows: int) -> dict[str, Value]:
         """What it takes, for so many rows."""
-        ...
 
+    @abstractmethod
     def results(self, rows: int) -> dict[str, Value]:
         """What it gives."""
-        ...
 
+    @abstractmethod
     def reference(self, operands: Tensors) -> dict[str, torch.Tensor]:
         """What it gives, in float64, before it is rounded to the numbers of the result."""
-        ...
 
     def example(self, rows: int, seed: int) -> dict[str, torch.Tensor]:
         """Random operands."""
-        ...
+        generator = torch.Generator().manual_seed(seed)
+        return {name: random(value, generator) for name, value in self.operands(rows).items()}
 
     def moved(self, rows: int) -> int:
         """The bytes that have to be read and written at least."""
-        ...
+        values = (*self.operands(rows).values(), *self.results(rows).values())
+        return sum(torch.Size(v.shape).numel() * v.dtype.itemsize for v in values)
 
     def operations(self, rows: int) -> int:
         """The multiplications and additions of matrices."""
-        ...
+        return 0
+
+
+class Product(Region):
+    """A linear layer: ``inner`` inputs and ``outer`` outputs of each row."""
+
+    inner: int
+    outer: int
+
+    def operations(self, rows: int) -> int:
+        return 2 * rows * self.inner * self.outer
 
 
 @dataclass(frozen=True)
@@ -179,8 +192,3 @@ def random(value: Value, generator: torch.Generator) -> torch.Tensor:
     info = torch.iinfo(value.dtype)
     made = torch.randint(info.min, info.max + 1, value.shape, generator=generator)
     return made.to(value.dtype)
-
-
-def nbytes(*values: Value) -> int:
-    """What values take."""
-    return sum(torch.Size(v.shape).numel() * v.dtype.itemsize for v in values)

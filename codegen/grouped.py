@@ -23,7 +23,7 @@ import torch
 
 from ..ir.errors import InputError
 from ..ir.formats import Integer, Packed
-from .description import Activation, Tensors, Value, activated, nbytes, random
+from .description import Activation, Product, Tensors, Value, activated
 
 PLANES = {
     2: (2,),
@@ -86,7 +86,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Grouped:
+class Grouped(Product):
     """A linear layer whose weight is of few bits, and whose input is not.
 
     Args:
@@ -166,21 +166,14 @@ class Grouped:
         return {"output": activated(y, self.activation)}
 
     def example(self, rows: int, seed: int) -> dict[str, torch.Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        found = {name: random(value, generator) for name, value in self.operands(rows).items()}
+        found = super().example(rows, seed)
         size = 2 ** (self.bits - 1) * self.inner**0.5
         found["steps"] = ((found["steps"].float().abs() + 0.5) / size).to(self.dtype)
         if self.zero:
+            generator = torch.Generator().manual_seed(seed)
             zeros = torch.randint(0, 2**self.bits, found["zeros"].shape, generator=generator)
             found["zeros"] = zeros.to(self.dtype)
         return found
-
-    def moved(self, rows: int) -> int:
-        return nbytes(*self.operands(rows).values(), *self.results(rows).values())
-
-    def operations(self, rows: int) -> int:
-        """Multiplications and additions."""
-        return 2 * rows * self.inner * self.outer
 
     def pack(self, codes: torch.Tensor) -> dict[str, torch.Tensor]:
         """The words of codes ``[N, K]``, from zero up."""

@@ -18,19 +18,18 @@ from .description import (
     E4M3,
     FLOATS,
     Activation,
+    Product,
     Quantize,
     Tensors,
     Value,
     activated,
-    nbytes,
-    random,
 )
 
 CODES = (torch.int8, torch.uint8, E4M3)
 
 
 @dataclass(frozen=True)
-class Matmul:
+class Matmul(Product):
     """A linear layer of codes.
 
     Args:
@@ -105,8 +104,7 @@ class Matmul:
         return self.quantize.reference(y, operands) if self.quantize else {"output": y}
 
     def example(self, rows: int, seed: int) -> dict[str, torch.Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        found = {name: random(value, generator) for name, value in self.operands(rows).items()}
+        found = super().example(rows, seed)
         size = (1.0 if self.codes == E4M3 else 74.0 * 74.0) * self.inner**0.5
         found["steps"] = (found["steps"].abs() + 0.5) / size
         found["weight_steps"] = found["weight_steps"].abs() + 0.5
@@ -119,13 +117,6 @@ class Matmul:
         if "zero" in found:
             found["zero"] = torch.tensor(117, dtype=torch.uint8)
         return found
-
-    def moved(self, rows: int) -> int:
-        return nbytes(*self.operands(rows).values(), *self.results(rows).values())
-
-    def operations(self, rows: int) -> int:
-        """Multiplications and additions."""
-        return 2 * rows * self.inner * self.outer
 
 
 def weight_sums(weight: torch.Tensor) -> torch.Tensor:

@@ -21,11 +21,10 @@ from .description import (
     Activation,
     LogQuantize,
     Quantize,
+    Region,
     Tensors,
     Value,
     activated,
-    nbytes,
-    random,
 )
 
 WIDEST = 65536
@@ -48,7 +47,7 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Region):
     """A region over rows.
 
     Args:
@@ -128,8 +127,7 @@ class Rows:
         return found | self.quantize.reference(x, operands)
 
     def example(self, rows: int, seed: int) -> dict[str, torch.Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        found = {name: random(value, generator) for name, value in self.operands(rows).items()}
+        found = super().example(rows, seed)
         if "scale" in found:
             y = replace(self, quantize=None).reference(found)["output"]
             reach = 1.0 if isinstance(self.quantize, LogQuantize) else 120.0
@@ -137,12 +135,6 @@ class Rows:
         if "zero" in found:
             found["zero"] = torch.tensor(117, dtype=torch.uint8)
         return found
-
-    def moved(self, rows: int) -> int:
-        return nbytes(*self.operands(rows).values(), *self.results(rows).values())
-
-    def operations(self, rows: int) -> int:
-        return 0
 
 
 def _normed(x: torch.Tensor, norm: Norm, operands: Tensors) -> torch.Tensor:

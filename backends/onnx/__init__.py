@@ -3,8 +3,7 @@
 from .dialect import Dialect as Dialect
 from .emit import WIDE_SUMS as WIDE_SUMS
 from .emit import emit as emit
-from .emit import is_large as is_large
 from .emit import save as save
 from .file import ModelFile as ModelFile
 
-__all__ = ["WIDE_SUMS", "Dialect", "ModelFile", "emit", "is_large", "save"]
+__all__ = ["WIDE_SUMS", "Dialect", "ModelFile", "emit", "save"]

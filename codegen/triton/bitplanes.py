@@ -8,7 +8,7 @@ from triton import knobs
 
 from ..bitplanes import Bitplanes
 from ..launch import Launch, Options
-from .pieces import gather
+from .pieces import gather, split_sums
 
 
 @triton.jit
@@ -72,14 +72,8 @@ def launch(
 ) -> Launch:
     """The kernel of a region on these tensors, all of them contiguous."""
     x = operands["input"]
-    rows, split = x.shape[0], options["SPLIT"]
-    grid = (
-        triton.cdiv(region.outer, options["BLOCK_N"]),
-        triton.cdiv(rows, options["BLOCK_M"]),
-        split,
-    )
-    several = split > 1
-    shape = (split, rows, region.outer)
+    rows = x.shape[0]
+    grid, sums = split_sums(rows, region.outer, options, x.device)
     return Launch(
         kernel=bitplanes_kernel,
         arguments={
@@ -88,8 +82,7 @@ def launch(
             "steps_ptr": operands["steps"],
             "weight_steps_ptr": operands["weight_steps"],
             "output_ptr": results["output"],
-            "parts_ptr": torch.empty(shape, device=x.device) if several else None,
-            "counts_ptr": x.new_zeros(grid[:2]) if several else None,
+            **sums,
             "M": rows,
         },
         constants={

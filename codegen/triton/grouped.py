@@ -8,7 +8,7 @@ from triton import knobs
 
 from ..grouped import Grouped
 from ..launch import Launch, Options
-from .pieces import activate, gather
+from .pieces import activate, gather, split_sums
 
 
 @triton.constexpr_function
@@ -192,15 +192,9 @@ def launch(
 ) -> Launch:
     """The kernel of a region on these tensors; the input may be columns of a wider matrix."""
     x = operands["input"]
-    rows, split = x.shape[0], options["SPLIT"]
+    rows = x.shape[0]
     low, *high = region.layouts
-    grid = (
-        triton.cdiv(region.outer, options["BLOCK_N"]),
-        triton.cdiv(rows, options["BLOCK_M"]),
-        split,
-    )
-    several = split > 1
-    shape = (split, rows, region.outer)
+    grid, sums = split_sums(rows, region.outer, options, x.device)
     return Launch(
         kernel=grouped_kernel,
         arguments={
@@ -211,8 +205,7 @@ def launch(
             "zeros_ptr": operands.get("zeros"),
             "bias_ptr": operands.get("bias"),
             "output_ptr": results["output"],
-            "parts_ptr": torch.empty(shape, device=x.device) if several else None,
-            "counts_ptr": x.new_zeros(grid[:2], dtype=torch.int32) if several else None,
+            **sums,
             "M": rows,
             "input_stride": x.stride(0),
         },
@@ -228,7 +221,7 @@ def launch(
             "HIGH_HALF": high[0].half if high else 0,
             "BLOCK_M": options["BLOCK_M"],
             "BLOCK_N": options["BLOCK_N"],
-            "SPLIT": split,
+            "SPLIT": options["SPLIT"],
             "STAGES": options["num_stages"],
             "ACTIVATION": region.activation,
             "INLINE": not knobs.runtime.interpret,

@@ -1,8 +1,11 @@
 # pyright: basic, reportMissingImports=false, reportAttributeAccessIssue=false
 """What kernels share: activations, rounding as ``regauge::quantize`` rounds, rotations."""
 
+import torch
 import triton
 import triton.language as tl
+
+from ..launch import Options
 
 LOG2E = tl.constexpr(1.4426950408889634)
 # Adding 1.5 * 2^23 leaves no bits after the point, and the integer in the low bits.
@@ -129,3 +132,20 @@ def gather(sums, parts_ptr, counts_ptr, cells, kept, size, SPLIT: tl.constexpr):
             at = parts_ptr + tl.cast(i, tl.int64) * size + cells
             sums += tl.load(at, kept, 0.0, cache_modifier=".cg")
     return sums, last
+
+
+def split_sums(
+    rows: int, outer: int, options: Options, device: torch.device
+) -> tuple[tuple[int, int, int], dict[str, torch.Tensor | None]]:
+    """The programs of a product ``[rows, outer]`` in ``SPLIT`` parts, and what ``gather`` takes."""
+    split = options["SPLIT"]
+    grid = (
+        triton.cdiv(outer, options["BLOCK_N"]),
+        triton.cdiv(rows, options["BLOCK_M"]),
+        split,
+    )
+    if split == 1:
+        return grid, {"parts_ptr": None, "counts_ptr": None}
+    parts = torch.empty((split, rows, outer), device=device)
+    counts = torch.zeros(grid[:2], dtype=torch.int32, device=device)
+    return grid, {"parts_ptr": parts, "counts_ptr": counts}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ...ir import Graph, Node, ops
+from ...ir.finite import is_finite
 from ...ir.gauge.sites import CONTRACTIONS
 from ...ir.laws import Movement
 from .fold_batch_norm import affine
@@ -38,7 +39,7 @@ def by_channel(graph: Graph, arg: Any, form: Form) -> torch.Tensor | None:
     if value.numel() > 1 and (value.dim() < -axis or value.shape[axis] != form.outputs):
         return None
     value = value.double().flatten().expand(form.outputs)
-    return value if bool(value.isfinite().all()) else None
+    return value if is_finite(value) else None
 
 
 def as_diagonal(

@@ -14,13 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...ir import Graph, Node, TensorType
+from ...ir.clips import CLIPS
 from ...ir.gauge import Site, weighted
 from ..base import Context, Remark, applied
 from ..calibration import observe
 from .insertion import insert_static, range_to_scale
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-_CLIPS = ("relu", "relu6", "hardtanh", "clamp")
 _MAXIMA = ("max_pool1d", "max_pool2d")
 _MEANS = ("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "mean")
 _SMALL = (*_MEANS, "cat")  # little work, whatever they read
@@ -133,14 +133,14 @@ def _clipped(node: Node) -> Node:
     """The value that a kernel rounds: the result, or the clip that alone reads it."""
     if len(node.users) == 1:
         (user,) = node.users
-        if user.op in _CLIPS:
+        if user.op in CLIPS:
             return _clipped(user)
     return node
 
 
 def _unclipped(value: Node) -> Node:
     """The inverse."""
-    while value.op in _CLIPS and isinstance(value.args[0], Node) and len(value.args[0].users) == 1:
+    while value.op in CLIPS and isinstance(value.args[0], Node) and len(value.args[0].users) == 1:
         value = value.args[0]
     return value
 

@@ -24,6 +24,7 @@ from typing import TypeAlias
 import torch
 
 from ....ir import Graph, Node, TensorType
+from ....ir.clips import CLIPS, clip_limits
 from ....ir.graph import Arg
 
 _Form: TypeAlias = "tuple[str, tuple[Arg, ...], dict[str, Arg]]"
@@ -189,12 +190,9 @@ def _clips(graph: Graph, value: Node, scale: Node, zero: Node | None) -> bool:
     """Whether the value is a relu, maybe with a top, that the range of its codes says once more."""
     if zero is not None and (zero.op != "param" or bool(graph.value(zero).any())):
         return False
-    low, high = {
-        "relu": (0, None),
-        "relu6": (0, 6),
-        "hardtanh": (value.attrs.get("min_val", -1), value.attrs.get("max_val", 1)),
-        "clamp": (value.attrs.get("min"), value.attrs.get("max")),
-    }.get(value.op, (None, None))
+    if value.op not in CLIPS:
+        return False
+    low, high = clip_limits(value)
     if low != 0 or isinstance(high, Node):
         return False
     return high is None or float(high) >= 254.5 * graph.value(scale).item()

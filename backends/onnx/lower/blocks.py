@@ -9,6 +9,8 @@ multiplied by is stored once; what is a reshape in the file is folded when it is
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 
 from ....ir import Node, TargetError
@@ -17,19 +19,17 @@ from ....ir.graph import Arg
 from ...base import target
 from ...blocks import BlockKernels, Blocks
 from ..builder import MICROSOFT, Builder, Declined, rank
+from .contractions import affine
 
 _INT8 = 4  # the accuracy level
 
 
-def _stored(
-    b: Builder,
-    node: Node,
-    parts: tuple[Node, Node, Node | None, Node | None],
-    name: str,
-    shape: tuple[int, ...],
-) -> tuple[Blocks, str, str, str]:
-    """The blocks of packed codes, and the names of the codes, the scales and the zero points."""
-    codes, scale, _, zero = parts
+_Parts: TypeAlias = tuple[Node, Node, Node | None, Node | None]
+
+
+def _blocks(b: Builder, node: Node, parts: _Parts, name: str, shape: tuple[int, ...]) -> Blocks:
+    """The blocks of packed codes."""
+    codes = parts[0]
     form, place = named(name), target(b.dialect.target)
     weight = ", ".join(b.graph.store.origin.get(codes.name, ())) or codes.name
     place.check_weights(form, weight, node.at)
@@ -47,12 +47,25 @@ def _stored(
         packed = Packed(form, torch.Size(shape), torch.float32, *values)  # pyright: ignore
         return kernels.blocks(packed.unpack())
 
-    blocks = b.memo(("blocks", codes), make)
+    return b.memo(("blocks", codes), make)
+
+
+def _scales(b: Builder, scale: Node, blocks: Blocks) -> str:
+    """The scales of blocks, ``[O, blocks]``."""
+    return b.parameter(scale, "blocks", lambda _: blocks.scale)
+
+
+def _stored(
+    b: Builder, node: Node, parts: _Parts, name: str, shape: tuple[int, ...]
+) -> tuple[Blocks, str, str, str]:
+    """The blocks of packed codes, and the names of the codes, the scales and the zero points."""
+    codes, scale, _, zero = parts
+    blocks = _blocks(b, node, parts, name, shape)
     zeros = blocks.zero
     return (
         blocks,
         b.parameter(codes, "blocks", lambda _: blocks.codes),
-        b.parameter(scale, "blocks", lambda _: blocks.scale),
+        _scales(b, scale, blocks),
         "" if zeros is None else b.parameter(zero or codes, "zeros", lambda _: zeros),
     )
 
@@ -72,9 +85,7 @@ def linear_blocks(
 ) -> str:
     if not b.dialect.runtime:
         table = _dequantized(b, node, (codes, scale, whole, zero), format, shape)
-        matrix = b.op("Transpose", table, perm=[1, 0])
-        product = b.op("MatMul", b.tensor(input), matrix)
-        return product if bias is None else b.op("Add", product, b.tensor(bias))
+        return affine(b, input, b.op("Transpose", table, perm=[1, 0]), bias)
     blocks, *operands = _stored(b, node, (codes, scale, whole, zero), format, shape)
     x = b.tensor(input)
     row = b.op("Reshape", x, b.ints(1, -1)) if rank(input) == 1 else x
@@ -93,15 +104,9 @@ def linear_blocks(
     return b.op("Reshape", product, b.ints(-1)) if rank(input) == 1 else product
 
 
-def _dequantized(
-    b: Builder,
-    node: Node,
-    parts: tuple[Node, Node, Node | None, Node | None],
-    name: str,
-    shape: tuple[int, ...],
-) -> str:
+def _dequantized(b: Builder, node: Node, parts: _Parts, name: str, shape: tuple[int, ...]) -> str:
     """The weight ``[O, I]`` behind a DequantizeLinear of blocks of its rows."""
-    blocks, _, scale, _ = _stored(b, node, parts, name, shape)
+    blocks = _blocks(b, node, parts, name, shape)
     if shape[1] % blocks.size:
         raise Declined(f"whose rows of {shape[1]} are not blocks of {blocks.size}")
 
@@ -116,6 +121,7 @@ def _dequantized(
 
         codes = b.codes(parts[0], "codes", blocks.bits, lambda: unpack(blocks.codes, levels, shape))
         zero = b.codes(parts[3] or parts[0], "zero_codes", blocks.bits, zeros)
+        scale = _scales(b, parts[1], blocks)
         return b.op("DequantizeLinear", codes, scale, zero, axis=1, block_size=blocks.size)
 
     return b.memo(("dequantized", parts[0]), make)

@@ -41,7 +41,12 @@ def _as_weight(user: Node, weight: Node) -> bool:
 def linear(b: Builder, node: Node, input: Arg, weight: Node, bias: Arg = None) -> str:
     if rank(weight) != 2:
         raise Declined("with a weight that is no matrix")
-    product = b.op("MatMul", b.tensor(input), transposed(b, weight, node))
+    return affine(b, input, transposed(b, weight, node), bias)
+
+
+def affine(b: Builder, input: Arg, matrix: str, bias: Arg) -> str:
+    """``input @ matrix + bias``, the matrix ``[I, O]``."""
+    product = b.op("MatMul", b.tensor(input), matrix)
     return product if bias is None else b.op("Add", product, b.tensor(bias))
 
 

@@ -14,7 +14,7 @@ from ....ir.codes import bias_codes, fits_pairs
 from ....ir.graph import Arg
 from ....ir.own import LIMITS
 from ..builder import MICROSOFT, Builder, rank
-from .contractions import conv_attributes, transposed
+from .contractions import affine, conv_attributes, transposed
 
 _CODES = (torch.int8, torch.uint8, torch.int16, torch.int32)
 _FLOATS = {"conv1d", "conv2d", "conv3d", "linear", *(f"conv_transpose{n}d" for n in (1, 2, 3))}
@@ -234,8 +234,7 @@ def linear_codes(
         if weight_zero_point is not None:
             matrix = b.op("Sub", matrix, _vector(b, weight_zero_point, node.dtype))
         matrix = b.op("Mul", matrix, scale)
-    product = b.op("MatMul", b.tensor(input), matrix)
-    return product if bias is None else b.op("Add", product, b.tensor(bias))
+    return affine(b, input, matrix, bias)
 
 
 def embedding_codes(

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from ....ir import Node
+from ....ir.clips import CLIPS, clip_limits
 from ....ir.graph import Arg
 from ....ir.own import dequantize
 from ..program import Program, Value
@@ -98,12 +99,7 @@ def _run(sizes: Sequence[int], chosen: Sequence[bool]) -> tuple[int, int] | None
 
 def clamp(program: Program, node: Node) -> Value:
     """``clamp_f32``: also relu, relu6 and hardtanh."""
-    low, high = {
-        "relu": (0.0, None),
-        "relu6": (0.0, 6.0),
-        "hardtanh": (node.attrs.get("min_val", -1), node.attrs.get("max_val", 1)),
-        "clamp": (node.attrs.get("min"), node.attrs.get("max")),
-    }[node.op]
+    low, high = clip_limits(node)
     limits = (
         -math.inf if low is None else float(low),
         math.inf if high is None else float(high),
@@ -177,7 +173,7 @@ LOWERINGS = {
     "ort.linear_codes": linear_codes,
     "add": binary,
     "mul": binary,
-    **{op: clamp for op in ("relu", "relu6", "hardtanh", "clamp")},
+    **dict.fromkeys(CLIPS, clamp),
     "mean": mean,
     **{f"adaptive_avg_pool{n}d": adaptive_avg_pool for n in (1, 2)},
     "softmax": softmax,
