@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -106,7 +107,12 @@ class Target:
         simulates: Whether quantized ops are computed in floating point: latency says nothing.
         keeps_code: Whether it runs the model's own code, to which a pass can only give other
             weights. Its module then has ``check(graph)`` too, which raises ``TargetError``.
+        masked: What scores of attention are that do not count, where ``lacks`` has attention.
         fixed_sizes: Whether every size must be a number.
+        integers_only: Whether an op takes codes only where it gives codes, so that all ops of a
+            quantized graph do.
+        sixteen_bits: Whether it runs activations in codes of sixteen bits.
+        dynamic_scales: Whether it runs codes whose scales come with the data.
         programs: Of these, one must be on the path.
         system: The command that installs one of them.
     """
@@ -121,9 +127,13 @@ class Target:
     closed_convolutions: bool = False
     weights: WeightFormats | None = None
     lacks: frozenset[str] = frozenset()
+    masked: float = -math.inf
     simulates: bool = False
     keeps_code: bool = False
     fixed_sizes: bool = False
+    integers_only: bool = False
+    sixteen_bits: bool = False
+    dynamic_scales: bool = True
     programs: tuple[str, ...] = ()
     system: str = ""
 
@@ -161,13 +171,19 @@ class Target:
             do=f"choose {choice}, or target='torch', which decodes them all",
         )
 
-    def check_simulated(self, form: str) -> None:
-        """Raise ``TargetError`` where activations cannot be simulated in a format."""
-        if not self.simulates:
+    def check_activations(self, form: str) -> None:
+        """Raise ``TargetError`` where activations are neither run nor simulated in a format."""
+        runs = {
+            "static": True,
+            "static16": self.sixteen_bits,
+            "dynamic": self.dynamic_scales,
+            "dynamic-tensor": self.dynamic_scales,
+        }
+        if not self.simulates and not runs.get(form, False):
+            known = ", ".join(repr(name) for name, there in runs.items() if there)
             raise TargetError(
                 f"target {self.name!r} has no kernel for activations in {form}",
-                do="choose 'static', 'dynamic' or 'dynamic-tensor', which are eight bits, or "
-                "target='torch', which simulates every format",
+                do=f"choose from {known}, or target='torch', which simulates every format",
             )
 
     def stores(self, form: Format) -> bool:
@@ -175,10 +191,12 @@ class Target:
         return self.weights is None or self.weights.store(form)
 
     def check_graph(self, graph: Graph) -> None:
-        """Raise ``TargetError`` where a size is a symbol and must not be, or where a pass made what
-        the model's own code has no place for."""
+        """Raise ``TargetError`` where a size is a symbol and must not be, where scales come with
+        the data and must not, or where a pass made what the model's own code has no place for."""
         if self.fixed_sizes:
             self._check_sizes(graph)
+        if not self.dynamic_scales:
+            self._check_scales(graph)
         if self.keeps_code:
             self._lowering().check(graph)
 
@@ -190,6 +208,16 @@ class Target:
                     f"{show(node.type)}",
                     where=node.at,
                     do="compile without dynamic_shapes, with an example as large as what shall run",
+                )
+
+    def _check_scales(self, graph: Graph) -> None:
+        for node in graph.nodes:
+            if node.op == "dynamic_quantize":
+                raise TargetError(
+                    f"target {self.name!r} computes on codes of static scales alone, and those of "
+                    f"{node.name} come with the data",
+                    where=node.at,
+                    do="quantize with static scales, such as passes='w8a8'",
                 )
 
     def lower(self, graph: Graph) -> Runner:
@@ -233,6 +261,22 @@ TARGETS: dict[str, Target] = {
             pairs_in_16_bits=True,  # as above
             closed_convolutions=True,
             weights=replace(BLOCKS, bits=(4, 8)),
+            dynamic_scales=False,
+        ),
+        Target(
+            name="qnn",
+            module="qnn",
+            requires=("onnx", "onnxruntime", "onnxruntime_qnn"),
+            install="regauge[qnn]",
+            takes="f16; int8 weights and static uint8 or uint16 activations from end to end; fixed "
+            "sizes; for Qualcomm's HTP, simulated on other processors",
+            weights=NoFormats(),
+            lacks=frozenset({"scaled_dot_product_attention"}),
+            masked=-100.0,  # of no weight, and within what codes of sixteen bits can tell apart
+            fixed_sizes=True,
+            integers_only=True,
+            sixteen_bits=True,
+            dynamic_scales=False,
         ),
         Target(
             name="torch",
@@ -263,6 +307,7 @@ TARGETS: dict[str, Target] = {
             weights=NoFormats(),
             lacks=frozenset({"hardsigmoid", "hardswish"}),
             fixed_sizes=True,
+            dynamic_scales=False,
             programs=("cc", "gcc", "clang"),
             system="apt-get install gcc libc6-dev",
         ),

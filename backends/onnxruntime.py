@@ -27,16 +27,19 @@ class OnnxRuntimeRunner(OnnxRunner):
 
     def __init__(self, model: ModelFile, graph: Graph, *, threads: int | None = None) -> None:
         self.threads = threads
-        self._session = _session(model, threads)
+        self._session = self._open(model)
         self._given = [info.name for info in self._session.get_outputs()]
         super().__init__(model, graph, (info.name for info in self._session.get_inputs()))
+
+    def _open(self, model: ModelFile) -> Any:
+        return _session(model, self.threads)
 
     def _run(self, feeds: Mapping[str, Any]) -> Iterator[torch.Tensor]:
         ready = {name: _to_runtime(value) for name, value in feeds.items()}
         try:
             found = self._session.run_with_ort_values(self._given, ready)
         except Exception as error:  # its classes are all plain exceptions
-            raise TargetError(f"ONNX Runtime stopped: {_reason(error)}") from error
+            raise TargetError(f"ONNX Runtime stopped: {reason(error)}") from error
         return map(_from_runtime, found)
 
 
@@ -68,13 +71,14 @@ def _session(model: ModelFile, threads: int | None) -> Any:
         return session
     except Exception as error:
         raise TargetError(
-            f"ONNX Runtime {onnxruntime.__version__} does not take the model: {_reason(error)}",
+            f"ONNX Runtime {onnxruntime.__version__} does not take the model: {reason(error)}",
             where=str(model),
             do="pip install --upgrade onnxruntime, or compile for target='torch'",
         ) from error
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why it stopped, in its own words."""
     return str(error).strip().splitlines()[0].removeprefix("[ONNXRuntimeError] : ")
 
 

@@ -55,15 +55,6 @@ class OpenVinoRunner(OnnxRunner):
 
 def lower(graph: Graph, *, threads: int | None = None) -> OpenVinoRunner:
     """The graph as a compiled model."""
-    for node in graph.nodes:
-        if node.op == "dynamic_quantize":
-            raise TargetError(
-                f"target 'openvino' multiplies codes of static scales alone, and those of "
-                f"{node.name} come with the data",
-                where=node.at,
-                do="quantize with static scales, such as passes='w8a8', or compile for "
-                "target='onnxruntime'",
-            )
     return OpenVinoRunner(ModelFile.of(emit(graph, DIALECT)), graph, threads=threads)
 
 

@@ -72,8 +72,8 @@ def compile(
     for step in chosen:
         for name in step.formats:
             place.check_weights(formats.named(name))
-        for name in step.simulated:
-            place.check_simulated(name)
+        for name in step.activation_codes:
+            place.check_activations(name)
     with Bars() as bars:
         with bars.stage("tracing"):
             graph, flat = capture(model, args, kwargs, dynamic_shapes)

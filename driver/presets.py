@@ -35,7 +35,7 @@ def legalized(chosen: Sequence[Pass], target: Target) -> tuple[Pass, ...]:
     if not target.lacks:
         return tuple(chosen)
     place = sum(step.stage <= Stage.LEGALIZE for step in chosen)
-    return (*chosen[:place], Legalize(target.lacks), *chosen[place:])
+    return (*chosen[:place], Legalize(target.lacks, target.masked), *chosen[place:])
 
 
 def label(asked: Asked) -> str:

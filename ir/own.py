@@ -14,7 +14,10 @@ import torch
 
 from .formats import Packed, Parameters, named
 
-LIMITS = {torch.uint8: (0, 255), torch.int8: (-128, 127), torch.int16: (-32768, 32767)}
+LIMITS = {
+    dtype: (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    for dtype in (torch.uint8, torch.int8, torch.uint16, torch.int16)
+}
 
 
 @torch.library.custom_op("regauge::quantize", mutates_args=())

@@ -27,6 +27,7 @@ DTYPES: dict[str, torch.dtype] = {
     "i16": torch.int16,
     "i8": torch.int8,
     "u8": torch.uint8,
+    "u16": torch.uint16,
     "bool": torch.bool,
     "c64": torch.complex64,
     "c128": torch.complex128,

@@ -37,6 +37,7 @@ from .manager import apply as apply
 from .presets import PRESETS as PRESETS
 from .quantization.choices import Choice as Choice
 from .quantization.quantize import Quantize as Quantize
+from .quantization.quantize_results import QuantizeResults as QuantizeResults
 from .quantization.reconstruct import Reconstruct as Reconstruct
 from .state.cache_inputs import CacheInputs as CacheInputs
 from .state.quantize_cache import QuantizeCache as QuantizeCache
@@ -67,6 +68,7 @@ __all__ = [
     "Promise",
     "Quantize",
     "QuantizeCache",
+    "QuantizeResults",
     "Reconstruct",
     "Remark",
     "Rotate",

@@ -139,8 +139,8 @@ class Pass(abc.ABC):
         return ()
 
     @property
-    def simulated(self) -> tuple[str, ...]:
-        """The formats of activations that it simulates: some targets take codes alone."""
+    def activation_codes(self) -> tuple[str, ...]:
+        """How it quantizes activations (``quantization.values``): not every target runs all."""
         return ()
 
     @abc.abstractmethod

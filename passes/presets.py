@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from ..ir import InputError
@@ -17,6 +18,7 @@ from .gauges.fold_attention_bias import FoldAttentionBias
 from .gauges.smooth import Smooth
 from .gauges.split_outliers import SplitOutliers
 from .quantization.quantize import Quantize
+from .quantization.quantize_results import QuantizeResults
 
 
 class Profile(Protocol):
@@ -27,6 +29,11 @@ class Profile(Protocol):
 
     def stores(self, form: Format) -> bool:
         """Whether it stores weights in a format, in no more bits."""
+        ...
+
+    @property
+    def integers_only(self) -> bool:
+        """Whether ops take codes from end to end or not at all."""
         ...
 
     @property
@@ -58,7 +65,23 @@ def w8a8(profile: Profile) -> tuple[Pass, ...]:
     """Eight bits with static scales: the fastest at run time; needs calibration data."""
     biases = True if profile.keeps_code else "all"
     smooth = Smooth("folded", activations="static")
-    return (*levelled(profile, smooth), Quantize("static", correct_bias=biases))
+    quantize = Quantize("static", correct_bias=biases)
+    return (*levelled(profile, smooth), *from_end_to_end(profile, quantize))
+
+
+def w8a16(profile: Profile) -> tuple[Pass, ...]:
+    """Weights in eight bits, activations in sixteen with static scales: what NPUs have for
+    transformers; needs calibration data."""
+    return (*exact(profile), *from_end_to_end(profile, Quantize("static16")))
+
+
+def from_end_to_end(profile: Profile, quantize: Quantize) -> tuple[Pass, ...]:
+    """Static codes; for processors of integers alone, of all weights and between all ops."""
+    if not profile.integers_only:
+        return (quantize,)
+    assert quantize.activations is not None
+    results = QuantizeResults(quantize.activations)
+    return (replace(quantize, least=0, embeddings=False), results)
 
 
 def w8a8_dynamic(profile: Profile) -> tuple[Pass, ...]:
@@ -146,6 +169,7 @@ LEAST_BITS, MOST_BITS = (w + (32 + w) / group for w, group in ((2, 64), (8, 32))
 PRESETS: dict[str, Callable[[Profile], tuple[Pass, ...]]] = {
     "exact": exact,
     "w8a8": w8a8,
+    "w8a16": w8a16,
     "w8a8-dynamic": w8a8_dynamic,
     "w8": w8,
     "w6a6": w6a6,

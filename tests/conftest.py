@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import graphs
 import pytest
 import small_models
 import torch
@@ -83,3 +84,13 @@ def traced(zoo_model: Callable[..., Any]) -> Callable[..., Graph]:
         return trace(zoo.model, zoo.args, zoo.kwargs, dynamic_shapes=shapes)
 
     return make
+
+
+@pytest.fixture
+def graph_of() -> Callable[..., Graph]:
+    return graphs.make
+
+
+@pytest.fixture
+def inputs_of() -> Callable[..., list[torch.Tensor]]:
+    return graphs.feed

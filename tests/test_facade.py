@@ -8,6 +8,7 @@ import regauge as rg
 OPTIONAL = [
     "onnx",
     "onnxruntime",
+    "onnxruntime_qnn",
     "onnxscript",
     "openvino",
     "safetensors",

@@ -37,6 +37,7 @@ DTYPES: Mapping[torch.dtype, int] = {
     torch.int16: TensorProto.INT16,
     torch.int8: TensorProto.INT8,
     torch.uint8: TensorProto.UINT8,
+    torch.uint16: TensorProto.UINT16,
     torch.bool: TensorProto.BOOL,
     torch.float8_e4m3fn: TensorProto.FLOAT8E4M3FN,
     torch.float8_e5m2: TensorProto.FLOAT8E5M2,

@@ -129,9 +129,13 @@ def _rows(graph: Graph, node: Node, known: dict[Node, Affine]) -> Node | None:
     if len(forms) != len(sizes(source)):
         return None
     axes: list[int] = []
-    for form, size in zip(forms, sizes(source), strict=True):
+    ones: list[int] = []  # the axes of the source along which there is one position
+    for dim, (form, size) in enumerate(zip(forms, sizes(source), strict=True)):
         if form is None or form.constant:
             return None
+        if size == 1 and not any(form.strides):
+            ones.append(dim)
+            continue
         moving = [d for d, stride in enumerate(form.aligned(len(sizes(node))).strides) if stride]
         if len(moving) != 1 or max(form.strides) != 1 or sizes(node)[moving[0]] != size:
             return None
@@ -140,6 +144,8 @@ def _rows(graph: Graph, node: Node, known: dict[Node, Affine]) -> Node | None:
     if axes != sorted(set(axes)) or any(sizes(node)[d] != 1 for d in rest):
         return None
     value = source
+    for dim in reversed(ones):
+        value = graph.add("squeeze", value, before=node, where=node.where, dim=dim)
     for dim in rest:
         value = graph.add("unsqueeze", value, before=node, where=node.where, dim=dim)
     return value

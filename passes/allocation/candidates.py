@@ -22,6 +22,7 @@ from ..calibration import Observation, observe
 from ..quantization.choices import CHANNELWISE, Choice
 from ..quantization.simulated import fake_quantize, floats, squared_error
 from ..quantization.solvers import rounded
+from ..quantization.values import is_static
 from ..quantization.weights import Channelwise, InFormat, Stored, fits
 from .units import Unit, weight_of
 
@@ -110,10 +111,10 @@ class Candidates:
         """What a reader reads, as its codes give it back."""
         kind, axis = choice.activations, CONTRACTIONS[reader.op]
         mode = "dynamic-tensor" if kind == "dynamic" and axis != -1 else kind
-        if kind == "static" and not self._seen:
-            self._watch()
         limits = torch.zeros(()), torch.zeros(())
-        if kind == "static":
+        if is_static(kind):
+            if not self._seen:
+                self._watch()
             seen = self._seen[reader.args[0].name]
             limits = seen.low.min(), seen.high.max()
         return fake_quantize(value, limits, mode)

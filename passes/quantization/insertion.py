@@ -81,7 +81,8 @@ def add_branch(graph: Graph, reader: Node, first: Node, second: Node) -> None:
 def insert_static(graph: Graph, site: Site, scale: torch.Tensor, zero_point: torch.Tensor) -> None:
     """Put a quantize and a dequantize between a site's value and its readers."""
     value, name = site.value, site.value.name
-    first = min(site.readers, key=graph.nodes.index)
+    inner = [reader for reader in site.readers if reader is not graph.output]
+    first = min(inner, key=graph.nodes.index) if inner else None
     s = graph.param(f"{name}_scale", scale.to(value.dtype), origin=())
     z = graph.param(f"{name}_zero", zero_point, origin=())
     codes = graph.add(

@@ -43,13 +43,13 @@ from .weights import Channelwise, Compensated
 
 @dataclass(frozen=True)
 class Quantize(Pass):
-    """Quantize weights and, if asked, activations to uint8.
+    """Quantize weights and, if asked, activations.
 
     Args:
         weights: The format of linear layers and embedding tables (``formats.named``); what it does
             not fit, and convolutions, are int8 with a scale a channel.
-        activations: ``static``, ``dynamic`` (each token), ``dynamic-tensor``, a format, simulated,
-            or ``None`` for weights only.
+        activations: ``static``, ``static16``, ``dynamic`` (each token), ``dynamic-tensor``, a
+            format, simulated, or ``None`` for weights only.
         rounding: A solver or its name (``solvers.SOLVERS``); all but ``nearest`` need calibration
             data.
         ranges: Where the scales of linear layers in a format come from: their whole ``range``, the
@@ -95,9 +95,10 @@ class Quantize(Pass):
         return tuple(name for name in asked if name is not None and name != CHANNELWISE)
 
     @property
-    def simulated(self) -> tuple[str, ...]:
-        forms = (format_of(activations) for activations in self._activations)
-        return tuple(dict.fromkeys(str(form) for form in forms if form is not None))
+    def activation_codes(self) -> tuple[str, ...]:
+        for activations in self._activations:
+            format_of(activations)  # raises where there is no such format
+        return tuple(found for found in self._activations if found is not None)
 
     @property
     def _activations(self) -> tuple[Activations | None, ...]:

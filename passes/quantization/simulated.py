@@ -75,10 +75,11 @@ def fake_quantize(rows: torch.Tensor, limits: Limits, mode: Activations | None) 
         return _round(rows / step) * step
     if mode == "dynamic-tensor":
         limits = rows.amin(), rows.amax()
+    most = 65535 if mode == "static16" else 255
     low, high = limits[0].clamp(max=0), limits[1].clamp(min=0)
-    step = ((high - low) / 255).clamp(min=1e-12)
+    step = ((high - low) / most).clamp(min=1e-12)
     zero = _round(-low / step)
-    return (torch.clamp(_round(rows / step) + zero, 0, 255) - zero) * step
+    return (torch.clamp(_round(rows / step) + zero, 0, most) - zero) * step
 
 
 @dataclass

@@ -1,12 +1,13 @@
 """How the values that contractions read are quantized.
 
     static           uint8 codes, one scale and zero point from the range seen on calibration data
+    static16         uint16 codes, the same
     dynamic          uint8 codes, a scale for each token, as it comes
     dynamic-tensor   uint8 codes, one scale and zero point as the value comes
     static-FORMAT    any format with one scale for the tensor, from the range that was seen
     FORMAT           any format (``ir.formats``), its scales from the value as it comes
 
-The first three are real codes, which integer kernels read. The others are what codes give back,
+The first four are real codes, which integer kernels read. The others are what codes give back,
 computed in floating point: a simulation, for formats of which a target has no kernel.
 """
 
@@ -25,7 +26,8 @@ from ..journal import journaled
 from .insertion import insert_dynamic, insert_fake, insert_static, range_to_scale
 
 Activations: TypeAlias = str  # as above
-CODES = ("static", "dynamic", "dynamic-tensor")
+STATIC = ("static", "static16")
+CODES = (*STATIC, "dynamic", "dynamic-tensor")
 Limits: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # the least and the greatest
 
 journaled(Parameters)
@@ -102,9 +104,27 @@ class Simulated:
         return f"activations in {self.form}" + ", static" * (self.parameters is not None)
 
 
+def codes_dtype(activations: Activations, eight: torch.dtype) -> torch.dtype:
+    """Of static codes; ``eight`` is that of those in eight bits."""
+    return torch.uint16 if activations == "static16" else eight
+
+
+def static_parameters(
+    low: torch.Tensor, high: torch.Tensor, activations: Activations, eight: torch.dtype
+) -> Limits:
+    """Scale and zero point for the range that was seen.
+
+    One of sixteen bits is spent on room, for twice that range: what data goes beyond it costs more
+    than resolution of which there is plenty.
+    """
+    dtype = codes_dtype(activations, eight)
+    room = 2 if dtype == torch.uint16 else 1
+    return range_to_scale(low * room, high * room, dtype)
+
+
 def is_static(activations: Activations | None) -> bool:
     """Whether ranges must have been seen."""
-    return activations is not None and activations.split("-")[0] == "static"
+    return activations is not None and activations.split("-")[0] in STATIC
 
 
 def format_of(activations: Activations | None) -> Format | None:
@@ -134,7 +154,7 @@ def coding(
 
     Args:
         limits: The range that was seen; asked for where it is needed.
-        dtype: Of static codes.
+        dtype: Of static codes in eight bits.
     """
     if activations is None:
         return None
@@ -143,6 +163,6 @@ def coding(
         if is_static(activations):
             return Simulated(form, form.of_range(*limits()))
         return Simulated(form if rows else replace(form, granularity=Granularity("tensor")))
-    if activations == "static":
-        return Static(*range_to_scale(*limits(), dtype))
+    if activations in STATIC:
+        return Static(*static_parameters(*limits(), activations, dtype))
     return Dynamic(per_token=activations == "dynamic" and rows)

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 
+from regauge.backends.base import TARGETS
 from regauge.backends.onnx import Dialect, emit
 from regauge.backends.openvino import DIALECT
 from regauge.ir import Graph, TargetError
@@ -58,6 +59,16 @@ def test_codes_of_four_bits_take_half_a_byte(graph_of: Make, inputs_of: Feed) ->
 def test_another_opset_is_in_the_file(graph_of: Make) -> None:
     model = emit(graph_of("x: f32[n, 4]", "y = relu(x)"), Dialect("openvino", opset=20))
     assert model.opset_import[0].version == 20
+
+
+@pytest.mark.parametrize("name", ["openvino", "qnn", "c"])
+def test_scales_that_come_with_the_data_are_refused(
+    name: str, graph_of: Make, inputs_of: Feed
+) -> None:
+    graph = graph_of(*(line.replace("n, t", "3, 5") for line in LAYERS))
+    with pytest.raises(TargetError, match="codes of static scales alone") as caught:
+        TARGETS[name].check_graph(quantized(graph, inputs_of(graph), "dynamic"))
+    assert "passes='w8a8'" in str(caught.value)
 
 
 class TestRuns:
@@ -113,16 +124,6 @@ class TestRuns:
         runner.save(tmp_path)
         assert runner.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
         torch.testing.assert_close(load(tmp_path, graph)(inputs), runner(inputs), rtol=0, atol=0)
-
-    def test_scales_that_come_with_the_data_are_refused(
-        self, graph_of: Make, inputs_of: Feed
-    ) -> None:
-        from regauge.backends.openvino import lower
-
-        graph = graph_of(*LAYERS)
-        with pytest.raises(TargetError, match="multiplies codes of static scales alone") as caught:
-            lower(quantized(graph, inputs_of(graph), "dynamic"))
-        assert "passes='w8a8'" in str(caught.value)
 
     def test_what_it_does_not_take_is_said(self, graph_of: Make) -> None:
         from regauge.backends.openvino import lower

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from regauge.ir import Graph, parse
+from regauge.ir import Graph, TensorType, parse
+from regauge.ir.types import evaluate
+
+SIZES = {"n": 3, "t": 5}  # of the symbols in a text
 
 # Grouped queries: 4 heads of queries share 2 of keys and values.
 GROUPED = """
@@ -42,3 +45,34 @@ def filled(text: str, seed: int = 1) -> tuple[Graph, list[torch.Tensor]]:
     fill(graph, generator)
     shapes = [[int(size) for size in node.shape] for node in graph.inputs]
     return graph, [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+
+
+def random(type_: TensorType, sizes: dict[str, int], generator: torch.Generator) -> torch.Tensor:
+    """Integers from 0 to 3, int8 codes over their range, the rest from a normal distribution."""
+    shape = [evaluate(size, sizes) for size in type_.shape]
+    if type_.dtype == torch.bool:
+        return torch.rand(shape, generator=generator) > 0.4
+    if type_.dtype == torch.int8:
+        return torch.randint(-127, 128, shape, generator=generator).to(torch.int8)
+    if not type_.dtype.is_floating_point:
+        return torch.randint(0, 4, shape, generator=generator).to(type_.dtype)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(type_.dtype)
+
+
+def make(head: str, *body: str) -> Graph:
+    """A graph whose last line is its result; parameters like ``var`` and ``scale`` are positive."""
+    result = body[-1].split(":")[0].split(" =")[0]
+    ranges = [f"assert 0 <= {name}" for name in SIZES]
+    graph = parse("\n    ".join([f"def graph({head}):", *ranges, *body, f"return {result}"]))
+    generator = torch.Generator().manual_seed(0)
+    for name in graph.params:
+        value = random(graph.store.type(name), {}, generator)
+        positive = "var" in name or "scale" in name
+        graph.store[name] = value.abs() * 0.05 + 0.02 if positive else value
+    return graph
+
+
+def feed(graph: Graph, **sizes: int) -> list[torch.Tensor]:
+    """Random inputs; symbols are 3 and 5 where not given."""
+    generator = torch.Generator().manual_seed(1)
+    return [random(node.tensor, SIZES | sizes, generator) for node in graph.inputs]

@@ -116,8 +116,8 @@ def _linear_codes(graph: Graph, node: Node) -> _Form | None:
 
 def _embedding(graph: Graph, node: Node) -> _Form | None:
     weight = _weight(node.args[0])
-    if weight is None or len(weight[0].shape) != 2:
-        return None
+    if weight is None or len(weight[0].shape) != 2 or not weight[1].shape:
+        return None  # rows that share a scale are codes of the table's, which are only moved
     return "ort.embedding_codes", (*weight, node.args[1]), {}
 
 
