@@ -76,6 +76,14 @@ class ParameterStore(Mapping[str, torch.Tensor]):
             total += size
         return total
 
+    def let_go(self, name: str) -> None:
+        """Forget a tensor that something else is to stand for; its type stays known."""
+
+        def read() -> torch.Tensor:
+            raise GraphError(f"{name} was let go, as it is about to be replaced")
+
+        self.tensors[name] = Lazy(self.type(name), read)
+
     def copy(self) -> ParameterStore:
         """A store of its own with the same tensors (they are never changed in place)."""
         return ParameterStore(dict(self.tensors), dict(self.origin))
