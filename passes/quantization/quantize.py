@@ -323,7 +323,7 @@ class Replaced:
             return
         weight: Node = node.args[1]
         if weight.op == "param" and weight.users.keys() <= self.passed:
-            self.graph.store.let_go(weight.name)
+            self.graph.store.let_go(weight.name, "it has codes, which take its place")
 
 
 def _no_limits() -> Limits:
