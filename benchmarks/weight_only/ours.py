@@ -41,6 +41,7 @@ def quantize(case: Case, model: nn.Module) -> Made:
             calibration=case.batches,
             target="torch",
             measure=False,
+            release_weights=True,
         ).graph
     else:
         graph = rg.trace(model, (), case.batches[0], release_weights=True)
