@@ -45,6 +45,7 @@ def compile(
     dynamic_shapes: Any = None,
     measure: bool = True,
     resume: str | os.PathLike[str] | None = None,
+    release_weights: bool = False,
 ) -> Artifact:
     """Transform a model, prove what was done, and make it run on a target.
 
@@ -60,6 +61,9 @@ def compile(
         measure: Whether to measure error and latency on the example.
         resume: A folder that keeps what passes decide as they go. The same call with the same
             folder goes on where one that was interrupted was, and ends with the same bytes.
+        release_weights: Whether each weight of the model may be freed once it is replaced, for
+            models that fill the memory. The module or graph cannot be used any more, whatever
+            becomes of the call; latency is not measured, and checkpoints cannot be written.
 
     Raises:
         RegaugeError: With what is wrong, where, and what to do; the class says the kind.
@@ -76,7 +80,7 @@ def compile(
             place.check_activations(name)
     with Bars() as bars:
         with bars.stage("tracing"):
-            graph, flat = capture(model, args, kwargs, dynamic_shapes)
+            graph, flat = capture(model, args, kwargs, dynamic_shapes, release_weights)
         place.check_graph(graph)
         with bars.stage("reading calibration data"):
             known = constants(graph, flat) if flat else {}
@@ -97,7 +101,9 @@ def compile(
             progress=bars.track,
         )
         try:
-            final, runner, report = _build(graph, chosen, context, place, bars, measure=measure)
+            final, runner, report = _build(
+                graph, chosen, context, place, bars, measure=measure, release=release_weights
+            )
         except PromiseError as error:
             raise _with_evidence(error) from None
     report.asked = label(passes)
@@ -142,10 +148,15 @@ def _build(
     bars: Bars,
     *,
     measure: bool,
+    release: bool,
 ) -> tuple[Graph, Runner, Report]:
     """Run the passes, lower what they made, and measure it."""
+    flat, dtype, wanted = context.inputs if measure else [], _working_dtype(graph), None
+    if release and (flat or not graph.inputs):
+        with torch.no_grad():
+            wanted = execute(graph, flat)
     with bars.stage("passes, each checked against its promise"):
-        final, records = apply(graph, chosen, context, dtype=_working_dtype(graph))
+        final, records = apply(graph, chosen, context, dtype=dtype, release=release)
     with bars.stage(f"lowering to {place.name}"):
         runner = place.lower(final)
     report = Report(
@@ -157,7 +168,7 @@ def _build(
         environment=environment(place),
     )
     with bars.stage("measuring"):
-        _measure(report, graph, final, runner, place, context.inputs if measure else [])
+        _measure(report, graph, final, runner, place, flat, wanted)
     return final, runner, report
 
 
@@ -166,6 +177,7 @@ def capture(
     args: Any,
     kwargs: Mapping[str, Any] | None,
     dynamic_shapes: Any,
+    release_weights: bool = False,
 ) -> tuple[Graph, list[Any]]:
     """The graph, and the example as its flat inputs (empty if there is none)."""
     positional, named = data.as_call(args)
@@ -173,8 +185,16 @@ def capture(
     if isinstance(model, ExportedProgram) and not positional and not named and model.example_inputs:
         positional, named = model.example_inputs
     graph = model
+    if isinstance(graph, Graph) and release_weights:
+        graph.checkpoint = None  # which has them too
     if not isinstance(graph, Graph):
-        graph = trace(graph, positional, named, dynamic_shapes=dynamic_shapes)
+        graph = trace(
+            graph,
+            positional,
+            named,
+            dynamic_shapes=dynamic_shapes,
+            release_weights=release_weights,
+        )
     elif dynamic_shapes is not None:
         raise InputError(
             "dynamic_shapes is given with a graph, whose shapes are settled",
@@ -208,9 +228,19 @@ def _facts(graph: Graph, final: Graph) -> Model:
 
 
 def _measure(
-    report: Report, graph: Graph, final: Graph, runner: Runner, place: Target, flat: Sequence[Any]
+    report: Report,
+    graph: Graph,
+    final: Graph,
+    runner: Runner,
+    place: Target,
+    flat: Sequence[Any],
+    known: tuple[Any, ...] | None,
 ) -> None:
-    """Fill in error and latency, or say why they are missing."""
+    """Fill in error and latency, or say why they are missing.
+
+    Args:
+        known: What the original gives, where its weights were released.
+    """
     if not flat and graph.inputs:
         report.notes.append("error and latency were not measured")
         return
@@ -221,7 +251,7 @@ def _measure(
         )
         return
     with torch.no_grad():
-        wanted = execute(graph, flat)
+        wanted = execute(graph, flat) if known is None else known
         ready = entered(final, flat)
         report.errors = errors(left(final, runner(ready)), wanted, output_names(graph))
     quantized = any(node.op in QUANTIZED for node in final.nodes)
@@ -229,6 +259,12 @@ def _measure(
         report.notes.append(
             f"arithmetic on codes is simulated on {place.name}: the error is real, "
             "and a latency would say nothing"
+        )
+        return
+    if known is not None:
+        report.notes.append(
+            "latency was not measured: the weights of the original, beside which it is taken, "
+            "were released"
         )
         return
     before, baseline = _baseline(graph, place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import logging
 import re
@@ -18,6 +19,7 @@ from torch.export import ExportedProgram
 
 from ..ir import Graph, InputError, TraceError, WeightError
 from ..ir.finite import how_many_are_not, is_finite
+from ..ir.memory import give_back
 from ..ir.ops import NUMBERS
 from .caches import register_caches
 from .canonical import canonicalize, check
@@ -33,6 +35,7 @@ def trace(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_shapes: Any = None,
+    release_weights: bool = False,
 ) -> Graph:
     """Capture a model as a graph in canonical form.
 
@@ -42,6 +45,9 @@ def trace(
         args: Example inputs; a single tensor stands for a tuple of one.
         kwargs: Example inputs by keyword; a checkpoint folder needs none, they are made up.
         dynamic_shapes: Which sizes may vary, as ``torch.export.export`` takes it.
+        release_weights: Whether the graph alone has the weights from then on, so that passes can
+            free each once it is replaced. The module cannot be used any more, and what was traced
+            cannot be written back to a checkpoint.
 
     Raises:
         TraceError: The model cannot be captured; names the user's line.
@@ -52,6 +58,11 @@ def trace(
         if not args and not kwargs:
             kwargs = example_inputs(model)
     check_weights(model)
+    if release_weights and not isinstance(model, torch.nn.Module):
+        raise InputError(
+            "the weights of an exported program cannot be released",
+            do="give the module, or delete the program after tracing it",
+        )
     if isinstance(model, torch.nn.Module):
         args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
         _check_mode(model)
@@ -60,15 +71,33 @@ def trace(
         program = model
     learned_names = set(program.graph_signature.parameters)
     graph = convert(_functional(program))
+    del program
     origin = graph.store.origin
     canonicalize(graph, learned={n for n in graph.params if learned_names & set(origin[n])})
     if isinstance(model, torch.nn.Module):
         name_symbols(graph, model.forward, args, dict(kwargs or {}), dynamic_shapes)
     check(graph)
     graph.verify()
-    if isinstance(model, torch.nn.Module):
+    if isinstance(model, torch.nn.Module) and not release_weights:
         graph.checkpoint = describe(model, graph)
+    elif isinstance(model, torch.nn.Module):
+        release(model)
+    gc.collect()  # what PyTorch made to export refers to itself
+    give_back()
     return graph
+
+
+def release(model: torch.nn.Module) -> None:
+    """Take the weights out of a module, which refuses to run from then on."""
+
+    def refuse(*_: Any) -> None:
+        raise InputError(
+            f"this {type(model).__name__} has no weights any more: they were released",
+            do="load the model again, or leave out release_weights",
+        )
+
+    model.to("meta")
+    model.register_forward_pre_hook(refuse)
 
 
 def _check_mode(model: torch.nn.Module) -> None:

@@ -26,7 +26,8 @@ def execute(
     read: Read | None = None,
     params: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[Any, ...]:
-    """The flat outputs for flat inputs; each value is freed after its last use.
+    """The flat outputs for flat inputs; each value is freed after its last use, and parameters are
+    read at their first.
 
     Args:
         tap: Called with every node and its value; what it returns, unless ``None``, goes on in the
@@ -36,14 +37,26 @@ def execute(
         params: Tensors in place of the store's, by name (to differentiate by them).
     """
     store: Mapping[str, torch.Tensor] = graph.store if params is None else {**graph.store, **params}
-    values: dict[Node, Any] = dict(zip(graph.inputs, inputs, strict=True))
-    values |= {node: store[name] for name, node in graph.params.items()}
+    values = _Reading(zip(graph.inputs, inputs, strict=True))
+    values.store = store
     if tap is not None:
         for node in graph.inputs:
             changed = tap(node, values[node])
             values[node] = values[node] if changed is None else changed
     compute(graph.nodes, values, keep=graph.output.inputs, tap=tap, read=read)
     return tuple(substitute(arg, values.__getitem__) for arg in graph.outputs)
+
+
+class _Reading(dict[Node, Any]):
+    """Values by node, with parameters read when they are asked for."""
+
+    store: Mapping[str, torch.Tensor]
+
+    def __missing__(self, node: Node) -> Any:
+        if node.op != "param":
+            raise KeyError(node)
+        self[node] = self.store[node.name]
+        return self[node]
 
 
 def compute(

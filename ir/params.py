@@ -18,11 +18,13 @@ class Lazy:
     Attributes:
         exact: The value in float64, where it was computed and rounded to its dtype; nothing if it
             was learned.
+        narrow: What it is a wider form of, without loss, where it is that.
     """
 
     type: TensorType
     read: Callable[[], torch.Tensor]
     exact: Callable[[], torch.Tensor] | None = None
+    narrow: torch.Tensor | None = None
 
 
 @dataclass
@@ -75,6 +77,14 @@ class ParameterStore(Mapping[str, torch.Tensor]):
                 size *= int(extent)
             total += size
         return total
+
+    def let_go(self, name: str, why: str) -> None:
+        """Forget a tensor; its type stays known, and who reads it is told why it is gone."""
+
+        def read() -> torch.Tensor:
+            raise GraphError(f"{name} cannot be read any more: {why}")
+
+        self.tensors[name] = Lazy(self.type(name), read)
 
     def copy(self) -> ParameterStore:
         """A store of its own with the same tensors (they are never changed in place)."""

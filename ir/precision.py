@@ -15,7 +15,8 @@ def astype(graph: Graph, dtype: torch.dtype) -> Graph:
     """A copy that computes in ``dtype``: parameters, inputs, and casts between floating-point
     dtypes; complex numbers have parts of that dtype.
 
-    Parameters that are still on disk stay there and are converted as they are read.
+    Parameters that are still on disk stay there and are converted as they are read; so are those
+    that float64 would be a wider form of, which is no second copy of them then.
     """
     new = graph.copy()
     for name in list(new.params):
@@ -35,9 +36,13 @@ def _converted(value: torch.Tensor | Lazy, type_: TensorType) -> torch.Tensor | 
     wide = type_.dtype in (torch.float64, torch.complex128)
     if isinstance(value, Lazy) and value.exact is not None and wide:
         return Lazy(type_, value.exact)
+    if isinstance(value, Lazy) and value.narrow is not None and value.narrow.dtype == type_.dtype:
+        return value.narrow
     if isinstance(value, Lazy):
         read = value.read
         return Lazy(type_, lambda: read().to(type_.dtype))
+    if wide:
+        return Lazy(type_, lambda: value.to(type_.dtype), narrow=value)
     return value.to(type_.dtype)
 
 

@@ -160,9 +160,16 @@ class Pass(abc.ABC):
             raise _cannot(self.name, left)
         return new, remarks
 
-    def attempt(self, graph: Graph, context: Context | None = None) -> tuple[Graph, list[Remark]]:
-        """The same, with what could not be done in the remarks alone."""
-        new = graph.copy()
+    def attempt(
+        self, graph: Graph, context: Context | None = None, *, in_place: bool = False
+    ) -> tuple[Graph, list[Remark]]:
+        """The same, with what could not be done in the remarks alone.
+
+        Args:
+            in_place: Whether the graph itself is rewritten, so that weights that are replaced need
+                not stay in memory.
+        """
+        new = graph if in_place else graph.copy()
         remarks = self.run(new, context or Context(inputs=()))
         new.prune()
         new.verify()

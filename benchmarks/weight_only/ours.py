@@ -41,13 +41,14 @@ def quantize(case: Case, model: nn.Module) -> Made:
             calibration=case.batches,
             target="torch",
             measure=False,
+            release_weights=True,
         ).graph
     else:
-        graph = rg.trace(model, (), case.batches[0])
+        graph = rg.trace(model, (), case.batches[0], release_weights=True)
         batches = [[call["input_ids"]] for call in case.batches]
         context = Context(inputs=batches[0], calibration=batches)
         for step in passes:
-            graph, _ = step.attempt(graph, context)
+            graph, _ = step.attempt(graph, context, in_place=True)
     stored, count = weights(graph)
     assert count >= wanted, f"{count} weights of {wanted} were quantized"  # some passes add to them
     return Made(lambda ids: execute(graph, [ids]), stored / count, len(linear))

@@ -12,7 +12,7 @@ import torch
 
 from ...ir import Node
 from ..calibration import refuse_non_finite
-from .solvers import Drift, Hessian, held_out_share, making_up
+from .solvers import Drift, Hessian, add_products, held_out_share, making_up
 
 DAMP = 0.3  # of what is made up for: on fresh text better than 0.1, and 0.01 only fits the sample
 MakeUp: TypeAlias = float | Literal["held-out"]
@@ -71,7 +71,7 @@ class Evidence:
             root = 1.0 if counts is None else counts[i][:, None].sqrt()
             moved = (part - center) * root
             if not found:
-                matrix += moved.T @ moved
+                add_products(matrix, moved, moved)
                 continue
             apart = (plain - part - between) * root
             cut = zip(found, moved.chunk(drifts), apart.chunk(drifts), strict=False)

@@ -283,6 +283,7 @@ class Quantize(Pass):
             context,
             f"{self.name}: rounding",
             exact_too=corrects or bool(self.make_up),
+            passed=Replaced(graph, decisions),
         )
         return []
 
@@ -304,6 +305,26 @@ class Quantize(Pass):
             if isinstance(stored, Compensated):
                 stored.attach(graph, reader)
         return applied(site.value, "; ".join([f"{text} of {names}", *decision.notes]))
+
+
+class Replaced:
+    """Lets weights go one after the other, once nobody needs them beside their codes.
+
+    Args:
+        decisions: By reader; each is filled when its readers pass.
+    """
+
+    def __init__(self, graph: Graph, decisions: Mapping[Node, Decision]) -> None:
+        self.graph, self.decisions = graph, decisions
+        self.passed: set[Node] = set()
+
+    def __call__(self, node: Node) -> None:
+        self.passed.add(node)
+        if node not in self.decisions or node not in self.decisions[node].weights:
+            return
+        weight: Node = node.args[1]
+        if weight.op == "param" and weight.users.keys() <= self.passed:
+            self.graph.store.let_go(weight.name, "it has codes, which take its place")
 
 
 def _no_limits() -> Limits:

@@ -12,10 +12,10 @@ import torch
 from ...ir import Node, ops
 from ...ir.codes import in_kernel_order
 from ...ir.gauge import Site
+from ...ir.memory import give_back
 from ..base import Context
 from ..calibration import as_matrix, as_rows, padding_mask, refuse_non_finite
 from ..journal import journaled
-from ..memory import give_back
 from ..shelf import Mapped
 from .choices import ChosenRounding
 from .clipping import ActivationRange, least_error, of_share, sample

@@ -17,9 +17,9 @@ import torch
 
 from ...ir import Graph, Node, ops
 from ...ir.graph import substitute
+from ...ir.memory import give_back
 from ...ir.sections import Section
 from ..base import Context
-from ..memory import give_back
 from ..shelf import Mapped, Shelf
 
 Values: TypeAlias = Sequence[Any]  # one for each batch
@@ -63,6 +63,7 @@ def run_streams(
     sections: Sequence[Section] = (),
     finish: Finish | None = None,
     exact_too: bool = True,
+    passed: Callable[[Node], None] = lambda node: None,
 ) -> None:
     """Visit the target nodes in order, each with both streams' values of the operand it maps to.
 
@@ -74,6 +75,7 @@ def run_streams(
             those with targets are.
         exact_too: Whether the exact stream is run; otherwise the quantized one, which is run
             anyway, stands in its place.
+        passed: Called with each node that no stream needs any more.
     """
     wanted = set(targets)
     finished = [section for section in sections if not wanted.isdisjoint(section.nodes)]
@@ -84,7 +86,7 @@ def run_streams(
     starts = {_first(section, steps): section for section in finished}
     ends = {_first(section, reversed(steps)): section for section in finished}
     last, shelf = _last_uses(steps, ends), Shelf(context.in_memory)
-    streams = _Streams(graph, batches, targets, last, shelf, exact_too=exact_too)
+    streams = _Streams(graph, batches, targets, last, shelf, passed, exact_too=exact_too)
     entering: dict[Section, Flow] = {}
     for index, node in enumerate(context.progress(steps, who)):
         if (section := starts.get(node)) is not None:
@@ -112,6 +114,7 @@ class _Streams:
     Args:
         targets: The nodes that are decided, each with the place of the data it reads.
         last: For each value, the index of the last step that needs it.
+        passed: Called with each node that was run over all batches.
         exact_too: Whether there are two of them.
     """
 
@@ -122,10 +125,11 @@ class _Streams:
         targets: Mapping[Node, int],
         last: Mapping[Node, int],
         shelf: Shelf,
+        passed: Callable[[Node], None],
         *,
         exact_too: bool,
     ) -> None:
-        self.exact_too = exact_too
+        self.exact_too, self.passed = exact_too, passed
         self.graph, self.count, self.targets = graph, len(batches), targets
         self.last, self.shelf = last, shelf
         self.exact: dict[Node, Values] = {
@@ -172,7 +176,9 @@ class _Streams:
         for of in (self.exact, self.quantized):
             for node in [node for node in of if self.last.get(node, -1) < index]:
                 del of[node]
-        self.pending, self.computes = [], {}
+        ran, self.pending, self.computes = self.pending, [], {}
+        for node in ran:
+            self.passed(node)
 
     def _run(self, batch: int, differ: set[Node]) -> Iterator[tuple[Node, Any, Any]]:
         """What is pending, one node after another, each with its value in either stream."""

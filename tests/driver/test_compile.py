@@ -1,3 +1,4 @@
+import copy
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ import regauge as rg
 from regauge import ir
 from regauge.backends.base import target
 from regauge.driver.presets import label, legalized, resolve
-from regauge.passes import FoldNormAffine, Pass, Quantize
+from regauge.passes import FoldNormAffine, Pass, Quantize, manager
 from regauge.passes.quantization.rounder import Rounder
 
 Equal = Callable[[Any, Any], None]
@@ -289,3 +290,59 @@ def test_what_a_target_lacks_is_rewritten_before_ranges_are_taken() -> None:
     chosen = legalized((FoldNormAffine(), Quantize()), place)
     assert [step.name for step in chosen] == ["FoldNormAffine", "Legalize", "Quantize"]
     assert legalized((FoldNormAffine(),), target("onnxruntime")) == (FoldNormAffine(),)
+
+
+# -- memory -------------------------------------------------------------------
+
+
+def test_with_released_weights_the_artifact_and_its_errors_are_the_same(
+    net: nn.Module, x: Tensor, equal: Equal
+) -> None:
+    batches = [torch.randn(64, 8, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    shapes = {"x": {0: torch.export.Dim("batch", min=1, max=64)}}
+    for rounding in ("nearest", "gptq"):
+        options: dict[str, Any] = {"target": "torch", "calibration": batches}
+        step = Quantize(None, weights="int4-g4", least=1, rounding=rounding)
+        options |= {"dynamic_shapes": shapes, "passes": ["exact", step]}
+        kept = rg.compile(net, (x,), **options)
+        module = copy.deepcopy(net)
+        freed = rg.compile(module, (x,), **options, release_weights=True)
+        equal(freed(x), kept(x))
+        assert freed.report.errors == kept.report.errors
+        damages = [[made.damage for made in art.report.passes] for art in (freed, kept)]
+        assert damages[0] == damages[1]
+        with pytest.raises(ir.InputError, match="has no weights any more"):
+            module(x)
+
+
+def test_a_graph_that_gave_its_weights_says_so(net: nn.Module, x: Tensor, equal: Equal) -> None:
+    graph = rg.trace(net, (x,))
+    art = rg.compile(graph, (x,), target="torch", release_weights=True)
+    equal(art(x), net(x))
+    assert art.report.latency is None and "latency was not measured" in art.report.notes[0]
+    with pytest.raises(ir.GraphError, match="the weights of this graph were released"):
+        graph.run(x)
+
+
+def test_a_graph_in_float64_is_no_second_copy(net: nn.Module, x: Tensor) -> None:
+    graph = rg.trace(net, (x,))
+    wide = ir.astype(graph, torch.float64)
+    assert not any(isinstance(value, Tensor) for value in wide.store.tensors.values())
+    back = ir.astype(wide, torch.float32)
+    for name in graph.params:
+        assert wide.store[name].dtype == torch.float64
+        assert back.store[name] is graph.store[name]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+def test_differences_do_not_depend_on_how_many_numbers_are_at_hand(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager, "CHUNK", chunk)
+    wanted = torch.tensor([[3.0, 4.0, -torch.inf], [0.0, torch.nan, 12.0]])
+    found = wanted.clone()
+    assert manager.difference([found], [wanted]) == 0
+    found[0, 0] = 3.26
+    assert manager.difference([found], [wanted]) == pytest.approx(0.02)
+    found[1, 1] = 0.0
+    assert manager.difference([found], [wanted]) == torch.inf

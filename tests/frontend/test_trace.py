@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -249,3 +250,21 @@ def test_a_mask_of_minus_infinity_in_a_buffer_is_fine(x: Tensor) -> None:
     model = Net().eval()
     model.register_buffer("scale", torch.tensor([0.0, 1.0, 2.0, -float("inf")]))
     torch.testing.assert_close(trace(model, (x,)).run(x), model(x), equal_nan=True)
+
+
+def test_released_weights_are_the_graph_s_alone() -> None:
+    module, x = Net().eval(), torch.ones(2, 4)
+    with torch.no_grad():
+        wanted = module(x)
+    weight = weakref.ref(module.linear.weight)
+    graph = trace(module, (x,), release_weights=True)
+    torch.testing.assert_close(graph.run(x), wanted)
+    assert weight() is None and module.linear.weight.device.type == "meta"
+    with pytest.raises(InputError, match="has no weights any more"):
+        module(x)
+
+
+def test_an_exported_program_keeps_its_weights() -> None:
+    program = torch.export.export(Net().eval(), (torch.ones(2, 4),))
+    with pytest.raises(InputError, match="cannot be released"):
+        trace(program, release_weights=True)

@@ -29,5 +29,6 @@ from .ranges import RANGES as RANGES
 from .ranges import Range as Range
 from .ranges import clipped as clipped
 from .targets import Drift as Drift
+from .targets import add_products as add_products
 from .targets import held_out_share as held_out_share
 from .targets import making_up as making_up

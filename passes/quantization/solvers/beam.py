@@ -47,7 +47,7 @@ class KBest:
         if grid.unit > 1 or self.width == 1:
             return Solution(plain)
         damp = grid.damp if self.damp is None else self.damp
-        factor = hessian.factor(self.order, damp)
+        factor = hessian.factor(self.order, damp, dtype=weight.dtype)
         found = torch.cat(
             [
                 self._search(weight[rows], factor, grid.rows(rows))
@@ -61,7 +61,7 @@ class KBest:
     def _search(self, weight: torch.Tensor, factor: Factor, grid: Grid) -> torch.Tensor:
         """The best of the paths of some rows, ``[O, n]``; but for rounding, on the grid."""
         width, (rows, n) = self.width, weight.shape
-        feedback, power = factor.feedback.to(weight.dtype), factor.power.to(weight.dtype).tolist()
+        feedback, power = factor.feedback, factor.power.to(weight.dtype).tolist()
         source = weight.T[factor.order]
         target = source[:, None].repeat(1, width, 1)  # [n, K, O]
         chosen = torch.zeros_like(target) if grid.pairs else target  # as columns come

@@ -41,9 +41,11 @@ class GPTQ:
 
     def solve(self, weight: torch.Tensor, hessian: Hessian, grid: Grid) -> Solution:
         unit = grid.unit
-        factor = hessian.factor(self.order, grid.damp if self.damp is None else self.damp, unit)
-        feedback = factor.feedback.to(weight.dtype)
+        damp = grid.damp if self.damp is None else self.damp
+        factor = hessian.factor(self.order, damp, unit, weight.dtype)
+        feedback = factor.feedback
         source = weight.T[factor.order]  # [n, O], in order
+        del weight
         target, chosen = source.clone(), torch.zeros_like(source)  # chosen: as columns come
         size, n = max(unit, self.block // unit * unit), len(source)
         columns = factor.order.tolist()
@@ -59,4 +61,5 @@ class GPTQ:
                 chosen[place : place + unit] = values
                 torch.sub(source[i : i + unit], values, out=errors[done : done + unit])
             target[stop:].addmm_(feedback[stop:, start:stop], errors)
+        del source, target
         return Solution(chosen.T.contiguous())

@@ -27,8 +27,9 @@ class Grid:
         form: The format.
         parameters: Its scales and zero points, of the matrix's blocks.
         shape: Of the matrix.
-        step: What codes are multiplied by, ``[n, O]``.
-        zero: The codes of zero, ``[n, O]``, or ``None``.
+        step: What codes are multiplied by, ``[runs, O]``.
+        zero: The codes of zero, ``[runs, O]``, or ``None``.
+        run: How many neighbouring columns share a row of these; the last of them may be fewer.
         damp: What solvers add to the diagonal of a Hessian, as a part of its mean, where they are
             not told otherwise.
         pairs: Whether neighbouring codes obey the limit of 16 bits.
@@ -39,16 +40,25 @@ class Grid:
     shape: torch.Size
     step: torch.Tensor
     zero: torch.Tensor | None
+    run: int
     damp: float
     pairs: bool = False
 
     @classmethod
     def of(cls, form: Format, weight: torch.Tensor, parameters: Parameters) -> Grid:
         """The grid of a format for a weight ``[O, n]``."""
-        step, zero = form.spread(parameters.step, weight.shape), parameters.zero
-        if zero is not None:
-            zero = form.spread(zero, weight.shape).T.contiguous()
-        return cls(form, parameters, weight.shape, step.T.contiguous(), zero, FEW_BITS)
+        granularity, rows = form.granularity, len(weight)
+        runs = -(-weight.shape[1] // max(granularity.size, 1))
+        grouped = granularity.kind == "group" and granularity.by_row
+        shared = grouped and parameters.scale.numel() == rows * runs
+
+        def by_column(part: torch.Tensor) -> torch.Tensor:
+            part = part.reshape(rows, runs) if shared else form.spread(part, weight.shape)
+            return part.T.contiguous()
+
+        zero = None if parameters.zero is None else by_column(parameters.zero)
+        run = granularity.size if shared else 1
+        return cls(form, parameters, weight.shape, by_column(parameters.step), zero, run, FEW_BITS)
 
     @classmethod
     def channelwise(
@@ -59,8 +69,8 @@ class Grid:
         scale = scales(weight)
         if pairs:
             scale = stretched(weight, scale, importance)
-        step = scale.expand_as(weight).T
-        return cls(CHANNEL_CODES, Parameters(scale), weight.shape, step, None, EIGHT_BITS, pairs)
+        made, shape = Parameters(scale), weight.shape
+        return cls(CHANNEL_CODES, made, shape, scale.T, None, shape[1], EIGHT_BITS, pairs)
 
     @staticmethod
     def stacked(grids: Sequence[Grid]) -> Grid | None:
@@ -102,9 +112,8 @@ class Grid:
             chosen: What other columns have, ``[n, ..., O]``, where nothing is chosen yet zero: of
                 a pair, the one that is rounded last keeps the limit.
         """
-        place = slice(unit * self.unit, (unit + 1) * self.unit)
-        step = self.step[place]
-        numbers = values / step
+        place = self._rows(unit)
+        numbers = values / self.step[place]
         if self.zero is not None:
             numbers = numbers.round_().add_(self.zero[place])
         if self.unit > 1:
@@ -118,22 +127,28 @@ class Grid:
         limit of pairs may make both the same. For columns that have codes of their own."""
         element = self.form.element
         assert isinstance(element, Scalar)
-        numbers = values / self.step[unit]
+        row = unit // self.run
+        numbers = values / self.step[row]
         if self.zero is not None:
-            numbers = numbers + self.zero[unit]
+            numbers = numbers + self.zero[row]
         return self._number(unit, element.beside(numbers), chosen)
 
     def _number(self, unit: int, numbers: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """What elements stand for, within the limit of pairs."""
-        place = slice(unit * self.unit, (unit + 1) * self.unit)
+        place = self._rows(unit)
         if self.pairs and unit ^ 1 < self.shape[1]:
-            taken = torch.round(chosen[unit ^ 1] / self.step[unit])
+            taken = torch.round(chosen[unit ^ 1] / self.step[unit // self.run])
             high = PAIR_LIMIT - torch.clamp(taken, min=0)
             low = -PAIR_LIMIT - torch.clamp(taken, max=0)
             numbers = torch.clamp(numbers, low, high)
         if self.zero is not None:
             numbers = numbers - self.zero[place]
         return numbers * self.step[place]
+
+    def _rows(self, unit: int) -> slice:
+        """Where the steps and zeros of a unit's columns are."""
+        first, last = unit * self.unit, (unit + 1) * self.unit - 1
+        return slice(first // self.run, last // self.run + 1)
 
     def nearest(self, weight: torch.Tensor) -> torch.Tensor:
         """A weight ``[O, n]`` with each number rounded by itself; what a pair exceeds its limit by

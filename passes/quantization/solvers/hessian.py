@@ -20,6 +20,7 @@ from ....ir.finite import is_finite
 
 Order: TypeAlias = Literal["natural", "descending", "pivot"]
 ORDERS: tuple[Order, ...] = get_args(Order)
+ROWS = 128  # of a matrix that are converted at once
 LEAST_DAMP = 1e-10  # of the mean diagonal: what a singular Hessian gets first
 
 
@@ -53,8 +54,8 @@ class Hessian:
 
     matrix: torch.Tensor
     raised: float = 0.0  # the damping that a singular matrix needed
-    _factors: dict[tuple[str, float, int], Factor] = field(
-        default_factory=dict[tuple[str, float, int], Factor]
+    _factors: dict[tuple[str, float, int, torch.dtype], Factor] = field(
+        default_factory=dict[tuple[str, float, int, torch.dtype], Factor]
     )
 
     def __post_init__(self) -> None:
@@ -94,7 +95,9 @@ class Hessian:
         wide = error.double()
         return ((wide @ self.damped(damp)) * wide).sum(-1)
 
-    def factor(self, order: Order, damp: float, unit: int = 1) -> Factor:
+    def factor(
+        self, order: Order, damp: float, unit: int = 1, dtype: torch.dtype = torch.float64
+    ) -> Factor:
         """The factor in an order of the columns.
 
         Args:
@@ -104,37 +107,40 @@ class Hessian:
             damp: What is added to the diagonal, as a part of its mean; raised where that leaves the
                 matrix singular.
             unit: How many neighbouring columns are rounded at once.
+            dtype: Of the feedback, which is computed in float64.
         """
         if order not in ORDERS:
             raise InputError(f"columns have no order '{order}'", do=f"one of {', '.join(ORDERS)}")
-        key = (order, damp, unit)
+        key = (order, damp, unit, dtype)
         if key not in self._factors:
-            self._factors[key] = self._factored(order, damp, unit)
+            self._factors[key] = self._factored(order, damp, unit, dtype)
         return self._factors[key]
 
-    def _factored(self, order: Order, damp: float, unit: int) -> Factor:
+    def _factored(self, order: Order, damp: float, unit: int, dtype: torch.dtype) -> Factor:
         columns = self._columns(order, damp, unit)
         lower, failed = self._root(columns.flip(0), damp)
-        while bool(failed) or not is_finite(lower):
+        while bool(failed) or not is_finite(lower.T):  # it lies in memory like this
             damp = self.raised = max(10 * damp, LEAST_DAMP)
             lower, failed = self._root(columns.flip(0), damp)
         power = lower.diagonal().flip(0).square()
         # R is this flipped both ways; matrices of this size are the most that GPTQ has in memory,
         # so none stays longer than it must.
-        feedback = lower.T.flip(0, 1)
-        del lower
         if unit == 1:
-            feedback.div_(feedback.diagonal().clone()[:, None])
+            lower.div_(lower.diagonal().clone())
+            feedback = _flipped(lower.T, dtype)
         else:
+            feedback = lower.T.flip(0, 1)
+            del lower
             parts = feedback.T.unflatten(1, (-1, unit)).movedim(1, 0)  # [n / unit, n, unit]
             corners = torch.stack([p[i * unit : (i + 1) * unit] for i, p in enumerate(parts)])
             parts = torch.linalg.solve_triangular(corners, parts, upper=True, left=False)
-            feedback = parts.movedim(1, 2).flatten(0, 1)
-        return Factor(columns, feedback.contiguous(), power)
+            feedback = parts.movedim(1, 2).flatten(0, 1).to(dtype).contiguous()
+        return Factor(columns, feedback, power)
 
     def _root(self, order: torch.Tensor, damp: float) -> tuple[torch.Tensor, torch.Tensor]:
         """The triangular root of the damped matrix in an order, and whether there is none."""
-        ordered = self.matrix[order[:, None], order]
+        # Column by column, as LAPACK takes it without a copy.
+        ordered = self.matrix.T[order[:, None], order].T
         ordered.diagonal().add_(self._added(damp)[order])
         failed = torch.zeros((), dtype=torch.int32)
         torch.linalg.cholesky_ex(ordered, out=(ordered, failed))
@@ -154,6 +160,17 @@ class Hessian:
         places[columns] = torch.arange(n, dtype=torch.float64)
         units = torch.argsort(places.unflatten(0, (-1, unit)).mean(1), stable=True)
         return (units[:, None] * unit + torch.arange(unit)).flatten()
+
+
+def _flipped(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A square matrix from its last row and column to its first, with no more than some rows of it
+    in its own dtype at once."""
+    n = len(matrix)
+    found = torch.empty(n, n, dtype=dtype)
+    for start in range(0, n, ROWS):
+        stop = min(start + ROWS, n)
+        found[start:stop] = matrix[n - stop : n - start].flip(0, 1)
+    return found
 
 
 def _by_pivot(matrix: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .hessian import ROWS
+
 
 @dataclass(frozen=True)
 class Drift:
@@ -35,8 +37,15 @@ class Drift:
 
     def add(self, rows: torch.Tensor, apart: torch.Tensor) -> None:
         """Count rows x' with what the exact ones have more, each ``[k, n]``."""
-        self.hessian.add_(rows.T @ rows)
-        self.cross.add_(apart.T @ rows)
+        add_products(self.hessian, rows, rows)
+        add_products(self.cross, apart, rows)
+
+
+def add_products(total: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> None:
+    """Add ``sum_t x_t y_t'`` of rows x and y, ``[k, n]`` each, to a matrix in float64."""
+    product = one.T @ other
+    for start in range(0, len(total), ROWS):  # PyTorch makes a copy of what it adds, in float64
+        total[start : start + ROWS] += product[start : start + ROWS]
 
 
 def making_up(drift: torch.Tensor, hessian: torch.Tensor, damp: float) -> torch.Tensor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -282,3 +283,41 @@ def test_small_weights_stay_as_they_are() -> None:
         "missed  a: w has only 2048 elements",
         "missed  y: u has only 3200 elements",
     ]
+
+
+IN_STEPS = """
+def graph(x: f32[64, 8], *, a: f32[8, 8], b: f32[8, 8], c: f32[8, 8], d: f32[8], e: f32[8, 8]):
+    p: f32[64, 8] = linear(x, a)
+    q: f32[64, 8] = linear(x, b)
+    r: f32[64, 8] = mul(p, q)
+    s: f32[64, 8] = linear(r, c, d)
+    t: f32[64, 8] = relu(s)
+    u: f32[64, 8] = linear(t, e)
+    return u
+"""
+
+
+@pytest.mark.parametrize("make_up", [0.0, 0.5])
+def test_in_place_weights_go_one_after_the_other_and_codes_are_the_same(make_up: float) -> None:
+    graph = parse(IN_STEPS)
+    generator = torch.Generator().manual_seed(0)
+    fill(graph, generator)
+    x = torch.randn(64, 8, generator=generator)
+    context = Context(inputs=[x], calibration=[[x], [x.flip(0)]])
+    step = Quantize(None, weights="int4-g8", make_up=make_up, least=1)
+    wanted, _ = step.attempt(graph, context)
+    assert list(graph.params) == list("abcde")  # what was changed is a copy
+    tensors = {name: weakref.ref(graph.store[name]) for name in "abcde"}
+    alive: dict[str, str] = {}
+
+    def progress(steps: Iterable[Any], _: str) -> Iterator[Any]:
+        for node in steps:
+            alive[node.name] = "".join(name for name in tensors if tensors[name]() is not None)
+            yield node
+
+    context.progress = progress
+    new, _ = step.attempt(graph, context, in_place=True)
+    assert new is graph
+    assert alive["s"] == "abcde" and alive["t"] == alive["u"] == "cde"
+    assert list(new.params) == list(wanted.params)
+    assert all(torch.equal(new.store[name], wanted.store[name]) for name in new.params)

@@ -52,3 +52,14 @@ def test_a_scale_of_the_whole_tensor_keeps_grids_apart() -> None:
     parameters = form.fit(weight)
     whole = Parameters(parameters.scale, torch.tensor(2.0), parameters.zero)
     assert Grid.stacked([Grid.of(form, weight, whole)] * 2) is None
+
+
+def test_columns_of_a_group_share_a_row_of_steps() -> None:
+    weight = layer(4, 20)[0]
+    grid = of("int4-g8-pad-asym", weight)  # the last group has four columns
+    assert grid.zero is not None and grid.step.shape == grid.zero.shape == (3, 4)
+    steps = grid.form.spread(grid.parameters.step, weight.shape)
+    for column in range(20):
+        assert torch.equal(grid.step[column // grid.run], steps[:, column])
+        found = grid.round(column, weight[:, column][None], torch.zeros(20, 4))
+        torch.testing.assert_close(found[0], grid.nearest(weight)[:, column])

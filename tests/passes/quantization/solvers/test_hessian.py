@@ -67,3 +67,21 @@ def test_what_is_not_finite_is_refused() -> None:
 def test_an_unknown_order_is_refused() -> None:
     with pytest.raises(InputError, match="columns have no order 'ascending'"):
         layer()[1].factor("ascending", 0.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("unit", [1, 4])
+def test_feedback_in_single_precision_is_rounded_once(unit: int) -> None:
+    _, hessian = layer(columns=200)  # more than are converted at once
+    plain = hessian.factor("descending", 0.01, unit)
+    single = hessian.factor("descending", 0.01, unit, torch.float32)
+    assert torch.equal(single.feedback, plain.feedback.float())
+    assert torch.equal(single.power, plain.power) and torch.equal(single.order, plain.order)
+
+
+def test_the_factor_is_that_of_cholesky_bit_for_bit() -> None:
+    _, hessian = layer(columns=200)
+    factor = hessian.factor("descending", 0.01)
+    order = factor.order.flip(0)
+    ordered = hessian.damped(0.01)[order[:, None], order]
+    upper = torch.linalg.cholesky(ordered).flip(0, 1)
+    assert torch.equal(factor.feedback, (upper / upper.diagonal()).T)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from regauge.passes.memory import give_back
+from regauge.ir.memory import give_back
 
 
 def resident() -> int:
