@@ -320,11 +320,13 @@ class Replaced:
 
     def __call__(self, node: Node) -> None:
         self.passed.add(node)
-        if node not in self.decisions or node not in self.decisions[node].weights:
+        decision = self.decisions.get(node)
+        # Readers of one site that lie apart are decided together each time.
+        if decision is None or not self.passed.issuperset(decision.site.readers):
             return
-        weight: Node = node.args[1]
-        if weight.op == "param" and weight.users.keys() <= self.passed:
-            self.graph.store.let_go(weight.name, "it has codes, which take its place")
+        for weight in {reader.args[1]: None for reader in decision.weights}:
+            if weight.op == "param" and weight.users.keys() <= self.passed:
+                self.graph.store.let_go(weight.name, "it has codes, which take its place")
 
 
 def _no_limits() -> Limits:

@@ -321,3 +321,18 @@ def test_in_place_weights_go_one_after_the_other_and_codes_are_the_same(make_up:
     assert alive["s"] == "abcde" and alive["t"] == alive["u"] == "cde"
     assert list(new.params) == list(wanted.params)
     assert all(torch.equal(new.store[name], wanted.store[name]) for name in new.params)
+
+
+def test_in_place_readers_of_a_site_that_lie_apart_find_their_weights() -> None:
+    graph = parse(
+        "def graph(x: f32[64, 8], *, a: f32[8, 8], b: f32[8, 8], c: f32[8, 8]):\n"
+        "    p = linear(x, a)\n    q = relu(p)\n    r = linear(q, b)\n    s = linear(x, c)\n"
+        "    y = add(r, s)\n    return y"
+    )
+    generator = torch.Generator().manual_seed(0)
+    fill(graph, generator)
+    context = Context(inputs=[x := torch.randn(64, 8, generator=generator)], calibration=[[x]])
+    step = Quantize("static", least=1)
+    wanted, _ = step.attempt(graph, context)
+    new, _ = step.attempt(graph, context, in_place=True)
+    assert all(torch.equal(new.store[name], wanted.store[name]) for name in new.params)
