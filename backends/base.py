@@ -235,6 +235,13 @@ TARGETS: dict[str, Target] = {
             weights=replace(BLOCKS, bits=(4, 8)),
         ),
         Target(
+            name="tvm",
+            module="tvm.runner",
+            requires=("tvm", "safetensors"),
+            install="regauge[tvm]",
+            takes="f32; symbolic sizes; compiled by LLVM for this processor",
+        ),
+        Target(
             name="torch",
             module="torch_eager",
             requires=("torch",),
