@@ -239,7 +239,9 @@ TARGETS: dict[str, Target] = {
             module="tvm.runner",
             requires=("tvm", "safetensors"),
             install="regauge[tvm]",
-            takes="f32; symbolic sizes; compiled by LLVM for this processor",
+            takes="f32; int8 weights and activations, static or per token; symbolic sizes; as code "
+            "of this processor, by LLVM",
+            weights=BLOCKS,
         ),
         Target(
             name="torch",

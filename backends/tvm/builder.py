@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
@@ -20,6 +20,7 @@ from ...ir.types import Dim, symbols
 from ..lowering import Declined
 
 Value: TypeAlias = Any  # an expression of TVM, or a tuple of values
+Shared = TypeVar("Shared")
 SCALARS = {"int": torch.int64, "float": torch.float64, "bool": torch.bool}
 
 
@@ -31,10 +32,14 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 class Builder:
-    """Lowerings call ``compute``, ``map`` and ``op``, and give back the result."""
+    """Lowerings call ``compute``, ``map`` and ``op``, and give back the result.
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    Args:
+        lower: What a node becomes that is wanted, and was left out so far.
+    """
+
+    def __init__(self, graph: Graph, lower: Callable[[Builder, Node], Value]) -> None:
+        self.graph, self._lower = graph, lower
         self.relax: Any = import_module("tvm.relax")
         self.tirx: Any = import_module("tvm.tirx")
         self._renewed: Any = import_module("tvm.s_tir").renew_defs
@@ -44,6 +49,7 @@ class Builder:
         self.values: dict[Node, Value] = {}
         self.weights: dict[str, torch.Tensor] = {}
         self.variables: dict[str, Any] = {}  # of the weights
+        self._shared: dict[tuple[object, ...], Any] = {}
         self._asked: set[str] = set()  # the symbols that the node being lowered reads
         self._symbols = {name: self.tirx.Var(name, "int64") for name in graph.symbols}
 
@@ -200,11 +206,23 @@ class Builder:
             self.variables[name] = self.relax.Var(name.replace(".", "_"), self.type(type_))
         return self.variables[name]
 
+    def memo(self, key: tuple[object, ...], make: Callable[[], Shared]) -> Shared:
+        """What several nodes share, made where it is first asked for."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
+
     # -- operands -------------------------------------------------------------------------------
 
     def value(self, node: Node) -> Value:
         """What a node of ours became."""
-        return self.parameter(node) if node.op == "param" else self.values[node]
+        if node.op == "param":
+            return self.parameter(node)
+        if node not in self.values:
+            asked, self._asked = self._asked, set()
+            self.values[node] = self._lower(self, node)
+            self._asked = asked
+        return self.values[node]
 
     def tensor(self, arg: Arg, dtype: torch.dtype | None = None) -> Any:
         """An operand as a tensor of a dtype."""

@@ -10,6 +10,7 @@ from ..builder import Value
 from . import (
     arithmetic,
     attention,
+    codes,
     contractions,
     elementwise,
     indexing,
@@ -27,6 +28,7 @@ LOWERINGS: Mapping[str, Callable[..., Value]] = {
     for family in (
         arithmetic,
         attention,
+        codes,
         contractions,
         elementwise,
         indexing,
@@ -34,7 +36,6 @@ LOWERINGS: Mapping[str, Callable[..., Value]] = {
         norms,
         numbers,
         pooling,
-        quantized,
         quantized,
         reductions,
         sources,

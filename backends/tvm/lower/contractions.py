@@ -12,6 +12,7 @@ from ....ir import Node
 from ....ir.graph import Arg
 from ...lowering import Declined, rank, windows
 from ..builder import Builder
+from . import codes
 
 
 def transposed(b: Builder, weight: Node) -> Any:
@@ -33,7 +34,9 @@ def _as_weight(user: Node, weight: Node) -> bool:
 def linear(b: Builder, node: Node, input: Node, weight: Node, bias: Arg = None) -> Any:
     if rank(weight) != 2:
         raise Declined("with a weight that is no matrix")
-    product = b.op("matmul", b.tensor(input), transposed(b, weight))
+    product = codes.linear(b, node, input, weight)
+    if product is None:
+        product = b.op("matmul", b.tensor(input), transposed(b, weight))
     return biased(b, node, product, bias)
 
 
@@ -60,6 +63,9 @@ def addmm(
 
 
 def embedding(b: Builder, node: Node, weight: Node, indices: Node) -> Any:
+    found = codes.embedding(b, node, weight, indices)
+    if found is not None:
+        return found
     places = rank(indices)
 
     def at(table: Any, rows: Any, *place: Any) -> Any:
@@ -89,15 +95,11 @@ def conv(
 ) -> Any:
     n = rank(weight) - 2
     strides, pads, dilations = windows(weight, stride, padding, dilation)
-    product = batched(
-        b,
-        input,
-        n,
-        lambda x: b.op(
-            f"nn.conv{n}d", x, b.tensor(weight), strides=strides, padding=pads, dilation=dilations,
-            groups=groups,
-        ),
-    )  # fmt: skip
+    how: dict[str, Any] = {"strides": strides, "dilation": dilations, "groups": groups}
+    product = codes.convolution(b, input, weight, node, pads, **how)
+    if product is None:
+        w, kind = b.tensor(weight), f"nn.conv{n}d"
+        product = batched(b, input, n, lambda x: b.op(kind, x, w, padding=pads, **how))
     return by_channel(b, node, product, bias, n)
 
 
