@@ -52,7 +52,7 @@ def vector_norm(
         raise Declined(f"of order {ord}")
     square = b.compute_like(value, lambda x: x * x, name="square")
     total = b.reduce("sum", square, _axes(dim), keep=keepdim)
-    return b.compute_like(total, lambda x: t.sqrt(x), name="root")
+    return b.compute_like(total, lambda x: t.sqrt(x), name="sqrt")
 
 
 def weight_norm(b: Builder, node: Node, v: Node, g: Node, dim: int = 0) -> Any:
