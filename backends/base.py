@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -192,9 +193,23 @@ class Target:
                     do="compile without dynamic_shapes, with an example as large as what shall run",
                 )
 
-    def lower(self, graph: Graph) -> Runner:
-        """The graph as something that runs."""
-        return self._lowering().lower(graph)
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Raise ``TargetError`` where its lowering has no such option."""
+        if options:
+            _, *known = inspect.signature(self._lowering().lower).parameters
+            if unknown := sorted(options.keys() - set(known)):
+                raise TargetError(
+                    f"target {self.name!r} has no option {unknown[0]!r}",
+                    do=f"choose of its options: {', '.join(known) or 'it has none'}",
+                )
+
+    def lower(self, graph: Graph, **options: Any) -> Runner:
+        """The graph as something that runs.
+
+        Args:
+            options: What the lowering takes besides, such as a number of threads.
+        """
+        return self._lowering().lower(graph, **options)
 
     def load(self, folder: Path, graph: Graph) -> Runner:
         """A runner from what ``Runner.save`` wrote."""

@@ -45,6 +45,7 @@ def compile(
     dynamic_shapes: Any = None,
     measure: bool = True,
     resume: str | os.PathLike[str] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Transform a model, prove what was done, and make it run on a target.
 
@@ -60,12 +61,16 @@ def compile(
         measure: Whether to measure error and latency on the example.
         resume: A folder that keeps what passes decide as they go. The same call with the same
             folder goes on where one that was interrupted was, and ends with the same bytes.
+        options: What the target's lowering takes: a number of ``threads`` (``onnxruntime``,
+            ``openvino``), or of schedules to time in search of fast ones, ``tune`` (``tvm``). The
+            model before the passes, which the latency is compared with, gets the same.
 
     Raises:
         RegaugeError: With what is wrong, where, and what to do; the class says the kind.
     """
     place = find_target(target)
     place.check_installed()
+    place.check_options(options or {})
     chosen = resolve(passes, place)
     check_order(chosen)
     chosen = legalized(chosen, place)
@@ -97,7 +102,9 @@ def compile(
             progress=bars.track,
         )
         try:
-            final, runner, report = _build(graph, chosen, context, place, bars, measure=measure)
+            final, runner, report = _build(
+                graph, chosen, context, place, bars, options or {}, measure=measure
+            )
         except PromiseError as error:
             raise _with_evidence(error) from None
     report.asked = label(passes)
@@ -140,6 +147,7 @@ def _build(
     context: Context,
     place: Target,
     bars: Bars,
+    options: Mapping[str, Any],
     *,
     measure: bool,
 ) -> tuple[Graph, Runner, Report]:
@@ -147,7 +155,7 @@ def _build(
     with bars.stage("passes, each checked against its promise"):
         final, records = apply(graph, chosen, context, dtype=_working_dtype(graph))
     with bars.stage(f"lowering to {place.name}"):
-        runner = place.lower(final)
+        runner = place.lower(final, **options)
     report = Report(
         model=_facts(graph, final),
         target=place.name,
@@ -157,7 +165,8 @@ def _build(
         environment=environment(place),
     )
     with bars.stage("measuring"):
-        _measure(report, graph, final, runner, place, context.inputs if measure else [])
+        example = context.inputs if measure else []
+        _measure(report, graph, final, runner, place, example, options)
     return final, runner, report
 
 
@@ -208,7 +217,13 @@ def _facts(graph: Graph, final: Graph) -> Model:
 
 
 def _measure(
-    report: Report, graph: Graph, final: Graph, runner: Runner, place: Target, flat: Sequence[Any]
+    report: Report,
+    graph: Graph,
+    final: Graph,
+    runner: Runner,
+    place: Target,
+    flat: Sequence[Any],
+    options: Mapping[str, Any],
 ) -> None:
     """Fill in error and latency, or say why they are missing."""
     if not flat and graph.inputs:
@@ -231,15 +246,15 @@ def _measure(
             "and a latency would say nothing"
         )
         return
-    before, baseline = _baseline(graph, place)
+    before, baseline = _baseline(graph, place, options)
     report.latency = latency(lambda: before(flat), lambda: runner(ready), baseline)
     report.notes.append("error and latency are of the example inputs, on this machine")
 
 
-def _baseline(graph: Graph, place: Target) -> tuple[Any, str]:
+def _baseline(graph: Graph, place: Target, options: Mapping[str, Any]) -> tuple[Any, str]:
     """The original on the same target; where the target does not take it, in PyTorch."""
     try:
-        return place.lower(graph), f"the traced model on {place.name}, without any pass"
+        return place.lower(graph, **options), f"the traced model on {place.name}, without any pass"
     except TargetError:
         from ..backends.torch_eager import lower
 

@@ -101,3 +101,35 @@ def test_an_op_without_a_lowering_is_named_with_its_line(graph_of: Make) -> None
 def test_a_form_that_is_not_covered_is_named(graph_of: Make) -> None:
     with pytest.raises(TargetError, match="no lowering for index by a mask"):
         target("tvm").lower(graph_of(*CASES["index, by a mask"]))
+
+
+def test_tuning_is_kept_and_gives_the_same_code_again(
+    graph_of: Make, inputs_of: Feed, tmp_path: Path
+) -> None:
+    pytest.importorskip("xgboost")
+    from regauge.backends.tvm.runner import lower
+    from regauge.backends.tvm.tuning import FILES, Records
+
+    graph = graph_of("x: f32[16, 32], *, w: f32[48, 32]", "a = linear(x, w)", "y = relu(a)")
+    runner, inputs = lower(graph, tune=4), inputs_of(graph)
+    torch.testing.assert_close(runner(inputs), execute(graph, inputs), rtol=2e-5, atol=2e-5)
+    assert runner.records is not None
+    assert 1 <= runner.records.count <= 16
+    assert runner.notes == (f"tuned by MetaSchedule: {runner.records.count} schedules were timed",)
+    runner.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} >= set(FILES)
+    assert Records.within(tmp_path) == runner.records
+    again = lower(graph, records=runner.records)
+    torch.testing.assert_close(again(inputs), runner(inputs), rtol=0, atol=0)
+
+
+def test_what_is_not_tuned_says_so(graph_of: Make) -> None:
+    (note,) = target("tvm").lower(graph_of("x: f32[4]", "y = relu(x)")).notes
+    assert note.startswith("not tuned: every function has its default schedule")
+
+
+def test_symbolic_sizes_are_not_tuned(graph_of: Make) -> None:
+    with pytest.raises(
+        TargetError, match=r"tunes for sizes that are numbers, and x is f32\[n, 8\]"
+    ):
+        target("tvm").lower(graph_of("x: f32[n, 8]", "y = relu(x)"), tune=4)
