@@ -8,6 +8,7 @@ the same code is built again without a search.
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from ...ir import TargetError
 
 FILES = ("tuning_workloads.json", "tuning_records.json")
 _ROUND = 16  # schedules of one function that are timed before the next function's turn
+_NO_TIME = 1e9  # seconds; MetaSchedule writes 1e10 for a failure
 _LOG = "tvm.s_tir.meta_schedule"
 
 
@@ -34,8 +36,9 @@ class Records:
 
     @property
     def count(self) -> int:
-        """How many schedules were timed."""
-        return len(self.records.splitlines())
+        """How many schedules were timed; one that was not built, or did not run, has no time."""
+        times = (json.loads(line)[1][1] for line in self.records.splitlines())
+        return sum(time is not None and min(time) < _NO_TIME for time in times)
 
     @classmethod
     def within(cls, folder: Path) -> Records | None:
@@ -92,6 +95,9 @@ def search(module: Any, target: Any, trials: int, *, seed: int = 0) -> Records:
                 work_dir=name,
                 max_trials_global=trials,
                 num_trials_per_iter=_ROUND,
+                builder=schedule.builder.LocalBuilder(
+                    max_workers=contexts[0].num_threads, initializer=_intrinsics
+                ),
                 database=database,
             )
         found = [folder / name for name in FILES]
