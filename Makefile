@@ -62,7 +62,7 @@ coverage: $(READY)
 
 # A C compiler, and gcc-arm-none-eabi and qemu-system-arm for the board, come from the system.
 targets: $(READY)
-	$(PIP) -e '.[openvino,qnn,triton,compressed-tensors]'
+	$(PIP) -e '.[openvino,qnn,triton,tvm,compressed-tensors]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/backends tests/codegen tests/driver
 
 lint: $(READY)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -220,9 +221,23 @@ class Target:
                     do="quantize with static scales, such as passes='w8a8'",
                 )
 
-    def lower(self, graph: Graph) -> Runner:
-        """The graph as something that runs."""
-        return self._lowering().lower(graph)
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Raise ``TargetError`` where its lowering has no such option."""
+        if options:
+            _, *known = inspect.signature(self._lowering().lower).parameters
+            if unknown := sorted(options.keys() - set(known)):
+                raise TargetError(
+                    f"target {self.name!r} has no option {unknown[0]!r}",
+                    do=f"choose of its options: {', '.join(known) or 'it has none'}",
+                )
+
+    def lower(self, graph: Graph, **options: Any) -> Runner:
+        """The graph as something that runs.
+
+        Args:
+            options: What the lowering takes besides, such as a number of threads.
+        """
+        return self._lowering().lower(graph, **options)
 
     def load(self, folder: Path, graph: Graph) -> Runner:
         """A runner from what ``Runner.save`` wrote."""
@@ -277,6 +292,15 @@ TARGETS: dict[str, Target] = {
             integers_only=True,
             sixteen_bits=True,
             dynamic_scales=False,
+        ),
+        Target(
+            name="tvm",
+            module="tvm.runner",
+            requires=("tvm", "safetensors"),
+            install="regauge[tvm]",
+            takes="f32; int8 weights and activations, static or per token; symbolic sizes; as code "
+            "of this processor, by LLVM",
+            weights=BLOCKS,
         ),
         Target(
             name="torch",

@@ -45,6 +45,7 @@ def compile(
     dynamic_shapes: Any = None,
     measure: bool = True,
     resume: str | os.PathLike[str] | None = None,
+    options: Mapping[str, Any] | None = None,
     release_weights: bool = False,
 ) -> Artifact:
     """Transform a model, prove what was done, and make it run on a target.
@@ -61,6 +62,10 @@ def compile(
         measure: Whether to measure error and latency on the example.
         resume: A folder that keeps what passes decide as they go. The same call with the same
             folder goes on where one that was interrupted was, and ends with the same bytes.
+        options: What the target's lowering takes: a number of ``threads`` (``onnxruntime``,
+            ``openvino``), the ``generation`` of the HTP (``qnn``), or how many schedules to time in
+            search of fast ones, ``tune`` (``tvm``). The model before the passes, which the latency
+            is compared with, gets the same.
         release_weights: Whether each weight of the model may be freed once it is replaced, for
             models that fill the memory. The module or graph cannot be used any more, whatever
             becomes of the call; latency is not measured, and checkpoints cannot be written.
@@ -70,6 +75,7 @@ def compile(
     """
     place = find_target(target)
     place.check_installed()
+    place.check_options(options or {})
     chosen = resolve(passes, place)
     check_order(chosen)
     chosen = legalized(chosen, place)
@@ -102,7 +108,14 @@ def compile(
         )
         try:
             final, runner, report = _build(
-                graph, chosen, context, place, bars, measure=measure, release=release_weights
+                graph,
+                chosen,
+                context,
+                place,
+                bars,
+                options or {},
+                measure=measure,
+                release=release_weights,
             )
         except PromiseError as error:
             raise _with_evidence(error) from None
@@ -146,6 +159,7 @@ def _build(
     context: Context,
     place: Target,
     bars: Bars,
+    options: Mapping[str, Any],
     *,
     measure: bool,
     release: bool,
@@ -158,7 +172,7 @@ def _build(
     with bars.stage("passes, each checked against its promise"):
         final, records = apply(graph, chosen, context, dtype=dtype, release=release)
     with bars.stage(f"lowering to {place.name}"):
-        runner = place.lower(final)
+        runner = place.lower(final, **options)
     report = Report(
         model=_facts(graph, final),
         target=place.name,
@@ -168,7 +182,7 @@ def _build(
         environment=environment(place),
     )
     with bars.stage("measuring"):
-        _measure(report, graph, final, runner, place, flat, wanted)
+        _measure(report, graph, final, runner, place, flat, options, wanted)
     return final, runner, report
 
 
@@ -234,6 +248,7 @@ def _measure(
     runner: Runner,
     place: Target,
     flat: Sequence[Any],
+    options: Mapping[str, Any],
     known: tuple[Any, ...] | None,
 ) -> None:
     """Fill in error and latency, or say why they are missing.
@@ -267,15 +282,15 @@ def _measure(
             "were released"
         )
         return
-    before, baseline = _baseline(graph, place)
+    before, baseline = _baseline(graph, place, options)
     report.latency = latency(lambda: before(flat), lambda: runner(ready), baseline)
     report.notes.append("error and latency are of the example inputs, on this machine")
 
 
-def _baseline(graph: Graph, place: Target) -> tuple[Any, str]:
+def _baseline(graph: Graph, place: Target, options: Mapping[str, Any]) -> tuple[Any, str]:
     """The original on the same target; where the target does not take it, in PyTorch."""
     try:
-        return place.lower(graph), f"the traced model on {place.name}, without any pass"
+        return place.lower(graph, **options), f"the traced model on {place.name}, without any pass"
     except TargetError:
         from ..backends.torch_eager import lower
 

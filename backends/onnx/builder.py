@@ -16,6 +16,10 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from ...ir import Graph, Node, ScalarType, TensorType
 from ...ir.formats import pack
 from ...ir.graph import Arg
+from ..lowering import Declined as Declined
+from ..lowering import axis_of as axis_of
+from ..lowering import pair as pair
+from ..lowering import rank as rank
 from .dialect import ONNX_RUNTIME, Dialect
 
 Value: TypeAlias = "str | tuple[str, ...]"
@@ -44,10 +48,6 @@ DTYPES: Mapping[torch.dtype, int] = {
 }
 _CODES = {4: TensorProto.UINT4, 8: TensorProto.UINT8}
 SCALARS = {"int": torch.int64, "float": torch.float64, "bool": torch.bool}
-
-
-class Declined(Exception):
-    """A lowering does not cover this form of its op; the fallback takes it."""
 
 
 def tensor_proto(name: str, value: torch.Tensor) -> TensorProto:
@@ -227,22 +227,3 @@ class Builder:
         """One size of a value, as ``int64[1]``."""
         end = {} if axis == -1 else {"end": axis + 1}
         return self.op("Shape", name, start=axis, **end)
-
-
-def pair(value: Arg, count: int = 2) -> list[int]:
-    """Integers given as one for all or one each."""
-    if isinstance(value, int):
-        return [value] * count
-    if any(not isinstance(part, int) for part in value):
-        raise Declined("a symbolic kernel attribute")
-    many = [int(part) for part in value]
-    return many * count if len(many) == 1 else many
-
-
-def rank(node: Node) -> int:
-    return len(node.shape)
-
-
-def axis_of(dim: int, ndim: int) -> int:
-    """A dimension counted from the front."""
-    return dim % ndim if ndim else 0

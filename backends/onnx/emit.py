@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
 import onnx
 from onnx import ModelProto, ValueInfoProto, helper
 
 from ...ir import Graph, Node, TargetError, TensorType
-from ...ir import ops as table
 from ...ir.types import Type, show
+from ..lowering import lowered
 from . import fallback
 from .builder import DTYPES, SCALARS, Builder, Declined, Value
 from .dialect import ONNX_RUNTIME, Dialect
@@ -19,12 +18,6 @@ from .lower import LOWERINGS
 
 WIDE_SUMS = {"regauge.sums": "32 bits"}  # in a model's properties: 16 may saturate
 _EXTERNAL = 1_500_000_000  # bytes; a protobuf file ends at 2 GB
-# What PyTorch's schemas have for gradients and for devices; without effect on values.
-_WITHOUT_EFFECT = {
-    "dtype",  # the node's own says it
-    "cudnn_enable", "cudnn_enabled", "implicit", "memory_format", "momentum", "non_blocking",
-    "padding_idx", "scale_grad_by_freq", "sparse", "sparse_grad",
-}  # fmt: skip
 
 
 def emit(graph: Graph, dialect: Dialect = ONNX_RUNTIME) -> ModelProto:
@@ -93,18 +86,9 @@ def lower(builder: Builder, node: Node) -> Value:
 
 
 def _lowered(builder: Builder, node: Node) -> Value:
-    lowering = LOWERINGS.get(node.op)
-    if lowering is None:
-        raise Declined("")
-    given = dict(node.attrs) if node.op.startswith("ort.") else {
-        **table.get(node.op).bind(node.args), **node.attrs
-    }  # fmt: skip
     if node.op.startswith("ort."):
-        return lowering(builder, node, *node.args, **given)
-    known = inspect.signature(lowering).parameters
-    if extra := given.keys() - known.keys() - _WITHOUT_EFFECT:
-        raise Declined(f"with {', '.join(sorted(extra))}")
-    return lowering(builder, node, **{key: value for key, value in given.items() if key in known})
+        return LOWERINGS[node.op](builder, node, *node.args, **node.attrs)
+    return lowered(LOWERINGS, builder, node)
 
 
 def _input(builder: Builder, node: Node) -> ValueInfoProto:

@@ -128,8 +128,21 @@ def test_an_unknown_target_lists_the_known(net: nn.Module, x: Tensor) -> None:
         rg.compile(net, (x,), target="tpu")
     assert str(error.value) == (
         "there is no target 'tpu'\n"
-        "  do  choose one of: onnxruntime, openvino, qnn, torch, compressed-tensors, c"
+        "  do  choose one of: onnxruntime, openvino, qnn, tvm, torch, compressed-tensors, c"
     )
+
+
+def test_an_option_that_the_target_lacks_lists_those_it_has(net: nn.Module, x: Tensor) -> None:
+    with pytest.raises(ir.TargetError) as error:
+        rg.compile(net, (x,), options={"tune": 4})
+    assert str(error.value) == (
+        "target 'onnxruntime' has no option 'tune'\n  do  choose of its options: threads"
+    )
+
+
+def test_options_reach_the_target(net: nn.Module, x: Tensor) -> None:
+    art = rg.compile(net, (x,), passes=[], options={"threads": 1})
+    assert vars(art.runner)["threads"] == 1
 
 
 def test_a_target_that_is_not_installed_says_what_to_install(

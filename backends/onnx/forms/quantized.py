@@ -60,7 +60,7 @@ def _optional(node: Node, place: int) -> Node | None:
     return node.args[place] if len(node.args) > place else None
 
 
-def _weight(node: Arg) -> tuple[Node, Node, Node | None] | None:
+def weight_codes(node: Arg) -> tuple[Node, Node, Node | None] | None:
     """Codes ``[O, ...]``, their scale and their zero point, of a dequantized weight."""
     if not isinstance(node, Node) or node.op != "dequantize":
         return None
@@ -73,7 +73,7 @@ def _weight(node: Arg) -> tuple[Node, Node, Node | None] | None:
     return (codes, scale, zero) if fits and scale.op == "param" else None
 
 
-def _activation(node: Arg) -> tuple[Node, Node, Node | int | None] | None:
+def activation_codes(node: Arg) -> tuple[Node, Node, Node | int | None] | None:
     """Codes ``[..., I]``, their scale and their zero point, of a dequantized value."""
     if not isinstance(node, Node) or node.op != "dequantize":
         return None
@@ -101,21 +101,21 @@ def _middle(zero: Arg) -> int | None:
 
 
 def _linear(graph: Graph, node: Node) -> _Form | None:
-    found, activation = _linear_codes(graph, node), _activation(node.args[0])
+    found, activation = _linear_codes(graph, node), activation_codes(node.args[0])
     if found is None or activation is None:
         return found
     return "ort.linear_integer", (*activation, *found[1][1:]), {}
 
 
 def _linear_codes(graph: Graph, node: Node) -> _Form | None:
-    weight = _weight(node.args[1])
+    weight = weight_codes(node.args[1])
     if weight is None or len(weight[0].shape) != 2:
         return None
     return "ort.linear_codes", (node.args[0], *weight, _optional(node, 2)), {}
 
 
 def _embedding(graph: Graph, node: Node) -> _Form | None:
-    weight = _weight(node.args[0])
+    weight = weight_codes(node.args[0])
     if weight is None or len(weight[0].shape) != 2 or not weight[1].shape:
         return None  # rows that share a scale are codes of the table's, which are only moved
     return "ort.embedding_codes", (*weight, node.args[1]), {}
@@ -142,7 +142,7 @@ def _quantize(graph: Graph, node: Node) -> _Form | None:
 
 
 def _add(value: Node, scale: Node, zero: Node | None) -> _Form | None:
-    left, right = _activation(value.args[0]), _activation(value.args[1])
+    left, right = activation_codes(value.args[0]), activation_codes(value.args[1])
     if left is None or right is None or value.attrs.get("alpha", 1) != 1:
         return None
     if any(part[1].op != "param" or isinstance(part[2], int) for part in (left, right)):
@@ -171,7 +171,7 @@ def _passed(graph: Graph, value: Node, scale: Node, zero: Node | None) -> _Form 
 
 
 def _conv(value: Node, scale: Node, zero: Node | None) -> _Form | None:
-    weight, activation = _weight(value.args[1]), _activation(value.args[0])
+    weight, activation = weight_codes(value.args[1]), activation_codes(value.args[0])
     bias = _optional(value, 2)
     if (
         weight is None

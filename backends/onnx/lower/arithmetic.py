@@ -6,26 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from ....ir import Node, ScalarType, TensorType
+from ....ir import Node
 from ....ir.graph import Arg
+from ...lowering import promoted
 from ..builder import Builder, Declined
-
-
-def promoted(*args: Arg) -> torch.dtype:
-    """The dtype in which PyTorch combines these operands."""
-
-    def sample(arg: Arg) -> object:
-        if not isinstance(arg, Node):
-            return arg
-        if isinstance(arg.type, TensorType):  # rank zero counts for less
-            return torch.empty([1] * bool(arg.shape), dtype=arg.dtype)
-        assert isinstance(arg.type, ScalarType)
-        return {"int": 1, "float": 1.0, "bool": True}[arg.type.kind]
-
-    first, *rest = map(sample, args)
-    if not rest:
-        return torch.result_type(first, first)  # type: ignore[arg-type]
-    return torch.result_type(first, rest[0])  # type: ignore[arg-type]
 
 
 def _same(kind: str) -> Callable[[Builder, Node, Arg, Arg], str]:

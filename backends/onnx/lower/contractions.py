@@ -8,6 +8,7 @@ import torch
 
 from ....ir import Node
 from ....ir.graph import Arg
+from ...lowering import windows
 from ..builder import INT64_MAX, Builder, Declined, pair, rank
 
 
@@ -74,19 +75,10 @@ def conv_attributes(
     weight: Node, stride: Arg, padding: Arg, dilation: Arg, groups: int
 ) -> dict[str, list[int] | int]:
     """A convolution's attributes as ONNX has them; padding may be given for both sides."""
-    count = rank(weight) - 2
-    dilations = pair(dilation, count)
-    if isinstance(padding, str):
-        spread = [d * (int(k) - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
-        spread = [0] * count if padding == "valid" else spread
-        pads = [s // 2 for s in spread] + [s - s // 2 for s in spread]
-    elif isinstance(padding, tuple) and len(padding) == 2 * count:
-        pads = list(padding)
-    else:
-        pads = pair(padding, count) * 2
+    strides, pads, dilations = windows(weight, stride, padding, dilation)
     return {
         "kernel_shape": [int(size) for size in weight.shape[2:]],
-        "strides": pair(stride, count),
+        "strides": strides,
         "pads": pads,
         "dilations": dilations,
         "group": groups,

@@ -1,0 +1,135 @@
+"""TVM on the CPU, where it is installed: every lowering computes what the interpreter computes."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+import small_models
+import torch
+from op_cases import CASES
+
+from regauge.backends.base import target
+from regauge.frontend import trace
+from regauge.ir import Graph, TargetError
+from regauge.ir.interpret import execute, flatten
+from regauge.passes.manager import difference
+
+pytest.importorskip("tvm")
+
+Make: TypeAlias = Callable[..., Graph]
+Feed: TypeAlias = Callable[..., list[torch.Tensor]]
+
+DECLINED = {"index, by a mask"}  # how large the result is, its data says
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in DECLINED])
+def test_computes_what_the_interpreter_computes(name: str, graph_of: Make, inputs_of: Feed) -> None:
+    graph = graph_of(*CASES[name])
+    inputs = inputs_of(graph)
+    found = target("tvm").lower(graph)(inputs)
+    torch.testing.assert_close(found, execute(graph, inputs), rtol=2e-5, atol=2e-6, equal_nan=True)
+
+
+def test_sizes_may_vary(graph_of: Make, inputs_of: Feed) -> None:
+    graph = graph_of(
+        "x: f32[n, t, 8], *, w: f32[6, 8], c: f32[6]",
+        "a: f32[n, t, 6] = linear(x, w, c)",
+        "h = transpose(a, dim0=1, dim1=2)",
+        "s: f32[n, 6, 6] = matmul(h, a)",
+        "y: f32[n, 36] = reshape(s, shape=(-1, 36))",
+    )
+    runner = target("tvm").lower(graph)
+    for sizes in ({}, {"n": 1, "t": 7}, {"n": 4, "t": 1}):
+        inputs = inputs_of(graph, **sizes)
+        torch.testing.assert_close(runner(inputs), execute(graph, inputs), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "vit", "resnet"])
+def test_families_run(name: str) -> None:
+    made = small_models.zoo_model(name)
+    graph = trace(made.model, made.args, made.kwargs)
+    inputs = flatten(graph, made.args, made.kwargs)
+    with torch.no_grad():
+        wanted = execute(graph, inputs)
+    assert difference(target("tvm").lower(graph)(inputs), wanted) < 2e-6
+
+
+def test_it_is_saved_and_loaded(graph_of: Make, inputs_of: Feed, tmp_path: Path) -> None:
+    graph = graph_of(
+        "x: f32[n, 8], *, v: f32[6, 8], u: f32[5, 6], c: f32[6]",
+        "a: f32[n, 6] = linear(x, v, c)",
+        "y: f32[n, 5] = linear(a, u)",
+    )
+    runner, inputs = target("tvm").lower(graph), inputs_of(graph)
+    assert runner.bytes == 4 * (48 + 30 + 6)
+    runner.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.so", "weights.safetensors"}
+    loaded = target("tvm").load(tmp_path, graph)
+    torch.testing.assert_close(loaded(inputs), runner(inputs), rtol=0, atol=0)
+
+
+def test_a_missing_linker_is_named(
+    graph_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = target("tvm").lower(graph_of("x: f32[4]", "y = relu(x)"))
+
+    def nothing(program: str) -> Any:
+        return None
+
+    monkeypatch.setattr(shutil, "which", nothing)
+    with pytest.raises(TargetError, match=r"links a library with one of c\+\+, g\+\+") as caught:
+        runner.save(tmp_path)
+    assert "apt-get install g++" in str(caught.value)
+
+
+def test_an_op_without_a_lowering_is_named_with_its_line(graph_of: Make) -> None:
+    graph = graph_of("x: f32[4]", "y = aten.lgamma.default(x)")
+    graph.nodes[0].where = "model.py:3 in forward"
+    with pytest.raises(TargetError) as caught:
+        target("tvm").lower(graph)
+    assert str(caught.value) == (
+        "target 'tvm' has no lowering for aten.lgamma.default\n"
+        "  at  y: f32[4] = aten.lgamma.default(x)\n"
+        "      model.py:3 in forward\n"
+        "  do  write it with other PyTorch functions, or compile for target='onnxruntime' or "
+        "target='torch'"
+    )
+
+
+def test_a_form_that_is_not_covered_is_named(graph_of: Make) -> None:
+    with pytest.raises(TargetError, match="no lowering for index by a mask"):
+        target("tvm").lower(graph_of(*CASES["index, by a mask"]))
+
+
+def test_tuning_is_kept_and_gives_the_same_code_again(
+    graph_of: Make, inputs_of: Feed, tmp_path: Path
+) -> None:
+    pytest.importorskip("xgboost")
+    from regauge.backends.tvm.runner import lower
+    from regauge.backends.tvm.tuning import FILES, Records
+
+    graph = graph_of("x: f32[16, 32], *, w: f32[48, 32]", "a = linear(x, w)", "y = relu(a)")
+    runner, inputs = lower(graph, tune=4), inputs_of(graph)
+    torch.testing.assert_close(runner(inputs), execute(graph, inputs), rtol=2e-5, atol=2e-5)
+    assert runner.records is not None
+    assert 1 <= runner.records.count <= 16
+    assert runner.notes == (f"tuned by MetaSchedule: {runner.records.count} schedules were timed",)
+    runner.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} >= set(FILES)
+    assert Records.within(tmp_path) == runner.records
+    again = lower(graph, records=runner.records)
+    torch.testing.assert_close(again(inputs), runner(inputs), rtol=0, atol=0)
+
+
+def test_what_is_not_tuned_says_so(graph_of: Make) -> None:
+    (note,) = target("tvm").lower(graph_of("x: f32[4]", "y = relu(x)")).notes
+    assert note.startswith("not tuned: every function has its default schedule")
+
+
+def test_symbolic_sizes_are_not_tuned(graph_of: Make) -> None:
+    with pytest.raises(
+        TargetError, match=r"tunes for sizes that are numbers, and x is f32\[n, 8\]"
+    ):
+        target("tvm").lower(graph_of("x: f32[n, 8]", "y = relu(x)"), tune=4)
