@@ -6,12 +6,13 @@
 # make targets install what the targets need that pip can install, and run their tests
 # make lint    lint and types only
 # make venv    the environment that all of these make for themselves, in .venv
-# make clean   remove caches and build output (.venv and .peers stay)
+# make clean   remove caches and build output (.venv, .edge and .peers stay)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+EDGE := .edge
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
@@ -60,10 +61,14 @@ peers: $(READY)
 coverage: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py $(RESUME)
 
-# A C compiler, and gcc-arm-none-eabi and qemu-system-arm for the board, come from the system.
+# ExecuTorch has other versions of packages, and so an environment of its own. A C compiler, and gcc-arm-none-eabi and qemu-system-arm for the board, come from the system.
 targets: $(READY)
 	$(PIP) -e '.[openvino,qnn,triton,tvm,compressed-tensors]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/backends tests/codegen tests/driver
+	test -x $(EDGE)/bin/python || $(PYTHON) -m venv $(EDGE)
+	$(EDGE)/bin/python -m pip install $(TORCH)
+	$(EDGE)/bin/python -m pip install -e '.[ethos-u,hf]' $(TORCH) pytest scikit-learn
+	OMP_NUM_THREADS=1 $(EDGE)/bin/python -m pytest tests/backends/test_executorch.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import sys
 import regauge as rg
 
 OPTIONAL = [
+    "executorch",
     "onnx",
     "onnxruntime",
     "onnxruntime_qnn",

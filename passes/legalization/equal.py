@@ -105,6 +105,35 @@ def _affine(o: Ops, x: Node, weight: Node | None, bias: Node | None) -> Node:
     return x if bias is None else o.add(x, bias)
 
 
+def mean(o: Ops, node: Node, self: Node, dim: tuple[int, ...] = (), keepdim: bool = False) -> Node:
+    """Of images by pooling, which integer kernels have; of others as a sum."""
+    if any(isinstance(size, str) for size in self.shape):
+        raise Apart("sizes vary")
+    sizes = [int(size) for size in self.shape]
+    axes = sorted(axis % len(sizes) for axis in dim) or list(range(len(sizes)))
+    if len(sizes) == 4 and axes == [2, 3]:
+        pooled = o.avg_pool2d(self, kernel_size=tuple(sizes[2:]))
+        return pooled if keepdim else o.reshape(pooled, shape=tuple(sizes[:2]))
+    count = math.prod(sizes[axis] for axis in axes)
+    return o.mul(o.sum(self, dim=tuple(axes), keepdim=keepdim), 1 / count)
+
+
+def div(o: Ops, node: Node, self: Node, other: Arg) -> Node:
+    return o.mul(self, o.reciprocal(other) if isinstance(other, Node) else 1 / other)
+
+
+def matmul(o: Ops, node: Node, self: Node, other: Node) -> Node:
+    """Of stacks of matrices, as one stack."""
+    left, right = self.shape, other.shape
+    if len(left) != len(right) or len(left) < 3 or left[:-2] != right[:-2]:
+        raise Apart("its operands are no equal stacks of matrices")
+    if any(isinstance(size, str) for size in (*left, *right)):
+        raise Apart("sizes vary")
+    count = math.prod(map(int, left[:-2]))
+    parts = (o.reshape(part, shape=(count, *part.shape[-2:])) for part in (self, other))
+    return o.reshape(o.bmm(*parts), shape=(*left[:-1], right[-1]))
+
+
 def log_softmax(o: Ops, node: Node, self: Node, dim: int) -> Node:
     return o.log(o.softmax(self, dim=dim))
 
@@ -155,7 +184,7 @@ def _lower(o: Ops, node: Node, query: Node, key: Node) -> Node:
 EQUALS: Mapping[str, Callable[..., Node]] = {
     function.__name__: function
     for function in (
-        silu, mish, hardsigmoid, hardswish, gelu, rms_norm, layer_norm, log_softmax, softmax,
-        scaled_dot_product_attention,
+        silu, mish, hardsigmoid, hardswish, gelu, rms_norm, layer_norm, mean, div, matmul,
+        log_softmax, softmax, scaled_dot_product_attention,
     )
 }  # fmt: skip

@@ -5,22 +5,25 @@
 for every value in floating point and every constant beside it, so that each op lies between codes
 that it reads and codes that it gives: of the three, a runtime makes one kernel on integers. Each
 value has one scale and zero point, from the range that was seen on calibration data. An op that
-only moves numbers gives the codes that it reads, and a clip whose limits are those of the codes is
-the rounding itself. Comes after ``Quantize``, whose weights and codes it keeps. Approximate.
+only moves numbers, picks the greatest or takes means of them gives the codes that it reads, and a
+clip whose limits are those of the codes is the rounding itself. Comes after ``Quantize``, whose
+weights it keeps. Approximate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias, TypeGuard
 
+import networkx as nx
 import torch
 
 from ...ir import Graph, Node, TensorType, ops
 from ...ir.clips import CLIPS, clip_limits
 from ...ir.gauge import Site, weighted
 from ...ir.graph import Arg
-from ...ir.laws import Movement, Parts
+from ...ir.laws import Movement, Normalize, Parts
 from ..base import Context, Pass, Promise, Remark, Stage, applied
 from ..calibration import observe
 from .insertion import insert_static, range_to_scale
@@ -31,6 +34,9 @@ _ARITHMETIC = ("add", "sub", "mul", "div")
 # Values within limits that their op sets: the codes divide these evenly, whatever was seen, which
 # is what processors take for granted.
 _BOUNDED = {"sigmoid": (0, 1), "hardsigmoid": (0, 1), "softmax": (0, 1), "tanh": (-1, 1)}
+# Ops that give some of the numbers that they read, or means of them.
+_POOLS = (f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg") for n in (1, 2, 3))
+_WITHIN = ("amax", "amin", *_POOLS)
 
 _Coding: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # scale and zero point, scalars
 
@@ -56,21 +62,34 @@ class QuantizeResults(Pass):
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         dtype = codes_dtype(self.activations, context.activation_dtype)
-        remarks = _quantize_constants(graph, dtype, context.activation_dtype)
+        remarks: list[Remark] = []
+        for weight in _weights_of_norms(graph):
+            coding = _range_of(graph.value(weight), context.activation_dtype)
+            remarks.append(applied(_in_codes(graph, weight, coding), "weights in codes"))
+        constants = _constants(graph)
         values = [node for node in (*graph.inputs, *graph.nodes) if _is_rounded(node)]
-        for value, (scale, zero_point) in self._codings(graph, context, values, dtype).items():
+        codings = self._codings(graph, context, constants, values, dtype)
+        for value in values:
             known = _quantized(value)
-            _round(graph, value, scale, zero_point)
+            _round(graph, value, *codings[value])
             if known is None:
                 remarks.append(applied(value, "the result in codes"))
+        for constant in constants:
+            made = _in_codes(graph, constant, codings[constant])
+            remarks.append(applied(made, "a constant in codes"))
         return remarks
 
     def _codings(
-        self, graph: Graph, context: Context, values: list[Node], dtype: torch.dtype
+        self,
+        graph: Graph,
+        context: Context,
+        constants: list[Node],
+        values: list[Node],
+        dtype: torch.dtype,
     ) -> dict[Node, _Coding]:
-        """Of each value: that which it has, that of what it becomes by moving, or by its range;
-        then all that is moved gets that of what it comes from."""
-        found: dict[Node, _Coding] = {}
+        """Of each value that of all that it shares codes with: what one of them has that its op
+        sets limits to, or the range of all whose numbers are computed with."""
+        found = {node: _range_of(graph.value(node), dtype) for node in constants}
         for value in values:
             if value.op in _BOUNDED:
                 found[value] = _between(*_BOUNDED[value.op], dtype)
@@ -78,27 +97,51 @@ class QuantizeResults(Pass):
                 found[value] = _coding_of(graph, known)
         bare = {value.name: -1 for value in values if value not in found}
         seen = observe(graph, context, bare, self.name, sample=0)
-        for value in reversed(values):
-            if value in found:
-                continue
-            moved = [user for user in value.users if _source(user) is value and user in found]
-            if len(moved) == len(value.users) == 1:
-                found[value] = found[moved[0]]
-            else:
-                limits = seen[value.name]
-                low, high = limits.low.min(), limits.high.max()
+        for value in values:
+            if value not in found:
+                low, high = seen[value.name].low.min(), seen[value.name].high.max()
                 found[value] = static_parameters(
                     low, high, self.activations, context.activation_dtype
                 )
-        for value in values:
-            source = _source(value)
-            if source is None:
-                continue
-            if source in found:
-                found[value] = found[source]
-            elif source.op == "dequantize" and not source.args[1].shape:
-                found[value] = _coding_of(graph, source)
-        return found
+        made: dict[Node, _Coding] = {}
+        for group in _sharing([*constants, *values]):
+            bounded = [found[node] for node in group if node.op in _BOUNDED]
+            others = [found[node] for node in group if _counts(node, group)]
+            made |= dict.fromkeys(group, (bounded or [_widest(others)])[0])
+        return made
+
+
+def _sharing(values: list[Node]) -> Iterator[set[Node]]:
+    """The sets of values that have the same codes: what is moved and what it is moved from, what is
+    put together and its parts, and the table of constants that rows are taken of."""
+    together: nx.Graph[Node] = nx.Graph()
+    together.add_nodes_from(values)
+    known = set(values)
+    for value in values:
+        together.add_edges_from((part, value) for part in _sources(value) if part in known)
+    yield from nx.connected_components(together)
+
+
+def _counts(value: Node, group: set[Node]) -> bool:
+    """Whether the codes of a group must hold a value: a constant, or one that something computes
+    with, be it by its codes."""
+    if value.op == "param":
+        return True
+    readers = [user for user in value.users if user.op != "quantize"]
+    codes = _quantized(value)
+    back = [] if codes is None else [user for part in codes.users for user in part.users]
+    return any(user not in group for user in (*readers, *back))
+
+
+def _widest(codings: list[_Coding]) -> _Coding:
+    """One range for all of some; of several that are the same, that."""
+    first = codings[0]
+    if all(torch.equal(a, b) for coding in codings for a, b in zip(coding, first, strict=True)):
+        return first
+    info = torch.iinfo(first[1].dtype)
+    ends = [((info.min - z.float()) * s, (info.max - z.float()) * s) for s, z in codings]
+    lows, highs = (torch.stack(end) for end in zip(*ends, strict=True))
+    return range_to_scale(lows.min(), highs.max(), first[1].dtype)
 
 
 def _between(low: int, high: int, dtype: torch.dtype) -> _Coding:
@@ -134,18 +177,21 @@ def _coding_of(graph: Graph, node: Node) -> _Coding:
     return scale, zero_point
 
 
-def _source(node: Node) -> Node | None:
-    """What a node moves, where that is one value and nothing else is done to it."""
-    if node.op in ("input", "output"):
-        return None
+def _sources(node: Node) -> list[Node]:
+    """The values of which a node gives numbers, or what lies between them; none where it computes
+    others."""
+    if node.op in ("input", "output", "param"):
+        return []
     if node.op == "embedding":
-        return node.args[0]
+        return [node.args[0]]
     if node.op == "getitem" and isinstance(ops.get(node.args[0].op).law, Parts):
         node = node.args[0]
-    elif not isinstance(ops.get(node.op).law, Movement):
-        return None
+    elif node.op not in _WITHIN and not isinstance(ops.get(node.op).law, Movement):
+        return []
     values = [arg for arg in node.inputs if isinstance(arg.type, TensorType)]
-    return _unrounded(values[0]) if len(values) == 1 else None
+    floats = [_unrounded(value) for value in values if value.dtype == torch.float32]
+    # What has limits of its own is rounded anew where it is put together with others.
+    return [] if len(floats) > 1 and any(v.op in _BOUNDED for v in floats) else floats
 
 
 def _unrounded(value: Node) -> Node:
@@ -171,26 +217,37 @@ def _round(graph: Graph, value: Node, scale: torch.Tensor, zero_point: torch.Ten
         user.replace_input(value, back)
 
 
-def _quantize_constants(graph: Graph, dtype: torch.dtype, eight: torch.dtype) -> list[Remark]:
-    """Codes for the constants that ops read beside values, numbers among them.
+def _weights_of_norms(graph: Graph) -> list[Node]:
+    """What norms multiply by: weights, in eight bits as others are."""
+    found: dict[Node, None] = {}
+    for node in graph.nodes:
+        op = ops.get(node.op)
+        if isinstance(op.law, Normalize):
+            weight = op.bind(node.args).get("weight")
+            if _is_constant(weight):
+                found[weight] = None
+    return list(found)
 
-    The weights of norms are in eight bits as others are. Biases stay: runtimes round them to 32
-    bits, in units of the sums that they are added to.
+
+def _constants(graph: Graph) -> list[Node]:
+    """The constants that ops read beside values, numbers among them, which become constants.
+
+    Weights of contractions have codes. Biases stay: runtimes round them to 32 bits, in units of the
+    sums that they are added to.
     """
-    remarks: list[Remark] = []
+    found: dict[Node, None] = {}
     for node in list(graph.nodes):
         if node.op in _CODED or weighted(node):
             continue
         if node.op in _ARITHMETIC and node.dtype.is_floating_point:
-            node.set([_as_param(graph, node, arg) for arg in node.args], node.attrs)
-        operands = ops.get(node.op).bind(node.args)
-        bias = operands.get("bias")
-        weight = operands.get("weight") if node.op != "embedding" else None  # a table of values
-        for param in dict.fromkeys(node.inputs):
-            if param.op == "param" and param.dtype == torch.float32 and param is not bias:
-                made = _in_codes(graph, param, eight if param is weight else dtype)
-                remarks.append(applied(made, "a constant in codes"))
-    return remarks
+            node.set([_as_param(graph, node, arg) for arg in node.args])
+        bias = ops.get(node.op).bind(node.args).get("bias")
+        found |= {arg: None for arg in node.inputs if _is_constant(arg) and arg is not bias}
+    return list(found)
+
+
+def _is_constant(arg: Arg) -> TypeGuard[Node]:
+    return isinstance(arg, Node) and arg.op == "param" and arg.dtype == torch.float32
 
 
 def _as_param(graph: Graph, node: Node, arg: Arg) -> Arg:
@@ -199,11 +256,14 @@ def _as_param(graph: Graph, node: Node, arg: Arg) -> Arg:
     return graph.param(f"{node.name}_number", torch.tensor(float(arg)), origin=())
 
 
-def _in_codes(graph: Graph, param: Node, dtype: torch.dtype) -> Node:
-    """A constant as what codes of one scale and zero point stand for, for all its readers."""
-    value, name = graph.value(param), param.name
-    scale, zero_point = range_to_scale(value.min(), value.max(), dtype)
-    codes = torch.ops.regauge.quantize(value, scale, zero_point, dtype=dtype)
+def _range_of(value: torch.Tensor, dtype: torch.dtype) -> _Coding:
+    return range_to_scale(value.min(), value.max(), dtype)
+
+
+def _in_codes(graph: Graph, param: Node, coding: _Coding) -> Node:
+    """A constant as what codes stand for, for all its readers."""
+    value, name, (scale, zero_point) = graph.value(param), param.name, coding
+    codes = torch.ops.regauge.quantize(value, scale, zero_point, dtype=zero_point.dtype)
     parts = {"codes": codes, "scale": scale, "zero": zero_point}
     stored = [graph.param(f"{name}_{key}", part, origin=()) for key, part in parts.items()]
     first = min(param.users, key=graph.nodes.index)

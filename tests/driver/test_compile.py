@@ -128,7 +128,8 @@ def test_an_unknown_target_lists_the_known(net: nn.Module, x: Tensor) -> None:
         rg.compile(net, (x,), target="tpu")
     assert str(error.value) == (
         "there is no target 'tpu'\n"
-        "  do  choose one of: onnxruntime, openvino, qnn, tvm, torch, compressed-tensors, c"
+        "  do  choose one of: onnxruntime, openvino, qnn, xnnpack, ethos-u, tvm, torch, "
+        "compressed-tensors, c"
     )
 
 

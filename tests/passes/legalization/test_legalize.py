@@ -15,6 +15,8 @@ from regauge.passes.manager import difference
 ROWS = (
     "def graph(x: f64[2, 5, 8], *, w: f64[8], b: f64[8]):\n    y: f64[2, 5, 8] = {}\n    return y"
 )
+IMAGES = "def graph(x: f64[2, 3, 4, 6]):\n    y = {}\n    return y"
+STACKS = "def graph(q: f64[2, 4, 5, 8], k: f64[2, 4, 8, 3]):\n    y = {}\n    return y"
 HEADS = """
 def graph(q: f64[2, 4, 5, 8], k: f64[2, 2, 5, 8], v: f64[2, 2, 5, 8], m: f64[5, 5]):
     y: f64[2, 4, 5, 8] = scaled_dot_product_attention({})
@@ -32,6 +34,13 @@ FORMS = {
     "rms_norm, without weights": ROWS.format("rms_norm(x, normalized_shape=(8,), eps=0.1)"),
     "layer_norm": ROWS.format("layer_norm(x, w, b, normalized_shape=(8,))"),
     "layer_norm, two axes": ROWS.format("layer_norm(x, normalized_shape=(5, 8), eps=0.1)"),
+    "mean": ROWS.format("mean(x, dim=(1,))"),
+    "mean of images": IMAGES.format("mean(x, dim=(2, 3))"),
+    "mean of images, with their axes": IMAGES.format("mean(x, dim=(-1, -2), keepdim=True)"),
+    "mean of all": ROWS.format("mean(x, dim=(0, 1, 2))"),
+    "div": ROWS.format("div(x, w)"),
+    "div by a number": ROWS.format("div(x, 3.0)"),
+    "matmul": STACKS.format("matmul(q, k)"),
     "softmax": ROWS.format("softmax(x, dim=1)"),
     "log_softmax": ROWS.format("log_softmax(x, dim=-1)"),
     "scaled_dot_product_attention": EVEN.format("q, k, v"),

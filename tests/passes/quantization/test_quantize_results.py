@@ -175,3 +175,40 @@ def test_it_needs_calibration_data(graph_of: Make, inputs_of: Feed) -> None:
     graph = graph_of("x: f32[2, 8]", "y = gelu(x)")
     with pytest.raises(InputError, match="QuantizeResults needs calibration data"):
         QuantizeResults()(graph, Context(inputs=inputs_of(graph)))
+
+
+def test_what_is_put_together_has_the_codes_of_its_parts(graph_of: Make, inputs_of: Feed) -> None:
+    graph = graph_of(
+        "x: f32[2, 6, 32], *, t: f32[1, 1, 32], w: f32[32, 32]",
+        "e = expand(t, size=(2, 1, 32))",
+        "a = gelu(x)",
+        "j = cat((e, a), dim=1)",
+        "y = linear(j, w)",
+    )
+    new = coded(graph, inputs_of(graph))
+    assert len({parameters(new, name) for name in "eaj"}) == 1
+    assert new.value(new["t_scale"]).item() == parameters(new, "a")[0]
+
+
+def test_what_has_limits_is_rounded_anew_where_it_joins_others(
+    graph_of: Make, inputs_of: Feed
+) -> None:
+    graph = graph_of(
+        "x: f32[2, 32], *, w: f32[32, 64]",
+        "a = sigmoid(x)",
+        "j = cat((a, x), dim=1)",
+        "y = linear(j, w)",
+    )
+    new = coded(graph, inputs_of(graph))
+    assert parameters(new, "a") == (2**-8, 0)
+    assert parameters(new, "j") != (2**-8, 0)
+
+
+@pytest.mark.parametrize(
+    "op", ["max_pool2d(a, kernel_size=(2, 2))", "avg_pool2d(a, kernel_size=(2, 2))"]
+)
+def test_a_pool_has_the_codes_of_what_it_reads(graph_of: Make, inputs_of: Feed, op: str) -> None:
+    graph = graph_of("x: f32[2, 3, 8, 8]", "a = gelu(x)", f"p = {op}", "y = gelu(p)")
+    inputs = inputs_of(graph)
+    new, _ = QuantizeResults()(graph, Context(inputs=inputs, calibration=[inputs]))
+    assert parameters(new, "p") == parameters(new, "a") != parameters(new, "y")

@@ -1,0 +1,1 @@
+"""ExecuTorch: a graph as an exported program with codes, for phones and microcontrollers' NPUs."""

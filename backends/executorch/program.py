@@ -1,0 +1,167 @@
+"""A graph as the exported program that ExecuTorch's partitioners take.
+
+They know quantization by PyTorch's own ops (``quantized_decomposed``), each reader with a
+dequantize of its own, biases in 32 bits in units of the sums that they are added to. A clip from
+zero on, where zero is the least code, is the rounding itself and is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Generator, Iterator
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from ...ir import Graph, Node, TargetError
+from ...ir.clips import CLIPS, clip_limits
+from ...ir.codes import bias_codes
+from ...ir.gauge import weighted
+
+_Q = "quantized_decomposed"
+
+
+def exported(graph: Graph, *, biases: bool) -> ExportedProgram:
+    """The graph as an exported program of flat inputs and outputs, all sizes fixed.
+
+    Args:
+        biases: Whether biases are codes; XNNPACK rounds them itself.
+    """
+    import_module("torch.ao.quantization.fx._decomposed")  # registers the ops
+    new = graph.copy()
+    new.in_spec = new.out_spec = None
+    _drop_clips(new)
+    for node in list(new.nodes):
+        if biases and weighted(node):
+            _round_bias(new, node)
+    for node in list(new.nodes):
+        if node.op == "quantize":
+            new.supersede(node, _quantize(new, node))
+        elif node.op == "dequantize":
+            _dequantize(new, node)
+    new.prune()
+    for name in new.params:  # kernels take no other order in memory
+        new.store[name] = new.store[name].contiguous()
+    inputs = tuple(
+        torch.zeros([int(size) for size in node.shape], dtype=node.dtype) for node in new.inputs
+    )
+    with torch.no_grad():
+        return torch.export.export(new.to_module(), inputs)
+
+
+def host_ops(program: ExportedProgram) -> list[str]:
+    """The ops of a lowered program that are in no delegate, but for those that round its inputs and
+    give its outputs in floating point."""
+    return [_name(node.target) for node in _computing(program) if _Q not in _name(node.target)]
+
+
+def _computing(program: ExportedProgram) -> Iterator[torch.fx.Node]:
+    for node in program.graph.nodes:
+        names = ("executorch_call_delegate", "getitem", "alloc")
+        if node.op == "call_function" and getattr(node.target, "__name__", "") not in names:
+            yield node
+
+
+def _name(target: Any) -> str:
+    return str(getattr(target, "_name", "") or getattr(target, "__name__", target))
+
+
+def _drop_clips(graph: Graph) -> None:
+    for node in graph.nodes:
+        if node.op != "quantize":
+            continue
+        clip = node.args[0]
+        if clip.op not in CLIPS or len(clip.users) > 1:
+            continue
+        low, high = clip_limits(clip)
+        zero, info = int(graph.value(node.args[2])), torch.iinfo(node.dtype)
+        most = (info.max - zero) * float(graph.value(node.args[1]))
+        if low == 0 and zero == info.min and (high is None or float(high) >= most):
+            node.replace_input(clip, clip.args[0])
+    graph.prune()
+
+
+def _limits(dtype: torch.dtype, *, symmetric: bool = False) -> dict[str, Any]:
+    info = torch.iinfo(dtype)
+    low = -info.max if symmetric and info.min < 0 else info.min
+    return {"quant_min": low, "quant_max": info.max, "dtype": dtype}
+
+
+def _quantize(graph: Graph, node: Node) -> Node:
+    value, scale, zero = node.args
+    return graph.add(
+        f"{_Q}.quantize_per_tensor.default",
+        value,
+        scale=float(graph.value(scale)),
+        zero_point=int(graph.value(zero)),
+        **_limits(node.dtype),
+        type=node.type,
+        where=node.where,
+        before=node,
+    )
+
+
+def _dequantize(graph: Graph, node: Node) -> None:
+    """One for each reader, as partitioners look for it beside every op."""
+    codes, scale, zero = node.args[0], node.args[1], node.operand(2)
+    for reader in list(node.users):
+        attrs: dict[str, Any] = {"type": node.type, "where": node.where, "before": node}
+        if scale.shape == ():
+            new = graph.add(
+                f"{_Q}.dequantize_per_tensor.default",
+                codes,
+                scale=float(graph.value(scale)),
+                zero_point=0 if zero is None else int(graph.value(zero)),
+                **_limits(codes.dtype, symmetric=codes.op == "param"),
+                **attrs,
+            )
+        else:
+            scales = graph.value(scale).flatten()
+            zeros = torch.zeros(len(scales), dtype=torch.int64)
+            if zero is not None:
+                zeros = graph.value(zero).flatten().long()
+            new = graph.add(
+                f"{_Q}.dequantize_per_channel.default",
+                codes,
+                graph.param(f"{node.name}_scales", scales, origin=()),
+                graph.param(f"{node.name}_zeros", zeros, origin=()),
+                axis=0,
+                **_limits(codes.dtype, symmetric=True),
+                **attrs,
+            )
+        reader.replace_input(node, new)
+
+
+def _round_bias(graph: Graph, node: Node) -> None:
+    """Codes of 32 bits for the bias of a contraction on codes, in units of its sums."""
+    bias, data, weight = node.operand(2), node.args[0], node.args[1]
+    if bias is None or bias.op != "param" or data.op != "dequantize" or weight.op != "dequantize":
+        return
+    scale, step = graph.value(data.args[1]), graph.value(weight.args[1])
+    if scale.numel() != 1 or data.args[0].op != "quantize":
+        return
+    units = (scale.double() * step.double().flatten()).float().expand(bias.shape)
+    codes = graph.param(f"{bias.name}_codes", bias_codes(graph.value(bias), scale, step), origin=())
+    factor = graph.param(f"{bias.name}_units", units.contiguous(), origin=())
+    value = graph.add("dequantize", codes, factor, type=bias.type, before=node)
+    node.set((data, weight, value, *node.args[3:]))
+
+
+@contextlib.contextmanager
+def without_warnings() -> Generator[None]:
+    """Without those of ExecuTorch, which are about its own use of PyTorch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def refuse(error: Exception, who: str) -> TargetError:
+    """What stopped a lowering, in its own words."""
+    rows = [row.strip() for row in str(error).splitlines() if row.strip()]
+    return TargetError(
+        f"{who} does not take the model: {rows[0] if rows else type(error).__name__}",
+        do="compile for target='onnxruntime', or leave out the op that it names",
+    )
