@@ -221,10 +221,12 @@ class Target:
                     do="quantize with static scales, such as passes='w8a8'",
                 )
 
-    def check_options(self, options: Mapping[str, Any]) -> None:
-        """Raise ``TargetError`` where its lowering has no such option."""
+    def check_options(self, options: Mapping[str, Any], *, loading: bool = False) -> None:
+        """Raise ``TargetError`` where its lowering, or its loading, has no such option."""
         if options:
-            _, *known = inspect.signature(self._lowering().lower).parameters
+            takes = self._lowering().load if loading else self._lowering().lower
+            parameters = inspect.signature(takes).parameters.values()
+            known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
             if unknown := sorted(options.keys() - set(known)):
                 raise TargetError(
                     f"target {self.name!r} has no option {unknown[0]!r}",
@@ -239,9 +241,9 @@ class Target:
         """
         return self._lowering().lower(graph, **options)
 
-    def load(self, folder: Path, graph: Graph) -> Runner:
+    def load(self, folder: Path, graph: Graph, **options: Any) -> Runner:
         """A runner from what ``Runner.save`` wrote."""
-        return self._lowering().load(folder, graph)
+        return self._lowering().load(folder, graph, **options)
 
     def _lowering(self) -> Any:
         self.check_installed()

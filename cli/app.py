@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -138,10 +138,11 @@ def report(
 def targets() -> None:
     """Show where a model can run, what each target takes, and what it needs."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for heading in ("target", "installed", "takes", "weights of few bits", "needs"):
+    table.add_column("target", no_wrap=True)
+    for heading in ("installed", "takes", "weights of few bits"):
         table.add_column(heading)
     for target in TARGETS.values():
-        row: list[Any] = [target.name, "yes" if target.installed else "no", target.takes]
-        row.append("every format" if target.weights is None else str(target.weights))
-        table.add_row(*row, "" if target.missing is None else target.missing[1])
-    Console().print(table)
+        takes = target.takes if target.missing is None else f"{target.takes}\n{target.missing[1]}"
+        weights = "every format" if target.weights is None else str(target.weights)
+        table.add_row(target.name, "yes" if target.installed else "no", takes, weights)
+    Console(markup=False).print(table)

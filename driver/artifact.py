@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,25 +115,30 @@ def _owned(folder: Path) -> set[str]:
     return {*_manifest(folder)["files"], files.MANIFEST}
 
 
-def load(folder: str | os.PathLike[str]) -> Artifact:
+def load(folder: str | os.PathLike[str], *, options: Mapping[str, Any] | None = None) -> Artifact:
     """Bring a saved artifact back, after checking that its files are what was written.
+
+    Args:
+        options: What the target takes when it loads, such as a number of ``threads``
+            (``onnxruntime``, ``openvino``).
 
     Raises:
         ArtifactError: The folder holds no artifact, a newer one, or one whose files were changed.
-        TargetError: Its target is not installed.
+        TargetError: Its target is not installed, or has no such option.
     """
     path = Path(folder)
     manifest = _manifest(path)
     files.check(path, manifest["files"])
     target = find_target(manifest["target"])
     target.check_installed()
+    target.check_options(options or {}, loading=True)
     graph, notes = parse((path / "graph.txt").read_text(encoding="utf-8")), []
     for side in ("in", "out"):
         if manifest[side] is not None:
             setattr(graph, f"{side}_spec", spec_from_json(manifest[side], notes))
     for name in graph.params:
         graph.store[name] = absent_weight(graph, name, target)
-    runner = target.load(path, graph)
+    runner = target.load(path, graph, **(options or {}))
     report = Report.from_dict(json.loads((path / "report.json").read_text(encoding="utf-8")))
     return Artifact(
         getattr(runner, "graph", graph), runner, target, report, manifest["constants"], tuple(notes)

@@ -10,6 +10,9 @@
     slice(cat((x, y, z)), what x is)   ->  x                           so where y and z are wanted
     select(stack((x, y)), 1)           ->  y
     select(unsqueeze(x, d), d, 0)      ->  x
+    select(permute(x), d, 1)           ->  permute(select(x, e, 1))
+    select(reshape(x), d, 1)           ->  reshape(slice(x, dim, 32, 64))   where d is one axis with
+                                           those after it: queries, keys and values side by side
     slice_scatter(x, y, d, 2, 4)       ->  cat((x[:2], y, x[4:]))      so select_scatter
     expand_as(x, y)                    ->  expand(x)
     copy(x, y)                         ->  y, in the dtype and the shape of x
@@ -21,6 +24,7 @@ and -1 for the others.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ...ir import Node, TensorType
@@ -169,6 +173,46 @@ def _select_of_stack(node: Node, at: At) -> Node | None:
     return part if part.type == node.type else None
 
 
+def _select_of_permuted(node: Node, at: At) -> Node | None:
+    inner, dim = node.args[0], node.attrs["dim"]
+    if not (isinstance(inner, Node) and inner.op == "permute"):
+        return None
+    dims, whole = inner.attrs["dims"], inner.args[0]
+    gone = dims[dim]
+    shape = tuple(size for axis_, size in enumerate(sizes(whole)) if axis_ != gone)
+    part = at(
+        "select", whole, type_=TensorType(node.dtype, shape), dim=gone, index=node.attrs["index"]
+    )
+    left = tuple(d - (d > gone) for d in dims if d != gone)
+    return at.instead("permute", part, dims=left)
+
+
+def _select_of_split(node: Node, at: At) -> Node | None:
+    """One of the parts that lie side by side along an axis, which a reshape takes apart."""
+    inner, dim, index = node.args[0], node.attrs["dim"], node.attrs["index"]
+    if not (isinstance(inner, Node) and inner.op == "reshape" and isinstance(index, int)):
+        return None
+    whole, parts = inner.args[0], sizes(inner)[dim:]
+    before = sizes(whole)
+    numbers = [size for size in parts if isinstance(size, int)]
+    if len(before) <= dim or before[:dim] != sizes(inner)[:dim] or len(numbers) < len(parts):
+        return None
+    after = next((n for n in range(2, len(parts) + 1) if math.prod(numbers[:n]) == before[dim]), 0)
+    if not after or before[dim + 1 :] != parts[after:] or not 0 <= index < numbers[0]:
+        return None
+    width = math.prod(numbers[1:after])
+    cut = at(
+        "slice",
+        whole,
+        type_=TensorType(node.dtype, (*before[:dim], width, *before[dim + 1 :])),
+        dim=dim,
+        start=index * width,
+        end=(index + 1) * width,
+    )
+    shape = inner.attrs["shape"]
+    return at.instead("reshape", cut, shape=(*shape[:dim], *shape[dim + 1 :]))
+
+
 def _unsqueeze(node: Node, at: At) -> Node | None:
     return _with(node, dim=node.attrs["dim"] % len(sizes(node)))
 
@@ -266,7 +310,7 @@ RULES: Rules = {
     **on("slice", _slice, _sliced_twice, _slice_of_parts),
     **on("aten.slice_scatter.default aten.select_scatter.default", _scattered),
     **on("aten.expand_as.default", _expanded_like),
-    **on("select", _select, _select_of_stack),
+    **on("select", _select, _select_of_stack, _select_of_permuted, _select_of_split),
     **on("cat stack", _axis_last),
     **on("getitem", _part),
 }

@@ -50,6 +50,30 @@ def test_attention_takes_the_heads_side_by_side(
     check_runs(graph, s=7)
 
 
+@pytest.mark.parametrize(("how", "op"), [("", "MultiHeadAttention"), (", p", "Attention")])
+def test_attention_over_many_positions_is_taken_in_blocks_without_a_mask(
+    graph_of: Make, kinds: Kinds, check_runs: Check, how: str, op: str
+) -> None:
+    lines = [
+        line
+        for name in "qkv"
+        for line in (
+            f"{name}4 = reshape({name}, shape=(2, 70, 3, 8))",
+            f"{name}h = transpose({name}4, dim0=1, dim1=2)",
+        )
+    ]
+    given = ", ".join(f"{name}: f32[2, 70, 24]" for name in "qkv")
+    graph = graph_of(
+        given + (", p: bool[1, 1, 70, 70]" if how else ""),
+        *lines,
+        f"o = scaled_dot_product_attention(qh, kh, vh{how})",
+        "m = transpose(o, dim0=1, dim1=2)",
+        "y = reshape(m, shape=(2, 70, 24))",
+    )
+    assert kinds(graph)[op] == 1
+    check_runs(graph)
+
+
 def test_two_attentions_in_a_row(graph_of: Make, check_runs: Check) -> None:
     graph = graph_of(
         "q: f32[n, t, 24]",

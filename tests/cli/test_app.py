@@ -1,5 +1,6 @@
 """The commands as a user types them."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import regauge as rg
+from regauge.backends.base import TARGETS
 from regauge.cli import main
 
 Run = Callable[..., tuple[int, str, str]]
@@ -211,6 +213,15 @@ def test_targets(run: Run) -> None:
     assert code == 0 and ["torch", "yes"] in [row[:2] for row in rows]
     text = " ".join(out.split())
     assert "every format" in text and "int2 .. int8" in text
+
+
+def test_targets_that_are_not_installed_come_with_the_command(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = dataclasses.replace(TARGETS["qnn"], requires=("a_package_that_nobody_has",))
+    monkeypatch.setitem(TARGETS, "qnn", here)
+    code, out, _ = run("targets")
+    assert code == 0 and "pip install 'regauge[qnn]'" in " ".join(out.split())
 
 
 def test_version(run: Run) -> None:

@@ -29,7 +29,7 @@ def mended_interpreter() -> Any:
     import triton.language as tl
     from triton.runtime import interpreter
 
-    before = interpreter._convert_float
+    before = interpreter._convert_float  # pyright: ignore[reportPrivateUsage]
     targets = {tl.bfloat16: torch.bfloat16, tl.float8e4nv: torch.float8_e4m3fn}
     views = {tl.bfloat16: (torch.int16, np.uint16), tl.float8e4nv: (torch.uint8, np.uint8)}
 

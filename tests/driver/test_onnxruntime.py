@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import regauge as rg
-from regauge.ir import ArtifactError
+from regauge.backends.onnxruntime import OnnxRuntimeRunner
+from regauge.ir import ArtifactError, TargetError
 from regauge.ir.interpret import execute
 from regauge.passes.fitting import Fitter
 
@@ -40,6 +41,17 @@ def test_eight_bits_survive_the_disk(
     assert art.report.latency is not None and art.report.bytes_after > 0
     loaded = rg.load(art.save(tmp_path / "out"))
     torch.testing.assert_close(loaded(x)["y"], art(x)["y"], rtol=0, atol=0)
+
+
+def test_a_saved_artifact_takes_the_targets_options(
+    net: nn.Module, x: Tensor, tmp_path: Path, equal: Equal
+) -> None:
+    saved = rg.compile(net, (x,), passes=[], measure=False).save(tmp_path / "out")
+    loaded = rg.load(saved, options={"threads": 1})
+    assert isinstance(loaded.runner, OnnxRuntimeRunner) and loaded.runner.threads == 1
+    equal(loaded(x), net(x))
+    with pytest.raises(TargetError, match="target 'onnxruntime' has no option 'tune'"):
+        rg.load(saved, options={"tune": 3})
 
 
 def test_what_was_learned_runs_there(tmp_path: Path) -> None:
