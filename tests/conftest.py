@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,10 @@ from torch.utils._pytree import tree_leaves
 
 from regauge.frontend import trace
 from regauge.ir import Graph
+
+# Kernels run in Triton's interpreter. It is asked for when triton is imported, which packages that
+# others import do.
+os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

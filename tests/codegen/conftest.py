@@ -13,8 +13,6 @@ from typing import Any
 import kernel_cases
 import pytest
 
-os.environ["TRITON_INTERPRET"] = "1"  # asked for when triton is imported
-
 
 @pytest.fixture(autouse=True, scope="session")
 def mended_interpreter() -> Any:
