@@ -27,11 +27,17 @@ def contestants(task: tasks.Task, folder: Path) -> Iterator[tuple[str, Callable[
     yield "ONNX Runtime, float32 (opset 18)", lambda: exported(task, plain)
     for preset in task.presets:
         yield f"Regauge {preset}", lambda preset=preset: ours(task, preset, folder / preset)
+    yield "Regauge w8a8 on OpenVINO", lambda: ours_on_openvino(task, folder / "on-openvino")
     for name, passes in task.pipelines.items():
         yield f"Regauge {name}", lambda passes=passes: ours(task, passes, folder / "pipeline")
     yield "ONNX Runtime quantize_dynamic", lambda: dynamic(plain, folder / "dynamic.onnx")
     yield "ONNX Runtime quantize_static", lambda: static(task, plain, folder / "static.onnx")
     yield "OpenVINO with NNCF (SmoothQuant)", lambda: openvino(task, plain)
+
+
+def needs(*packages: str) -> None:
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise Missing(f"{' and '.join(missing)} not installed")
 
 
 def session(path: Path) -> Made:
@@ -66,17 +72,28 @@ def exported(task: tasks.Task, path: Path) -> Made:
 
 
 def ours(task: tasks.Task, passes: Any, folder: Path) -> Made:
-    artifact = rg.compile(
+    compiled(task, passes, "onnxruntime").save(folder)
+    return session(next(folder.glob("*.onnx")))
+
+
+def ours_on_openvino(task: tasks.Task, folder: Path) -> Made:
+    needs("openvino")
+    compiled(task, "w8a8", "openvino").save(folder)
+    artifact = rg.load(folder, options={"threads": 1})
+    size = sum(file.stat().st_size for file in folder.glob("*.onnx*"))
+    return lambda inputs: list(artifact.runner(inputs)), size
+
+
+def compiled(task: tasks.Task, passes: Any, target: str) -> rg.Artifact:
+    return rg.compile(
         task.model,
         (),
         task.kwargs,
         passes=passes,
         calibration=task.calibration,
-        target="onnxruntime",
+        target=target,
         measure=False,
     )
-    artifact.save(folder)
-    return session(next(folder.glob("*.onnx")))
 
 
 def vector_units() -> str:
@@ -136,8 +153,7 @@ def static(task: tasks.Task, plain: Path, path: Path) -> Made:
 
 def openvino(task: tasks.Task, plain: Path) -> Made:
     """Post-training quantization as NNCF recommends it for transformers; float32 in between."""
-    if any(importlib.util.find_spec(name) is None for name in ("openvino", "nncf")):
-        raise Missing("openvino and nncf are not installed")
+    needs("openvino", "nncf")
     import nncf  # pyright: ignore[reportMissingImports]
     import openvino as ov  # pyright: ignore[reportMissingImports]
 

@@ -86,8 +86,9 @@ def smollm2() -> Task:
     )
 
 
-def vit() -> Task:
-    model, data = zoo.digits_vit(), zoo.digits()
+def images(title: str, model: torch.nn.Module) -> Task:
+    """A classifier of scikit-learn's digits that was trained on them."""
+    data = zoo.digits()
     calibration = [{"images": part} for part in data.train[:256].split(64)]
 
     def quality(run: Run) -> float:
@@ -97,7 +98,7 @@ def vit() -> Task:
         return float((logits.argmax(-1) == labels).float().mean())
 
     return Task(
-        "ViT (pre-LN, 203k parameters, trained on scikit-learn's digits)",
+        title,
         model,
         {"images": data.test[:64]},
         calibration,
@@ -106,6 +107,16 @@ def vit() -> Task:
         "batch 64",
         "Accuracy on the test images; calibrated on training images.",
     )
+
+
+def vit() -> Task:
+    title = "ViT (pre-LN, 203k parameters, trained on scikit-learn's digits)"
+    return images(title, zoo.digits_vit())
+
+
+def resnet() -> Task:
+    title = "ResNet (78k parameters, trained on scikit-learn's digits)"
+    return images(title, zoo.digits_resnet())
 
 
 def whisper() -> Task:
@@ -142,5 +153,6 @@ TASKS: dict[str, Callable[[], Task]] = {
     "minilm": minilm,
     "smollm2": smollm2,
     "vit": vit,
+    "resnet": resnet,
     "whisper": whisper,
 }
