@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -35,7 +34,7 @@ from regauge.codegen import (
     kernels,
 )
 from regauge.codegen.description import E4M3, Tensors
-from regauge.codegen.tuning import milliseconds
+from regauge.codegen.tuning import Device, milliseconds
 
 RESULTS = Path(__file__).parent / "results"
 CHECKED = 2e-3  # what may be lost on the way: a code's border may lie so much of a step off
@@ -264,8 +263,8 @@ def main() -> None:
     given = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("no GPU here: kernels are checked by tests/codegen instead")
-    device = torch.cuda.get_device_name()
-    stem = f"gpu-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}"
+    about = Device.of(torch.device("cuda", torch.cuda.current_device()))
+    device, stem = about.name, f"gpu-{about.stem}"
     tuned, file = RESULTS / f"{stem}.tuned.json", RESULTS / f"{stem}.json"
     if given.retune:
         tuned.unlink(missing_ok=True)
@@ -273,15 +272,15 @@ def main() -> None:
     groups = {name: [Figures(**row) for row in rows] for name, rows in known.items()}
     torch.manual_seed(0)
     for name in given.groups or GROUPS:
-        tuner = Tuner(tuned)
+        tuner = Tuner(tuned, about)
         groups[name] = [measure(entry, tuner, "cuda") for entry in GROUPS[name]()]
-        about = (
+        said = (
             f"{device}, torch {torch.__version__}, triton {version('triton')}, "
             f"{datetime.date.today()}. {__doc__}"
         )
         kept = {name: [asdict(row) for row in rows] for name, rows in groups.items()}
         file.write_text(json.dumps({"device": device, "groups": kept}, indent=1) + "\n")
-        file.with_suffix(".md").write_text(markdown(about, groups))
+        file.with_suffix(".md").write_text(markdown(said, groups))
 
 
 if __name__ == "__main__":

@@ -204,6 +204,8 @@ def of_packed(
     if not (grouped or (shared.kind == "channel" and shared.axis in (None, 0))):
         raise InputError(f"no kernel for weights in {form}: scales are not of groups of a row")
     group = shared.size if grouped else inner
+    if inner % group:
+        raise InputError(f"no kernel for rows of {inner} in groups of {group}")
     found = packed.unpack()
     codes = found.codes.reshape(outer, inner)
     if element.signed:

@@ -87,6 +87,9 @@ GEMM: dict[str, Case] = {
     "uint8": Case(Matmul(4096, 4096, torch.uint8, zero=True), registers=255, options=TILES),
     "int8 of 16 rows": Case(Matmul(4096, 4096), rows=16, registers=168),
     "E4M3": Case(Matmul(4096, 4096, E4M3), registers=255, capabilities=(90,), words=MMA),
+    "E4M3, what is left of the inner size": Case(
+        Matmul(4112, 4096, E4M3), rows=16, registers=168, capabilities=(90,)
+    ),
     "int8, fetched": Case(
         Matmul(4096, 4096), registers=255, capabilities=(90,), options=FETCHED, words=MMA
     ),
