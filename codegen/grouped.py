@@ -199,7 +199,9 @@ def of_packed(
     element, shared = form.element, form.granularity
     outer, inner = packed.shape
     grouped = shared.kind == "group" and shared.axis in (None, -1, 1)
-    if not isinstance(element, Integer) or element.fraction or element.narrow:
+    ternary = element.name == "ternary"
+    plain = isinstance(element, Integer) and not (element.fraction or element.narrow)
+    if not (plain or ternary):
         raise InputError(f"no kernel for weights in {form}: its numbers are not plain integers")
     if not (grouped or (shared.kind == "channel" and shared.axis in (None, 0))):
         raise InputError(f"no kernel for weights in {form}: scales are not of groups of a row")
@@ -208,11 +210,12 @@ def of_packed(
         raise InputError(f"no kernel for rows of {inner} in groups of {group}")
     found = packed.unpack()
     codes = found.codes.reshape(outer, inner)
-    if element.signed:
-        codes = codes ^ 1 << element.width - 1  # two's complement, counted from the least
-    region = Grouped(
-        inner, outer, element.width, group, not element.signed, bias, activation, dtype
-    )
+    width, signed = (2, True) if ternary else (element.width, element.signed)
+    if ternary:
+        codes = codes + 1  # -1 is the second least of two bits
+    elif signed:
+        codes = codes ^ 1 << width - 1  # two's complement, counted from the least
+    region = Grouped(inner, outer, width, group, not signed, bias, activation, dtype)
     steps = found.parameters.step.reshape(outer, -1).T.contiguous().to(dtype)
     operands = region.pack(codes) | {"steps": steps}
     if region.zero:

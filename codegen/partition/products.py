@@ -7,14 +7,17 @@ linear(x, decode(codes))                          integers of 2 to 6 bits in gro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from ...ir import InputError, Node
-from ...ir.formats import Integer, Packed, named
+from ...ir.formats import Packed, named
 from ...ir.graph import Arg
-from ..description import E4M3, FLOATS, Quantize
+from ..description import E4M3, FLOATS, Quantize, Region
 from ..grouped import of_packed
 from ..matmul import Matmul, weight_sums
+from ..sparse import BlockSparse, SemiSparse, of_blocks, semi_sparse
 from .build import Build, activation, sole, value_of
 
 E4M3_CHANNELS = "fp8-e4m3-channel"
@@ -44,8 +47,10 @@ def _linear(build: Build, node: Node) -> None:
             _codes(build, node, x, weight)
         else:
             _grouped(build, node, weight)
+    elif (value := value_of(build, weight)) is not None:
+        _sparse(build, node, value)
     else:
-        raise InputError("its weight is in floating point, for which PyTorch has the kernels")
+        raise InputError("its weight comes with the data")
 
 
 def _uncast(node: Node) -> Node:
@@ -172,22 +177,61 @@ def _packed(build: Build, weight: Node) -> Packed:
 
 
 def _grouped(build: Build, node: Node, weight: Node) -> None:
+    bias = node.operand(2) is not None
+    _, kind = _activated(node)
     dtype = node.dtype if node.dtype != torch.float32 else build.half
-    element = named(weight.attrs["format"]).element
-    if dtype is None and isinstance(element, Integer) and element.width <= 6:
-        raise InputError(
-            "kernels for weights of few bits take bfloat16 or float16, and it is in float32: "
-            "options={'half': 'bfloat16'} rounds their inputs, or convert the model"
-        )
-    bias = node.operand(2)
-    end, kind = _activated(node)
-    half = dtype or torch.bfloat16
-    region, found = of_packed(_packed(build, weight), half, bias=bias is not None, activation=kind)
+    packed = _packed(build, weight)
+    region, found = of_packed(packed, dtype or torch.bfloat16, bias=bias, activation=kind)
+    if dtype is None:
+        raise InputError(_TOO_WIDE)
+    _place_half(build, node, region, found, dtype)
+
+
+_TOO_WIDE = (
+    "kernels for weights of few bits and sparse ones take bfloat16 or float16, and it is in "
+    "float32: options={'half': 'bfloat16'} rounds their inputs, or convert the model"
+)
+
+
+def _place_half(
+    build: Build,
+    node: Node,
+    region: Region,
+    constants: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+) -> None:
+    """A kernel whose input, bias and result are of a dtype that may not be the graph's."""
+    end, _ = _activated(node)
     operands = {
-        "input": build.cast(node.args[0], half, node),
-        **{name: build.constant(f"{node.name}_{name}", value) for name, value in found.items()},
+        "input": build.cast(node.args[0], dtype, node),
+        **{name: build.constant(f"{node.name}_{name}", part) for name, part in constants.items()},
     }
-    if bias is not None:
-        operands["bias"] = build.cast(bias, half, node)
+    if (bias := node.operand(2)) is not None:
+        operands["bias"] = build.cast(bias, dtype, node)
     results = build.place(region, operands, _between(node, end), end)
     build.graph.replace(end, build.cast(results["output"], end.dtype, end))
+
+
+# -- sparse weights ------------------------------------------------------------------------------
+
+
+def _sparse(build: Build, node: Node, weight: torch.Tensor) -> None:
+    """A weight that is half empty at least, in a way that a kernel profits from."""
+    outer, inner = weight.shape
+    dtype = node.dtype if node.dtype != torch.float32 else build.half
+    bias = node.operand(2) is not None
+    _, kind = _activated(node)
+    if float((weight == 0).float().mean()) < 0.5:
+        raise InputError("its weight is in floating point, for which PyTorch has the kernels")
+    if dtype is None:
+        raise InputError(_TOO_WIDE)
+    weight = weight.to(dtype)
+    for block in (size for size in (128, 64, 32) if not (outer % size or inner % size)):
+        count, found = of_blocks(weight, block)
+        if 0 < 2 * count * block**2 <= outer * inner:
+            region = BlockSparse(inner, outer, count, block, bias, kind, dtype)
+            return _place_half(build, node, region, found, dtype)
+    if not semi_sparse(weight):
+        raise InputError("its weight has zeros, but neither whole blocks nor two of each four")
+    region = SemiSparse(inner, outer, bias, kind, dtype)
+    _place_half(build, node, region, region.pack(weight), dtype)

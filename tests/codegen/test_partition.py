@@ -209,6 +209,32 @@ def test_in_float32_inputs_are_rounded_only_where_that_is_asked_for() -> None:
     assert float((got - wanted).norm() / wanted.norm()) < 1e-3  # 2^-11, in inputs and steps
 
 
+@pytest.mark.parametrize(
+    ("pattern", "region"), [("fours", "SemiSparse"), ("blocks", "BlockSparse"), ("none", "")]
+)
+def test_sparse_weights(pattern: str, region: str) -> None:
+    graph = make(
+        "v: bf16[n, 7, 64], *, w: bf16[96, 64], bias: bf16[96]",
+        "r: bf16[n, 7, 96] = linear(v, w, bias)",
+    )
+    weight = graph.store["w"].clone() / 8
+    match pattern:
+        case "fours":
+            weight.unflatten(1, (-1, 4))[..., 1:3] = 0
+        case "blocks":
+            weight[:64] = 0
+        case _:
+            weight[:, 16:56] = 0
+    graph.store["w"] = weight
+    found = divide(graph, capability=90)
+    assert [type(part.region).__name__ for part in found.placed] == [region] * bool(region)
+    inputs = feed(graph)
+    (got,), (wanted,) = execute(found.graph, inputs), execute(graph, inputs)
+    assert float((got - wanted).double().norm() / wanted.double().norm()) < 2**-8
+    if not region:
+        assert "neither whole blocks nor two of each four" in found.reasons["r"]
+
+
 def test_a_rotation_by_sylvesters_matrix() -> None:
     graph = graph_of(
         "x: f32[3, 7, 32]", f"h: f32[16, 16], {INT8}",
