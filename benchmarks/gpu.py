@@ -319,26 +319,29 @@ def markdown(about: str, groups: dict[str, list[Figures]]) -> str:
     return "\n".join(lines)
 
 
-def dry(groups: list[str]) -> None:
-    """Everything that a run does, small."""
+def dry(groups: list[str]) -> dict[str, list[Figures]]:
+    """Everything that a run does, small, but for tuning."""
+    found: dict[str, list[Figures]] = {}
     for name in groups:
-        figures = [measure(small(entry), None, "cpu", None, seconds) for entry in GROUPS[name]()]
-        if wrong := [found.name for found in figures if found.excess >= CHECKED]:
-            raise SystemExit(f"wrong: {', '.join(wrong)}")
-        markdown("A dry run.", {name: figures})
+        entries = [small(entry) for entry in GROUPS[name]()]
+        found[name] = [measure(entry, None, "cpu", None, seconds) for entry in entries]
+    return found
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("groups", nargs="*", choices=[*GROUPS], help="all, if none is named")
+    parser.add_argument("groups", nargs="*", help=f"of {', '.join(GROUPS)}; all, if none is named")
     parser.add_argument("--retune", action="store_true", help="forget which options were fastest")
     parser.add_argument("--limit", type=int, help="how many options a kernel tries")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where results go")
-    parser.add_argument("--dry", action="store_true", help="small shapes, on the CPU")
+    parser.add_argument("--dry", action="store_true", help="small shapes, on the CPU: no figures")
     given = parser.parse_args(arguments)
+    if unknown := set(given.groups) - GROUPS.keys():
+        parser.error(f"there is no group {', '.join(sorted(unknown))}")
     torch.manual_seed(0)
     if given.dry:
-        return dry(given.groups or list(GROUPS))
+        dry(given.groups or list(GROUPS))
+        return
     if not torch.cuda.is_available():
         raise SystemExit("no GPU here: kernels are checked by tests/codegen instead, or --dry")
     about = Device.of(torch.device("cuda", torch.cuda.current_device()))

@@ -199,9 +199,11 @@ def of_packed(
     element, shared = form.element, form.granularity
     outer, inner = packed.shape
     grouped = shared.kind == "group" and shared.axis in (None, -1, 1)
-    ternary = element.name == "ternary"
-    plain = isinstance(element, Integer) and not (element.fraction or element.narrow)
-    if not (plain or ternary):
+    if isinstance(element, Integer) and not (element.fraction or element.narrow):
+        width, signed = element.width, element.signed
+    elif element.name == "ternary":
+        width, signed = 2, True
+    else:
         raise InputError(f"no kernel for weights in {form}: its numbers are not plain integers")
     if not (grouped or (shared.kind == "channel" and shared.axis in (None, 0))):
         raise InputError(f"no kernel for weights in {form}: scales are not of groups of a row")
@@ -210,11 +212,10 @@ def of_packed(
         raise InputError(f"no kernel for rows of {inner} in groups of {group}")
     found = packed.unpack()
     codes = found.codes.reshape(outer, inner)
-    width, signed = (2, True) if ternary else (element.width, element.signed)
-    if ternary:
+    if isinstance(element, Integer):
+        codes = codes ^ 1 << width - 1 if signed else codes  # two's complement, from the least
+    else:
         codes = codes + 1  # -1 is the second least of two bits
-    elif signed:
-        codes = codes ^ 1 << width - 1  # two's complement, counted from the least
     region = Grouped(inner, outer, width, group, not signed, bias, activation, dtype)
     steps = found.parameters.step.reshape(outer, -1).T.contiguous().to(dtype)
     operands = region.pack(codes) | {"steps": steps}

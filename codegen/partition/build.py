@@ -136,7 +136,8 @@ def value_of(build: Build, node: object) -> torch.Tensor | None:
 
 
 def constants(graph: Graph) -> dict[str, int]:
-    """Compute what follows from parameters alone, once; gives the bytes that each takes, by name.
+    """Compute what follows from parameters alone, once; gives the bytes of each weight that is no
+    longer in codes, by name.
 
     A table of int8 codes is left in codes: rows are taken from it, and from its scales.
     """
@@ -149,9 +150,11 @@ def constants(graph: Graph) -> dict[str, int]:
             continue
         if all(part.op == "param" for part in node.inputs):
             values = tuple(graph.value(arg) if isinstance(arg, Node) else arg for arg in node.args)
-            new = graph.param(node.name, ops.call(node.op, values, node.attrs), ())
-            graph.supersede(node, new)
-            found[node.name] = graph.value(new).nbytes
+            value = ops.call(node.op, values, node.attrs)
+            new = graph.param(f"{node.name}_made", value, ())  # `to` is no name for a parameter
+            graph.replace(node, new)
+            if value.dim() > 1 and node.op != "to":
+                found[new.name] = value.nbytes
     graph.prune()
     return {name: size for name, size in found.items() if name in graph.params}
 
