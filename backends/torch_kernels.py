@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -117,8 +118,16 @@ def load(file: Path, graph: Graph) -> KernelRunner:
     kept = json.loads(file.read_text(encoding="utf-8"))
     runner = KernelRunner(graph, Settings(**kept["settings"]))
     if kept["tuned"] is not None and runner.device.type == "cuda":
-        tuning.shared(tuning.device_of(runner.device)).adopt(kept["tuned"], str(file))
+        adopt(tuning.shared(tuning.device_of(runner.device)), kept["tuned"], str(file))
     return runner
+
+
+def adopt(tuner: tuning.Tuner, kept: object, where: str) -> None:
+    """Let a tuner take over what was saved, or warn that it was saved for another device."""
+    before = len(tuner.notes)
+    tuner.adopt(kept, where)
+    for note in tuner.notes[before:]:
+        warnings.warn(note, RuntimeWarning, stacklevel=2)
 
 
 def device_named(name: str) -> torch.device:

@@ -227,6 +227,8 @@ def small(entry: Entry) -> Entry:
         region = replace(region, width=256, hadamard=block)
     elif isinstance(region, BlockSparse):
         region = replace(region, inner=256, outer=256, count=4)
+    elif isinstance(region, Bitplanes):
+        region = replace(region, inner=128, outer=64)
     else:
         region = replace(region, inner=256, outer=256)
     return replace(entry, region=region, rows=min(entry.rows, 32), goals={})

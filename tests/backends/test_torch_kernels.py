@@ -16,9 +16,10 @@ import regauge as rg
 from regauge.backends import torch_kernels
 from regauge.backends.torch_kernels import KernelRunner
 from regauge.codegen import tuning
-from regauge.codegen.tuning import Device
+from regauge.codegen.tuning import Device, Tuner
 from regauge.ir import TargetError
 from regauge.ir.interpret import execute
+from regauge.passes import Quantize
 
 pytest.importorskip("triton")
 
@@ -154,3 +155,22 @@ def test_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(TargetError, match="C compiler, and finds none"):
         torch_kernels.check_compilers(gpu)
+
+
+def test_what_an_artifact_has_of_another_device_is_said(tmp_path: Path) -> None:
+    here = Tuner(tmp_path / "here", Device("NVIDIA H200", 90, 132, "3.9.0"))
+    kept = {"device": asdict(Device("NVIDIA A100", 80, 108, "3.9.0")), "options": {"a": {}}}
+    with pytest.warns(RuntimeWarning, match="tuned on NVIDIA A100 .* this is NVIDIA H200"):
+        torch_kernels.adopt(here, kept, "kernels.json")
+    assert here.found == {}
+    torch_kernels.adopt(here, kept | {"device": asdict(here.device)}, "kernels.json")
+    assert here.found == {"a": {}}
+
+
+def test_the_rest_is_compiled_by_inductor() -> None:
+    zoo = llama()
+    art = rg.compile(
+        zoo.model, zoo.args, zoo.kwargs, passes=[Quantize("dynamic", rounding="nearest")],
+        calibration=[zoo.args], target="torch", measure=False, options=CPU | {"fuse": True},
+    )  # fmt: skip
+    assert "what is no kernel is put through torch.compile" in check(art, zoo.args, 1e-4).notes
