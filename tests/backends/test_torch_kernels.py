@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +168,18 @@ def test_what_an_artifact_has_of_another_device_is_said(tmp_path: Path) -> None:
     assert here.found == {"a": {}}
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's of itself
 def test_the_rest_is_compiled_by_inductor() -> None:
-    zoo = llama()
+    torch.manual_seed(0)
+    layers = (torch.nn.RMSNorm(64), torch.nn.Linear(64, 48, bias=False), torch.nn.Tanh())
+    x = torch.randn(5, 64)
     art = rg.compile(
-        zoo.model, zoo.args, zoo.kwargs, passes=[Quantize("dynamic", rounding="nearest")],
-        calibration=[zoo.args], target="torch", measure=False, options=CPU | {"fuse": True},
+        torch.nn.Sequential(*layers).eval(), x, passes=[Quantize("dynamic", rounding="nearest")],
+        calibration=[x], target="torch", measure=False, options=CPU | {"fuse": True},
     )  # fmt: skip
-    assert "what is no kernel is put through torch.compile" in check(art, zoo.args, 1e-4).notes
+    runner = check(art, (x,), 1e-5)
+    assert [" ".join(part.kinds) for part in runner.division.placed] == [
+        "rms_norm dynamic_quantize",
+        "linear",
+    ]
+    assert "what is no kernel is put through torch.compile" in runner.notes
