@@ -105,7 +105,8 @@ class Target:
             decodes them, in any format.
         lacks: The names of ops that it does not take, which are written in others that it takes
             (``passes.Legalize``).
-        simulates: Whether quantized ops are computed in floating point: latency says nothing.
+        simulates: Whether quantized ops are computed in floating point, so that latency says
+            nothing; a runner that has an attribute of this name knows better.
         keeps_code: Whether it runs the model's own code, to which a pass can only give other
             weights. Its module then has ``check(graph)`` too, which raises ``TargetError``.
         masked: What scores of attention are that do not count, where ``lacks`` has attention.
@@ -354,7 +355,8 @@ TARGETS: dict[str, Target] = {
             module="torch_eager",
             requires=("torch",),
             install="regauge",
-            takes="every op and dtype, run eagerly; int8 arithmetic is simulated",
+            takes="every op and dtype, run eagerly; int8 arithmetic is simulated, unless the "
+            "option 'device' names a GPU, on which it runs in kernels of our own",
             simulates=True,
         ),
         Target(

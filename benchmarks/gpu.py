@@ -1,10 +1,12 @@
 """Our kernels on the GPU at hand: each checked against float64, and timed beside its peers.
 
-    python -m benchmarks.gpu [rows ...] [--retune]
+    python -m benchmarks.gpu [rows ...] [--limit N] [--retune] [--out FOLDER] [--dry]
 
 Each group takes a few minutes, most of them for tuning, whose results are kept in
-``benchmarks/results/gpu-<device>.tuned.json``. Times are medians with a cold cache. Results go to
-benchmarks/results/gpu-<device>.{md,json}; a group that is run again replaces its own.
+``benchmarks/results/gpu-<device>.tuned.json``; ``--limit`` tries fewer options. Times are medians
+with a cold cache. Results go to benchmarks/results/gpu-<device>.{md,json}; a group that is run
+again replaces its own, and what is there is kept after each kernel. ``--dry`` runs all of it on
+small shapes where no GPU is, in Triton's interpreter (``TRITON_INTERPRET=1``), and keeps nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import re
+import math
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ import torch
 
 from regauge.codegen import (
     Bitplanes,
+    BlockSparse,
     Grouped,
     LogQuantize,
     Matmul,
@@ -30,12 +34,14 @@ from regauge.codegen import (
     Quantize,
     Region,
     Rows,
+    SemiSparse,
+    Ternary,
     Tuner,
     excess,
     kernels,
 )
 from regauge.codegen.description import E4M3, Tensors
-from regauge.codegen.tuning import milliseconds
+from regauge.codegen.tuning import Clock, Device, milliseconds
 
 RESULTS = Path(__file__).parent / "results"
 CHECKED = 2e-3  # what may be lost on the way: a code's border may lie so much of a step off
@@ -189,37 +195,95 @@ def of_bits() -> list[Entry]:
     return [Entry("W6A6 by bits, 4096 x 4096", region, rows, peers, {}) for rows in (1, 16)]
 
 
+def of_sparse() -> list[Entry]:
+    """Weights that are half there, and ternary ones: bytes bound them for few rows."""
+    peers: dict[str, Peer] = {"copy": copied, "bf16": in_bfloat16}
+    found = [
+        Entry(name, region, rows, peers, {"bf16": 1.2} if rows == 1 else {})
+        for rows in (1, 16)
+        for name, region in (
+            ("two of four, 14336 x 4096", SemiSparse(4096, 14336)),
+            ("ternary, turned by blocks of 256, 14336 x 4096", Ternary(4096, 14336)),
+        )
+    ]
+    quarter = BlockSparse(4096, 4096, 1024)
+    return [*found, Entry("a quarter of the blocks, 4096 x 4096", quarter, 4096, peers, {})]
+
+
 GROUPS: dict[str, Callable[[], list[Entry]]] = {
     "rows": of_rows,
     "gemm": of_products,
     "grouped": of_groups,
     "bitplanes": of_bits,
+    "sparse": of_sparse,
 }
 
 
-def measure(entry: Entry, tuner: Tuner, device: str) -> Figures:
-    """Tune, check, and time an entry beside its peers."""
+def small(entry: Entry) -> Entry:
+    """The same for a few rows of a small size, which Triton's interpreter runs in a moment."""
+    region: Any = entry.region
+    if isinstance(region, Rows):
+        block = None if region.hadamard is None else min(region.hadamard, 64)
+        region = replace(region, width=256, hadamard=block)
+    elif isinstance(region, BlockSparse):
+        region = replace(region, inner=256, outer=256, count=4)
+    elif isinstance(region, Bitplanes):
+        region = replace(region, inner=128, outer=64)
+    else:
+        region = replace(region, inner=256, outer=256)
+    return replace(entry, region=region, rows=min(entry.rows, 32), goals={})
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    """One run on the CPU, in milliseconds."""
+    start = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def repeated(entry: Entry, few: Tensors) -> dict[str, torch.Tensor]:
+    """Operands for all rows of an entry, from those for a few."""
+    found: dict[str, torch.Tensor] = {}
+    for name, value in entry.region.operands(entry.rows).items():
+        have = few[name]
+        if value.shape != have.shape:
+            times = [-(-value.shape[0] // have.shape[0])] + [1] * (have.dim() - 1)
+            have = have.repeat(times)[: value.shape[0]].contiguous()
+        found[name] = have
+    return found
+
+
+def timed(peer: Peer, entry: Entry, operands: Tensors, clock: Clock) -> float:
+    """Not a number where this release of PyTorch does not have it for this device."""
+    try:
+        return clock(peer(entry, operands))
+    except (RuntimeError, NotImplementedError, AttributeError) as error:
+        print(f"{entry.name}: a peer does not run: {error}", flush=True)
+        return math.nan
+
+
+def measure(
+    entry: Entry, tuner: Tuner | None, device: str, limit: int | None, clock: Clock
+) -> Figures:
+    """Tune, check, and time an entry beside its peers; without a tuner, the safest options."""
     few = entry.region.example(min(entry.rows, 512), seed=0)
     few = {name: value.to(device) for name, value in few.items()}
-    many = {
-        name: few[name].repeat(-(-value.shape[0] // few[name].shape[0]), 1)[: value.shape[0]]
-        if value.shape != few[name].shape
-        else few[name]
-        for name, value in entry.region.operands(entry.rows).items()
-    }
-    options = tuner.options(entry.region, many)
+    many = repeated(entry, few)
+    options = kernels.space(entry.region, entry.rows)[0]
+    if tuner is not None:
+        options = tuner.options(entry.region, many, limit=limit)
     wrong = excess(entry.region, few, kernels.run(entry.region, few, options))
     launch, _ = kernels.prepare(entry.region, many, options)
-    time = milliseconds(launch.run)
-    peers = {name: milliseconds(peer(entry, many)) for name, peer in entry.peers.items()}
+    took = clock(launch.run)
+    peers = {name: timed(peer, entry, many, clock) for name, peer in entry.peers.items()}
     found = Figures(
         name=entry.name,
         rows=entry.rows,
         excess=max(wrong.values()),
         options=options,
-        time=time,
-        bandwidth=entry.region.moved(entry.rows) / time / 1e6,
-        operations=entry.region.operations(entry.rows) / time / 1e9,
+        time=took,
+        bandwidth=entry.region.moved(entry.rows) / took / 1e6,
+        operations=entry.region.operations(entry.rows) / took / 1e9,
         peers=peers,
         goals=entry.goals,
     )
@@ -257,31 +321,53 @@ def markdown(about: str, groups: dict[str, list[Figures]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def dry(groups: list[str]) -> dict[str, list[Figures]]:
+    """Everything that a run does, small, but for tuning."""
+    found: dict[str, list[Figures]] = {}
+    for name in groups:
+        entries = [small(entry) for entry in GROUPS[name]()]
+        found[name] = [measure(entry, None, "cpu", None, seconds) for entry in entries]
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("groups", nargs="*", choices=[*GROUPS], help="all, if none is named")
+    parser.add_argument("groups", nargs="*", help=f"of {', '.join(GROUPS)}; all, if none is named")
     parser.add_argument("--retune", action="store_true", help="forget which options were fastest")
-    given = parser.parse_args()
+    parser.add_argument("--limit", type=int, help="how many options a kernel tries")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where results go")
+    parser.add_argument("--dry", action="store_true", help="small shapes, on the CPU: no figures")
+    given = parser.parse_args(arguments)
+    if unknown := set(given.groups) - GROUPS.keys():
+        parser.error(f"there is no group {', '.join(sorted(unknown))}")
+    torch.manual_seed(0)
+    if given.dry:
+        dry(given.groups or list(GROUPS))
+        return
     if not torch.cuda.is_available():
-        raise SystemExit("no GPU here: kernels are checked by tests/codegen instead")
-    device = torch.cuda.get_device_name()
-    stem = f"gpu-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}"
-    tuned, file = RESULTS / f"{stem}.tuned.json", RESULTS / f"{stem}.json"
+        raise SystemExit("no GPU here: kernels are checked by tests/codegen instead, or --dry")
+    about = Device.of(torch.device("cuda", torch.cuda.current_device()))
+    device, stem = about.name, f"gpu-{about.stem}"
+    given.out.mkdir(parents=True, exist_ok=True)
+    tuned, file = given.out / f"{stem}.tuned.json", given.out / f"{stem}.json"
     if given.retune:
         tuned.unlink(missing_ok=True)
     known = json.loads(file.read_text())["groups"] if file.exists() else {}
     groups = {name: [Figures(**row) for row in rows] for name, rows in known.items()}
-    torch.manual_seed(0)
+    said = (
+        f"{device}, torch {torch.__version__}, triton {version('triton')}, "
+        f"{datetime.date.today()}. {__doc__}"
+    )
+    tuner = Tuner(tuned, about)
+    for note in tuner.notes:
+        print(note, flush=True)
     for name in given.groups or GROUPS:
-        tuner = Tuner(tuned)
-        groups[name] = [measure(entry, tuner, "cuda") for entry in GROUPS[name]()]
-        about = (
-            f"{device}, torch {torch.__version__}, triton {version('triton')}, "
-            f"{datetime.date.today()}. {__doc__}"
-        )
-        kept = {name: [asdict(row) for row in rows] for name, rows in groups.items()}
-        file.write_text(json.dumps({"device": device, "groups": kept}, indent=1) + "\n")
-        file.with_suffix(".md").write_text(markdown(about, groups))
+        groups[name] = []
+        for entry in GROUPS[name]():
+            groups[name].append(measure(entry, tuner, "cuda", given.limit, milliseconds))
+            kept = {name: [asdict(row) for row in rows] for name, rows in groups.items()}
+            file.write_text(json.dumps({"device": device, "groups": kept}, indent=1) + "\n")
+            file.with_suffix(".md").write_text(markdown(said, groups))
 
 
 if __name__ == "__main__":

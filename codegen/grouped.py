@@ -199,18 +199,24 @@ def of_packed(
     element, shared = form.element, form.granularity
     outer, inner = packed.shape
     grouped = shared.kind == "group" and shared.axis in (None, -1, 1)
-    if not isinstance(element, Integer) or element.fraction or element.narrow:
+    if isinstance(element, Integer) and not (element.fraction or element.narrow):
+        width, signed = element.width, element.signed
+    elif element.name == "ternary":
+        width, signed = 2, True
+    else:
         raise InputError(f"no kernel for weights in {form}: its numbers are not plain integers")
     if not (grouped or (shared.kind == "channel" and shared.axis in (None, 0))):
         raise InputError(f"no kernel for weights in {form}: scales are not of groups of a row")
     group = shared.size if grouped else inner
+    if inner % group:
+        raise InputError(f"no kernel for rows of {inner} in groups of {group}")
     found = packed.unpack()
     codes = found.codes.reshape(outer, inner)
-    if element.signed:
-        codes = codes ^ 1 << element.width - 1  # two's complement, counted from the least
-    region = Grouped(
-        inner, outer, element.width, group, not element.signed, bias, activation, dtype
-    )
+    if isinstance(element, Integer):
+        codes = codes ^ 1 << width - 1 if signed else codes  # two's complement, from the least
+    else:
+        codes = codes + 1  # -1 is the second least of two bits
+    region = Grouped(inner, outer, width, group, not signed, bias, activation, dtype)
     steps = found.parameters.step.reshape(outer, -1).T.contiguous().to(dtype)
     operands = region.pack(codes) | {"steps": steps}
     if region.zero:

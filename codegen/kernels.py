@@ -16,6 +16,8 @@ from .description import E4M3, Region, Tensors
 from .grouped import Grouped
 from .matmul import Matmul
 from .rows import Rows
+from .sparse import BlockSparse, SemiSparse
+from .ternary import Ternary
 
 if TYPE_CHECKING:
     from .launch import Assembly, Launch, Options
@@ -25,6 +27,9 @@ FAMILIES: dict[type, str] = {
     Matmul: "gemm",
     Grouped: "grouped",
     Bitplanes: "bitplanes",
+    SemiSparse: "sparse",
+    BlockSparse: "sparse",
+    Ternary: "ternary",
 }
 
 

@@ -63,9 +63,10 @@ def compile(
         resume: A folder that keeps what passes decide as they go. The same call with the same
             folder goes on where one that was interrupted was, and ends with the same bytes.
         options: What the target's lowering takes: a number of ``threads`` (``onnxruntime``,
-            ``openvino``), the ``generation`` of the HTP (``qnn``), or how many schedules to time in
-            search of fast ones, ``tune`` (``tvm``). The model before the passes, which the latency
-            is compared with, gets the same.
+            ``openvino``), the ``generation`` of the HTP (``qnn``), how many schedules to time in
+            search of fast ones, ``tune`` (``tvm``), or the ``device`` on which our kernels run
+            (``torch``). The model before the passes, which the latency is compared with, gets the
+            same.
         release_weights: Whether each weight of the model may be freed once it is replaced, for
             models that fill the memory. The module or graph cannot be used any more, whatever
             becomes of the call; latency is not measured, and checkpoints cannot be written.
@@ -270,7 +271,7 @@ def _measure(
         ready = entered(final, flat)
         report.errors = errors(left(final, runner(ready)), wanted, output_names(graph))
     quantized = any(node.op in QUANTIZED for node in final.nodes)
-    if place.simulates and quantized:
+    if getattr(runner, "simulates", place.simulates) and quantized:
         report.notes.append(
             f"arithmetic on codes is simulated on {place.name}: the error is real, "
             "and a latency would say nothing"

@@ -20,12 +20,14 @@ def to_module(graph: Graph) -> torch.nn.Module:
     for node in graph.inputs:
         made[node] = new.placeholder(node.name)
     for name, node in graph.params.items():
-        tensor = graph.store[name]
+        tensor, place = graph.store[name], name
+        while hasattr(root, place):  # a parameter may be called as a method is: to, type
+            place += "_"
         if tensor.is_floating_point():
-            root.register_parameter(name, torch.nn.Parameter(tensor, requires_grad=False))
+            root.register_parameter(place, torch.nn.Parameter(tensor, requires_grad=False))
         else:
-            root.register_buffer(name, tensor)
-        made[node] = new.get_attr(name)
+            root.register_buffer(place, tensor)
+        made[node] = new.get_attr(place)
     for node in graph.nodes:
         op = ops.get(node.op)
         kwargs = {**op.bind(node.args), **node.attrs}

@@ -92,8 +92,8 @@ def matmul_kernel(
                 x = tl.load(x_ptrs + k)
                 w = tl.load(w_ptrs + k)
             else:
-                x = tl.load(x_ptrs + k, depth[None, :] < K - k, 0)
-                w = tl.load(w_ptrs + k, depth[:, None] < K - k, 0)
+                x = tl.load(x_ptrs + k, depth[None, :] < K - k, 0 if INTEGER else 0.0)
+                w = tl.load(w_ptrs + k, depth[:, None] < K - k, 0 if INTEGER else 0.0)
             if UNSIGNED:
                 x = (x ^ 128).to(tl.int8, bitcast=True)
             sums = tl.dot(x, w, sums, out_dtype=sums.dtype)

@@ -104,6 +104,12 @@ def rotate_by_products(
 
 
 @triton.jit
+def four(a, b, c, d, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """``[ROWS, COLUMNS]``, of every fourth column from the first, second, third, and last."""
+    return tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), (ROWS, COLUMNS))
+
+
+@triton.jit
 def tile_of(tile, tiles_m, tiles_n, GROUP: tl.constexpr):
     """Row and column of a tile: groups of ``GROUP`` rows of tiles share what they fetch."""
     width = GROUP * tiles_n

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from gpu import GROUPS, Figures, markdown
+from gpu import CHECKED, GROUPS, Figures, dry, main, markdown
+from interpreted import mended
 
 from regauge.codegen.kernels import space
 
@@ -27,3 +28,20 @@ def test_the_table_says_what_was_reached() -> None:
     text = markdown("A device.", {"rows": [good, slow, wrong]})
     assert [line.split(" | ")[-1] for line in text.splitlines()[-3:]] == ["✓ |", "✗ |", "✗ |"]
     assert "copy 0.9500 ms, 0.95 x (goal 0.90)" in text
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_dry_run_does_what_a_run_does(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with mended():
+        (figures,) = dry([group]).values()
+    assert [found.name for found in figures] == [entry.name for entry in GROUPS[group]()]
+    assert all(found.excess < CHECKED for found in figures)
+    assert "a peer does not run" not in capsys.readouterr().out
+
+
+def test_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["gems", "--dry"])
+    assert "there is no group gems" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="no GPU here"):
+        main([])

@@ -54,9 +54,10 @@ def test_tiles(programs: int, halves: int) -> None:
     check(region, 50, SMALL | {"PROGRAMS": programs, "HALVES": halves, "DESCRIBED": programs > 0})
 
 
+@pytest.mark.parametrize("codes", [torch.int8, torch.uint8, E4M3])
 @pytest.mark.parametrize("inner", [16, 48, 80])
-def test_what_is_left_of_the_inner_size(inner: int) -> None:
-    check(Matmul(inner, 32, dtype=F32), 5, SMALL | {"BLOCK_K": 64})
+def test_what_is_left_of_the_inner_size(inner: int, codes: torch.dtype) -> None:
+    check(Matmul(inner, 32, codes, dtype=F32), 5, SMALL | {"BLOCK_K": 64})
 
 
 @pytest.mark.parametrize("rows", [1, 40])

@@ -89,6 +89,7 @@ def test_words_hold_all_codes(bits: int, group: int) -> None:
         "int2-g32-fp16-asym",
         "int4-channel-fp16",
         "uint4-g128-fp16",
+        "ternary-g128-fp16",
     ],
 )
 @pytest.mark.parametrize("bias", [False, True])

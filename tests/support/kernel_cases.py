@@ -6,7 +6,19 @@ from dataclasses import dataclass, field
 
 import torch
 
-from regauge.codegen import Bitplanes, Grouped, LogQuantize, Matmul, Norm, Quantize, Region, Rows
+from regauge.codegen import (
+    Bitplanes,
+    BlockSparse,
+    Grouped,
+    LogQuantize,
+    Matmul,
+    Norm,
+    Quantize,
+    Region,
+    Rows,
+    SemiSparse,
+    Ternary,
+)
 from regauge.codegen.description import E4M3
 
 
@@ -87,6 +99,9 @@ GEMM: dict[str, Case] = {
     "uint8": Case(Matmul(4096, 4096, torch.uint8, zero=True), registers=255, options=TILES),
     "int8 of 16 rows": Case(Matmul(4096, 4096), rows=16, registers=168),
     "E4M3": Case(Matmul(4096, 4096, E4M3), registers=255, capabilities=(90,), words=MMA),
+    "E4M3, what is left of the inner size": Case(
+        Matmul(4112, 4096, E4M3), rows=16, registers=168, capabilities=(90,)
+    ),
     "int8, fetched": Case(
         Matmul(4096, 4096), registers=255, capabilities=(90,), options=FETCHED, words=MMA
     ),
@@ -120,10 +135,21 @@ GROUPED: dict[str, Case] = {
     ),
 }
 
+MMA_SYNC: dict[int, tuple[str, ...]] = {80: (r"mma\.sync",), 90: (r"mma\.sync",)}
 COUNTED: dict[int, tuple[str, ...]] = {80: (r"popc\.b32",), 90: (r"popc\.b32",)}
 
 BITPLANES: dict[str, Case] = {
     "6 by 6 bits": Case(Bitplanes(4096, 4096), rows=1, words=COUNTED),
     "6 by 6 bits, 16 rows": Case(Bitplanes(4096, 4096), rows=16, registers=168, words=COUNTED),
     "8 by 6 bits": Case(Bitplanes(4096, 4096, 8), rows=4, words=COUNTED),
+}
+
+
+SPARSE: dict[str, Case] = {
+    "two of four, 1 row": Case(SemiSparse(4096, 4096), 1, 80, words=MMA_SYNC),
+    "two of four, 64 rows": Case(SemiSparse(4096, 4096, bias=True), rows=64, words=MMA),
+    "blocks of 64": Case(BlockSparse(4096, 4096, 1024), rows=64, words=MMA),
+    "blocks of 32": Case(BlockSparse(4096, 4096, 4096, 32), 16, 80, words=MMA_SYNC),
+    "ternary, 1 row": Case(Ternary(4096, 4096), rows=1, registers=200, words=MMA_SYNC),
+    "ternary in blocks of 128": Case(Ternary(4096, 4096, 128), rows=16, registers=168),
 }
