@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from ...ir import Graph, TargetError
 from ...ir.types import show, symbols
 from ..outputs import Outputs
-from .emit import MAIN, Program, emit, fed
+from .emit import MAIN, emit, fed
+from .processor import has_dots, host
 from .schedule import apply_default
 from .tuning import Records, search
 
@@ -63,6 +64,10 @@ class TvmRunner:
         """Of the weights; the code beside them is small."""
         return sum(value.nbytes for value in self._weights.values())
 
+    def source(self, form: str) -> str:
+        """The compiled code as text: ``ll`` of LLVM, or ``asm`` of the processor."""
+        return "\n".join(part.inspect_source(form) for part in self._compiled.mod.imports)
+
     def save(self, folder: Path) -> None:
         """Write ``model.so`` and ``weights.safetensors``, and what tuning found beside them.
 
@@ -91,8 +96,9 @@ def lower(graph: Graph, *, tune: int = 0, records: Records | None = None) -> Tvm
             schedules are what runs.
         records: What an earlier search found, in place of another.
     """
-    program, target = emit(graph), host()
-    module = _prepared(program, target)
+    target = host()
+    program = emit(graph, dots=has_dots(target))
+    module = prepared(program.module, target)
     if tune and records is None:
         _check_sizes(graph)
         records = search(module, target, tune)
@@ -112,13 +118,6 @@ def load(folder: Path, graph: Graph) -> TvmRunner:
     return TvmRunner(compiled, weights, graph, records=Records.within(folder))
 
 
-def host() -> Any:
-    """This processor as TVM's target."""
-    tvm: Any = import_module("tvm")
-    cpu = tvm.target.codegen.llvm_get_system_cpu()
-    return tvm.target.Target({"kind": "llvm", "mcpu": cpu, "num-cores": torch.get_num_threads()})
-
-
 def _check_sizes(graph: Graph) -> None:
     """Raise ``TargetError`` where a size is a symbol: a schedule is timed at one size."""
     for node in graph.inputs:
@@ -131,11 +130,12 @@ def _check_sizes(graph: Graph) -> None:
             )
 
 
-def _prepared(program: Program, target: Any) -> Any:
+def prepared(module: Any, target: Any) -> Any:
     """The module as functions on buffers, which schedules are for."""
     steps: Any = import_module("tvm.relax.backend.cpu_generic.pipeline")
-    module = program.module
+    relax: Any = import_module("tvm.relax")
     with target:
+        module = relax.transform.DeadCodeElimination()(module)
         for step in (*steps.library_dispatch_passes(target), *steps.legalize_passes(target)):
             module = step(module)
     return module
