@@ -11,9 +11,10 @@ import torch
 from op_cases import CASES
 
 from regauge.backends.base import target
+from regauge.backends.tvm.build import prepared
 from regauge.backends.tvm.emit import emit
 from regauge.backends.tvm.processor import host
-from regauge.backends.tvm.runner import lower, prepared
+from regauge.backends.tvm.runner import lower
 from regauge.frontend import trace
 from regauge.ir import Graph, TargetError
 from regauge.ir.interpret import execute, flatten
