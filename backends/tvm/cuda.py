@@ -1,7 +1,8 @@
 """NVIDIA's GPUs: kernels as CUDA's source and as a cubin, made without a GPU.
 
 TVM writes the source, and compiles it where it first runs. What it gets there is the cubin that
-nvcc made here, unless the GPU is one of another architecture, for which the source is compiled anew.
+nvcc made here, unless the GPU is one of another architecture, for which the source is compiled
+anew.
 """
 
 from __future__ import annotations
