@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from ..backends.base import Runner, Target
 from ..backends.base import target as find_target
 from ..frontend.trace import trace
-from ..ir import Graph, InputError, PromiseError, TargetError, formats
+from ..ir import Graph, InputError, NoDevice, PromiseError, TargetError, formats
 from ..ir.interpret import execute
 from ..ir.state import entered, left
 from ..ir.text import line
@@ -63,10 +63,10 @@ def compile(
         resume: A folder that keeps what passes decide as they go. The same call with the same
             folder goes on where one that was interrupted was, and ends with the same bytes.
         options: What the target's lowering takes: a number of ``threads`` (``onnxruntime``,
-            ``openvino``), the ``generation`` of the HTP (``qnn``), how many schedules to time in
-            search of fast ones, ``tune`` (``tvm``), or the ``device`` on which our kernels run
-            (``torch``). The model before the passes, which the latency is compared with, gets the
-            same.
+            ``openvino``); the ``generation`` of the HTP (``qnn``); the ``device``, ``cpu`` or
+            ``cuda`` (``torch`` by kernels of our own, ``tvm``), and there the ``arch`` of a GPU and
+            how many schedules to time in search of fast ones, ``tune`` (``tvm``). The model before
+            the passes, which the latency is compared with, gets the same.
         release_weights: Whether each weight of the model may be freed once it is replaced, for
             models that fill the memory. The module or graph cannot be used any more, whatever
             becomes of the call; latency is not measured, and checkpoints cannot be written.
@@ -269,7 +269,12 @@ def _measure(
     with torch.no_grad():
         wanted = execute(graph, flat) if known is None else known
         ready = entered(final, flat)
-        report.errors = errors(left(final, runner(ready)), wanted, output_names(graph))
+        try:
+            found = runner(ready)
+        except NoDevice as error:
+            report.notes.append(f"error and latency were not measured: {error.what}")
+            return
+        report.errors = errors(left(final, found), wanted, output_names(graph))
     quantized = any(node.op in QUANTIZED for node in final.nodes)
     if getattr(runner, "simulates", place.simulates) and quantized:
         report.notes.append(

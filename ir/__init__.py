@@ -4,6 +4,7 @@ from .checkpoint import Checkpoint as Checkpoint
 from .errors import ArtifactError as ArtifactError
 from .errors import GraphError as GraphError
 from .errors import InputError as InputError
+from .errors import NoDevice as NoDevice
 from .errors import ParseError as ParseError
 from .errors import PassError as PassError
 from .errors import PromiseError as PromiseError
@@ -28,6 +29,7 @@ __all__ = [
     "GraphError",
     "InputError",
     "Lazy",
+    "NoDevice",
     "Node",
     "ParameterStore",
     "ParseError",

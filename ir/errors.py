@@ -79,5 +79,9 @@ class TargetError(RegaugeError):
     """A target is unknown, not installed, or does not take the graph."""
 
 
+class NoDevice(TargetError):
+    """What was compiled runs on a device that this machine has not."""
+
+
 class ArtifactError(RegaugeError):
     """A saved artifact cannot be written, or is not what was written."""

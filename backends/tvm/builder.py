@@ -31,15 +31,34 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+class Turned:
+    """A tensor expression ``[N, ..., C]`` read as ``[N, C, ...]``."""
+
+    def __init__(self, last: Any) -> None:
+        self._last = last
+        batch, *sizes, channels = last.shape
+        self.shape, self.dtype = [batch, channels, *sizes], last.dtype
+
+    def __call__(self, batch: Any, channel: Any, *place: Any) -> Any:
+        return self._last(batch, *place, channel)
+
+
 class Builder:
     """Lowerings call ``compute``, ``map`` and ``op``, and give back the result.
 
+    A convolution computes with its channels last, and what is computed from its result position by
+    position does so too, while its value is the one with the channels second. TVM leaves out each
+    of the two that nobody reads.
+
     Args:
         lower: What a node becomes that is wanted, and was left out so far.
+        dots: Whether the processor adds four products of codes in one step.
     """
 
-    def __init__(self, graph: Graph, lower: Callable[[Builder, Node], Value]) -> None:
-        self.graph, self._lower = graph, lower
+    def __init__(
+        self, graph: Graph, lower: Callable[[Builder, Node], Value], *, dots: bool = False
+    ) -> None:
+        self.graph, self._lower, self.dots = graph, lower, dots
         self.relax: Any = import_module("tvm.relax")
         self.tirx: Any = import_module("tvm.tirx")
         self._renewed: Any = import_module("tvm.s_tir").renew_defs
@@ -50,6 +69,7 @@ class Builder:
         self.weights: dict[str, torch.Tensor] = {}
         self.variables: dict[str, Any] = {}  # of the weights
         self._shared: dict[tuple[object, ...], Any] = {}
+        self._last: dict[Any, Any] = {}  # values with their channels last
         self._asked: set[str] = set()  # the symbols that the node being lowered reads
         self._symbols = {name: self.tirx.Var(name, "int64") for name in graph.symbols}
 
@@ -124,12 +144,43 @@ class Builder:
         Args:
             args: Tensors.
         """
-        sizes = self.shape(shape)
+        return self._computed(self.shape(shape), at, args, name)
+
+    def _computed(
+        self, sizes: list[Any], at: Callable[..., Any], args: Sequence[Any], name: str
+    ) -> Any:
+        te, turned = self.te_module, [self._last.get(arg) for arg in args]
+        if not any(x is not None and len(x.ty.shape.values) == len(sizes) for x in turned):
+            return self.te(
+                lambda *given: te.compute(sizes, lambda *place: at(*given, *place), name=name),
+                *args,
+                name=name,
+            )
 
         def run(*given: Any) -> Any:
-            return self.te_module.compute(sizes, lambda *place: at(*given, *place), name=name)
+            views = [x if t is None else Turned(x) for x, t in zip(given, turned, strict=True)]
 
-        return self.te(run, *args, name=name)
+            def there(batch: Any, *place: Any) -> Any:
+                return at(*views, batch, place[-1], *place[:-1])
+
+            return te.compute([sizes[0], *sizes[2:], sizes[1]], there, name=name)
+
+        held = [arg if t is None else t for arg, t in zip(args, turned, strict=True)]
+        return self.channels_second(self.te(run, *held, name=name))
+
+    def channels_second(self, last: Any) -> Any:
+        """``[N, ..., C]`` as ``[N, C, ...]``."""
+        rank = len(last.ty.shape.values)
+        found = self.op("permute_dims", last, [0, rank - 1, *range(1, rank - 1)])
+        self._last[found] = last
+        return found
+
+    def channels_last(self, value: Any) -> Any:
+        """``[N, C, ...]`` as ``[N, ..., C]``."""
+        if value not in self._last:
+            rank = len(value.ty.shape.values)
+            self._last[value] = self.op("permute_dims", value, [0, *range(2, rank), 1])
+        return self._last[value]
 
     def map(self, shape: Sequence[Dim], function: Callable[..., Any], *args: Any, name: str) -> Any:
         """A function of numbers at each position; operands are broadcast to the shape."""
@@ -147,7 +198,7 @@ class Builder:
 
     def element(self, value: Any, place: Sequence[Any]) -> Any:
         """What a tensor that is broadcast has at a position; a number is itself."""
-        if not isinstance(value, self.te_module.Tensor):
+        if not isinstance(value, (self.te_module.Tensor, Turned)):
             return value
         shape = value.shape
         own = place[len(place) - len(shape) :]
@@ -155,7 +206,19 @@ class Builder:
 
     def reduce(self, kind: str, value: Any, axes: Sequence[int] | None, *, keep: bool) -> Any:
         """``sum``, ``max``, ``min`` or ``mean`` over axes, or over all."""
-        return self.op(kind, value, axis=None if axes is None else list(axes), keepdims=keep)
+        last = self._last.get(value)
+        if axes is None or last is None:
+            return self.op(kind, value, axis=None if axes is None else list(axes), keepdims=keep)
+        rank = len(value.ty.shape.values)
+        places = [0, rank - 1, *range(1, rank - 1)]
+        found = self.op(kind, last, axis=[places[axis] for axis in axes], keepdims=keep)
+        if keep:
+            return self.channels_second(found)
+        left = [places[axis] for axis in range(rank) if axis not in {a % rank for a in axes}]
+        order = sorted(left)
+        if left == order:
+            return found
+        return self.op("permute_dims", found, [order.index(place) for place in left])
 
     def cast(self, value: Any, found: torch.dtype, dtype: torch.dtype | None) -> Any:
         """A tensor in another dtype; truths are what is not zero."""
@@ -167,10 +230,8 @@ class Builder:
     def compute_like(self, value: Any, function: Callable[[Any], Any], *, name: str) -> Any:
         """A function at each position of one tensor."""
 
-        def run(x: Any) -> Any:
-            return self.te_module.compute(x.shape, lambda *i: function(x(*i)), name=name)
-
-        return self.te(run, value, name=name)
+        sizes = list(value.ty.shape.values)
+        return self._computed(sizes, lambda x, *i: function(x(*i)), [value], name)
 
     def convert(self, x: Any, name: str) -> Any:
         """A number of TVM in another dtype."""

@@ -30,15 +30,18 @@ class Program:
     weights: dict[str, torch.Tensor]
 
 
-def emit(graph: Graph) -> Program:
+def emit(graph: Graph, *, dots: bool = False) -> Program:
     """The graph as a module, whose function gives a tuple of the outputs that are values.
+
+    Args:
+        dots: Whether the processor adds four products of codes in one step.
 
     Raises:
         TargetError: An op, or a form of one, has no lowering.
     """
     if unknown := [node for node in graph.nodes if node.type != () and node.op not in LOWERINGS]:
         raise _refused(unknown[0], "")
-    b = Builder(graph, lower)
+    b = Builder(graph, lower, dots=dots)
     inputs = [_input(b, node) for node in fed(graph)]
     with b.block.function(MAIN):
         with b.block.dataflow():

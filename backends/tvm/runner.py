@@ -1,9 +1,7 @@
-"""A Relax module that LLVM has compiled for the processor at hand."""
+"""A Relax module that TVM has compiled: for the processor at hand, or for a GPU."""
 
 from __future__ import annotations
 
-import functools
-import shutil
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -15,19 +13,21 @@ from safetensors.torch import load_file, save_file
 from ...ir import Graph, TargetError
 from ...ir.types import show, symbols
 from ..outputs import Outputs
-from .emit import MAIN, Program, emit, fed
-from .schedule import apply_default
+from .build import LIBRARY, Library, built, prepared
+from .cuda import ARCH, Kernels, gpu, present
+from .emit import MAIN, emit, fed
+from .processor import has_dots, host
 from .tuning import Records, search
 
-LIBRARY, WEIGHTS = "model.so", "weights.safetensors"
-LINKERS = ("c++", "g++", "clang++")  # a library is linked by one of them; nothing is compiled
+WEIGHTS = "weights.safetensors"
+DEVICES = ("cpu", "cuda")
 
 
 class TvmRunner:
     """A compiled module with its weights.
 
     Args:
-        compiled: What TVM's virtual machine runs.
+        library: What TVM's virtual machine runs.
         weights: The function's last arguments, in the order of their names.
         graph: What was lowered: its inputs and outputs say what the function's are.
         notes: What a report says of it.
@@ -36,32 +36,49 @@ class TvmRunner:
 
     def __init__(
         self,
-        compiled: Any,
+        library: Library,
         weights: dict[str, torch.Tensor],
         graph: Graph,
         notes: Sequence[str] = (),
         records: Records | None = None,
     ) -> None:
-        tvm: Any = import_module("tvm")
         self.notes, self.records = tuple(notes), records
-        self._compiled, self._weights = compiled, dict(sorted(weights.items()))
+        self._library, self._weights = library, dict(sorted(weights.items()))
         taken = set(fed(graph))
         self._fed = [node in taken for node in graph.inputs]
         self._outputs = Outputs(graph)
-        self._main = tvm.relax.VirtualMachine(compiled, tvm.cpu())[MAIN]
+        self._main: Any = None  # the function, once it was called
+        self._held: list[Any] = []  # the weights, where it reads them
 
     def __call__(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        if self._main is None:
+            self._main, self._held = self._started()
         given = [
-            torch.as_tensor(value).detach().cpu().contiguous()
+            self._given(torch.as_tensor(value).detach().cpu().contiguous())
             for value, wanted in zip(inputs, self._fed, strict=True)
             if wanted
         ]
-        return self._outputs.of(self._main(*given, *self._weights.values()))
+        return self._outputs.of(map(self._taken, self._main(*given, *self._held)))
+
+    def _started(self) -> tuple[Any, list[Any]]:
+        tvm: Any = import_module("tvm")
+        machine = tvm.relax.VirtualMachine(self._library.open(), tvm.cpu())
+        return machine[MAIN], list(self._weights.values())
+
+    def _given(self, value: torch.Tensor) -> Any:
+        return value
+
+    def _taken(self, value: Any) -> torch.Tensor:
+        return value
 
     @property
     def bytes(self) -> int:
         """Of the weights; the code beside them is small."""
         return sum(value.nbytes for value in self._weights.values())
+
+    def source(self, form: str) -> str:
+        """The compiled code as text: ``ll`` of LLVM, or ``asm`` of the processor."""
+        return "\n".join(part.inspect_source(form) for part in self._library.code.mod.imports)
 
     def save(self, folder: Path) -> None:
         """Write ``model.so`` and ``weights.safetensors``, and what tuning found beside them.
@@ -69,54 +86,94 @@ class TvmRunner:
         Raises:
             TargetError: There is nothing that links a library.
         """
-        linker = next(filter(None, map(shutil.which, LINKERS)), None)
-        if linker is None:
-            raise TargetError(
-                f"target 'tvm' links a library with one of {', '.join(LINKERS)}, and finds none",
-                do="apt-get install g++",
-            )
-        cc: Any = import_module("tvm.support.cc")
-        link = functools.partial(cc.create_shared, cc=linker)
-        self._compiled.export_library(str(folder / LIBRARY), fcompile=link)
+        self._library.save(folder)
         save_file({name: value.clone() for name, value in self._weights.items()}, folder / WEIGHTS)
         if self.records is not None:
             self.records.save(folder)
 
 
-def lower(graph: Graph, *, tune: int = 0, records: Records | None = None) -> TvmRunner:
-    """The graph as compiled code of this processor.
+class CudaRunner(TvmRunner):
+    """A module for a GPU, which this machine need not have before it is called.
+
+    Args:
+        kernels: The code of the GPU; the library has that of its host.
+    """
+
+    def __init__(self, kernels: Kernels, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.kernels = kernels
+
+    def _started(self) -> tuple[Any, list[Any]]:
+        arch = present()
+        tvm: Any = import_module("tvm")
+        if arch != self.kernels.arch:
+            self.notes += (f"the kernels for {self.kernels.arch} were compiled anew for {arch}",)
+        self.kernels.give()
+        machine = tvm.relax.VirtualMachine(self._library.open(), [tvm.cuda(0), tvm.cpu()])
+        return machine[MAIN], list(map(self._given, self._weights.values()))
+
+    def _given(self, value: torch.Tensor) -> Any:
+        tvm: Any = import_module("tvm")
+        return tvm.runtime.tensor(value.numpy(), tvm.cuda(0))
+
+    def _taken(self, value: Any) -> torch.Tensor:
+        return torch.from_numpy(value.numpy())
+
+    def save(self, folder: Path) -> None:
+        """Write, besides, ``kernels.cu`` and the cubin."""
+        super().save(folder)
+        self.kernels.save(folder)
+
+
+def lower(
+    graph: Graph,
+    *,
+    tune: int = 0,
+    device: str = "cpu",
+    arch: str = ARCH,
+    records: Records | None = None,
+) -> TvmRunner:
+    """The graph as compiled code of this processor, or of a GPU.
 
     Args:
         tune: How many schedules to time in search of the best; none is fast, and the default
             schedules are what runs.
+        device: ``cpu`` or ``cuda``.
+        arch: Of a GPU, as nvcc names it.
         records: What an earlier search found, in place of another.
     """
-    program, target = emit(graph), host()
-    module = _prepared(program, target)
+    if device not in DEVICES:
+        raise TargetError(
+            f"target 'tvm' compiles for no device {device!r}",
+            do=f"choose one of: {', '.join(DEVICES)}",
+        )
+    target = host() if device == "cpu" else gpu(arch)
+    program = emit(graph, dots=device == "cpu" and has_dots(target))
+    module = prepared(program.module, target)
     if tune and records is None:
         _check_sizes(graph)
+        if device == "cuda":
+            present()  # on which schedules are timed
         records = search(module, target, tune)
     if records is None:
         note = "not tuned: every function has its default schedule; tune=200 searches for better"
     else:
         module = records.apply(module, target)
         note = f"tuned by MetaSchedule: {records.count} schedules were timed"
-    return TvmRunner(_built(module, target), program.weights, graph, [note], records)
+    code = built(module, target)
+    if device == "cpu":
+        return TvmRunner(Library(code), program.weights, graph, [note], records)
+    kernels = Kernels.of(code, arch)
+    return CudaRunner(kernels, Library(code), program.weights, graph, [note, kernels.note], records)
 
 
 def load(folder: Path, graph: Graph) -> TvmRunner:
     """The saved library with its weights."""
-    tvm: Any = import_module("tvm")
-    compiled = tvm.runtime.load_module(str(folder / LIBRARY))
-    weights = load_file(folder / WEIGHTS)
-    return TvmRunner(compiled, weights, graph, records=Records.within(folder))
-
-
-def host() -> Any:
-    """This processor as TVM's target."""
-    tvm: Any = import_module("tvm")
-    cpu = tvm.target.codegen.llvm_get_system_cpu()
-    return tvm.target.Target({"kind": "llvm", "mcpu": cpu, "num-cores": torch.get_num_threads()})
+    library, weights = Library(path=folder / LIBRARY), load_file(folder / WEIGHTS)
+    records, kernels = Records.within(folder), Kernels.within(folder)
+    if kernels is None:
+        return TvmRunner(library, weights, graph, records=records)
+    return CudaRunner(kernels, library, weights, graph, records=records)
 
 
 def _check_sizes(graph: Graph) -> None:
@@ -129,24 +186,3 @@ def _check_sizes(graph: Graph) -> None:
                 where=node.at,
                 do="compile without dynamic_shapes, or without tune",
             )
-
-
-def _prepared(program: Program, target: Any) -> Any:
-    """The module as functions on buffers, which schedules are for."""
-    steps: Any = import_module("tvm.relax.backend.cpu_generic.pipeline")
-    module = program.module
-    with target:
-        for step in (*steps.library_dispatch_passes(target), *steps.legalize_passes(target)):
-            module = step(module)
-    return module
-
-
-def _built(module: Any, target: Any) -> Any:
-    """The module as code, with a schedule for each function that has none."""
-    tvm: Any = import_module("tvm")
-    steps: Any = import_module("tvm.relax.backend.cpu_generic.pipeline")
-    with target:
-        module = apply_default(module)
-        for step in (*steps.dataflow_lower_passes(target), *steps.finalize_passes(target)):
-            module = step(module)
-    return tvm.relax.build(module, target=target, relax_pipeline=None)

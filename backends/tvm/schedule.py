@@ -1,10 +1,11 @@
 """A schedule for every function that no tuner has been at: fair on any CPU, best on none.
 
 What is computed position by position becomes one loop, parallel outside and vectors inside. A sum
-of products keeps a tile of its results in registers, four rows of sixteen where that divides them:
+of products keeps a tile of its results in registers:
 
-    for i', j' (parallel):   acc[4, 16] = 0;   for k:  acc[i, :] += a[i, k] b[k, :]   (vectors)
+    for o', i' (parallel):   acc[8, 32] = 0;   for k:  acc[i, :] += a[i, k] b[k, :]   (vectors)
 
+Codes that lie four by four are multiplied by the processor's instruction for it, where it has one.
 Left as they are written, TVM's loops add one product after the other.
 """
 
@@ -14,8 +15,11 @@ import math
 from importlib import import_module
 from typing import Any
 
+from .processor import DOT, has_dots, x86_instructions
+
 LANES = 16  # results side by side: two vectors of AVX2, one of AVX-512
-ROWS = 4
+VECTORS = 2  # of these, whose loads are shared by the rows of a tile
+TILE = 16  # vectors of results in registers
 LARGE = 1 << 14  # operations that are worth a start of threads
 
 
@@ -47,13 +51,14 @@ def _scheduled(function: Any) -> Any:
         left = schedule.get_child_blocks(schedule.get_sblock("root"))
         if name not in {schedule.get(block).name_hint for block in left}:
             continue  # what follows on a sum is computed where the sum is written
-        trial = schedule.copy()
-        block = trial.get_sblock(name)
-        try:
-            _tile(trial, block) if _kinds(trial, block)[1] else _spread(trial, block)
-        except s_tir.ScheduleError:  # not a form for it: the loop stays as it was
-            continue
-        schedule = trial
+        for form in (_dot, _tile) if _kinds(schedule, schedule.get_sblock(name))[1] else (_spread,):
+            trial = schedule.copy()
+            try:
+                form(trial, trial.get_sblock(name))
+            except s_tir.ScheduleError:  # not a form for it
+                continue
+            schedule = trial
+            break
     return schedule.mod["main"].with_attr("tirx.is_scheduled", True)
 
 
@@ -117,35 +122,92 @@ def _spread(schedule: Any, block: Any) -> None:
 
 def _tile(schedule: Any, block: Any) -> None:
     """A sum, a tile of whose results stays in registers."""
-    spatial, reduced = _kinds(schedule, block)
-    loops = schedule.get_loops(block)
-    if len(loops) != len(spatial) + len(reduced) or not spatial:
+    if not (found := _loops(schedule, block)):
         return
-    results, sums = [loops[i] for i in spatial], [loops[i] for i in reduced]
-    width = _factor(_extent(schedule, results[-1]), LANES, 4)
+    results, sums, rows = found
+    extent = _extent(schedule, results[-1])
+    width = LANES if extent is not None and extent % LANES == 0 else _factor(extent, LANES, 4)
     if width == 1:
         _parallel(schedule, results, 64)
         return
-    row = _row(schedule, block, spatial)
-    height = 1 if row is None else _factor(_extent(schedule, results[row]), ROWS)
+    count = _factor(None if extent is None else extent // width, VECTORS)
     local = schedule.cache_write(block, 0, "local")
     _absorb(schedule, local)
-    outer, lanes = schedule.split(results[-1], [None, width])
-    rows: list[Any] = []
-    if row is not None and height > 1:
-        above, below = schedule.split(results[row], [None, height])
-        results[row] = above
-        rows = [below]
-    outside = [*results[:-1], outer]
-    schedule.reorder(*outside, *sums, *rows, lanes)
+    outer, lanes = schedule.split(results[-1], [None, width * count])
+    outside, inside, height = _rows(schedule, results, rows, outer, TILE // count)
+    schedule.reorder(*outside, *sums, *inside, lanes)
     schedule.reverse_compute_at(local, outside[-1])
     schedule.vectorize(lanes)
-    if rows:
-        schedule.unroll(rows[0])
+    for loop in inside:
+        schedule.unroll(loop)
     schedule.vectorize(schedule.get_loops(local)[-1])
-    _parallel(schedule, outside, 64 * width * height)
+    _parallel(schedule, outside, 64 * width * count * height)
     first = schedule.decompose_reduction(block, sums[0])
     schedule.vectorize(schedule.get_loops(first)[-1])
+
+
+def _dot(schedule: Any, block: Any) -> None:
+    """A sum of products of codes that lie four by four, by the processor's instruction for it.
+
+    Raises:
+        ScheduleError: It is none, or the processor has no such instruction.
+    """
+    s_tir: Any = import_module("tvm.s_tir")
+    found = _loops(schedule, block)
+    if not (found and has_dots() and _extent(schedule, found[1][-1]) == 4):
+        raise s_tir.ScheduleError("it is no sum of products four by four")
+    results, sums, rows = found
+    x86_instructions()
+    local = schedule.cache_write(block, 0, "global")
+    _absorb(schedule, local)
+    extent = _extent(schedule, results[-1])
+    count = _factor(None if extent is None else extent // LANES, VECTORS)
+    outer, vectors, lanes = schedule.split(results[-1], [None, count, LANES])
+    outside, inside, height = _rows(schedule, results, rows, outer, TILE // count)
+    *sums, four = sums
+    schedule.reorder(*outside, *sums, *inside, vectors, lanes, four)
+    schedule.reverse_compute_at(local, outside[-1])
+    for loop in (*inside, vectors):
+        schedule.unroll(loop)
+    *_, written = schedule.get_loops(local)
+    schedule.vectorize(schedule.split(written, [None, LANES])[1])
+    _parallel(schedule, outside, 64 * LANES * count * height)
+    first = schedule.decompose_reduction(block, sums[0])
+    schedule.vectorize(schedule.get_loops(first)[-1])
+    schedule.tensorize(lanes, DOT)
+    schedule.set_scope(first, 0, "local")
+
+
+def _loops(schedule: Any, block: Any) -> tuple[list[Any], list[Any], list[int]] | None:
+    """The loops over results and those that are summed over, and which of the first are rows: they
+    read the same vectors again."""
+    spatial, reduced = _kinds(schedule, block)
+    loops = schedule.get_loops(block)
+    if len(loops) != len(spatial) + len(reduced) or not spatial:
+        return None
+    return (
+        [loops[i] for i in spatial],
+        [loops[i] for i in reduced],
+        _again(schedule, block, spatial),
+    )
+
+
+def _rows(
+    schedule: Any, results: list[Any], rows: list[int], outer: Any, most: int
+) -> tuple[list[Any], list[Any], int]:
+    """The loops outside of a tile, those over its rows, and how many rows it has.
+
+    Vectors are read once for all rows, so that the loops over rows are the inner ones.
+    """
+    above, inside, height = dict(enumerate(results[:-1])), [], 1
+    for place in reversed(rows):
+        size = _factor(_extent(schedule, results[place]), most // height)
+        if size > 1:
+            above[place], below = schedule.split(results[place], [None, size])
+            inside.insert(0, below)
+            height *= size
+    others = [loop for place, loop in above.items() if place not in rows]
+    return [*others, outer, *(above[place] for place in rows)], inside, height
 
 
 def _absorb(schedule: Any, written: Any) -> None:
@@ -160,8 +222,8 @@ def _absorb(schedule: Any, written: Any) -> None:
 
 
 def _in_place(schedule: Any, written: Any, reader: Any) -> bool:
-    """Whether a function of single positions reads what is written at its own alone."""
-    if _kinds(schedule, reader)[1]:
+    """Whether a function of single positions reads what is written at its own alone, and all."""
+    if _kinds(schedule, reader)[1] or _extents(schedule, written) != _extents(schedule, reader):
         return False
     body, buffer = schedule.get(reader), schedule.get(written).writes[0].source
     places = [axis.var for axis in body.iter_vars]
@@ -171,18 +233,23 @@ def _in_place(schedule: Any, written: Any, reader: Any) -> bool:
     )  # fmt: skip
 
 
-def _row(schedule: Any, block: Any, spatial: list[int]) -> int | None:
-    """Which loop over results reads the same vectors again: its variable is not in what the
+def _extents(schedule: Any, block: Any) -> list[str]:
+    return [str(schedule.get(loop).extent) for loop in schedule.get_loops(block)]
+
+
+def _again(schedule: Any, block: Any, spatial: list[int]) -> list[int]:
+    """Which loops over results read the same vectors again: their variables are not in what the
     innermost one indexes."""
     tirx: Any = import_module("tvm.tirx")
     body = schedule.get(block)
     names = [body.iter_vars[i].var for i in spatial]
     reads = [_variables(tirx, read) for read in body.reads]
     vectors = [found for found in reads if any(var.same_as(names[-1]) for var in found)]
-    for place in reversed(range(len(names) - 1)):
-        if not any(var.same_as(names[place]) for found in vectors for var in found):
-            return place
-    return None
+    return [
+        place
+        for place, name in enumerate(names[:-1])
+        if not any(var.same_as(name) for found in vectors for var in found)
+    ]
 
 
 def _variables(tirx: Any, region: Any) -> list[Any]:

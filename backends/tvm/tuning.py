@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ...ir import TargetError
+from .processor import x86_instructions
 
 FILES = ("tuning_workloads.json", "tuning_records.json")
 _ROUND = 16  # schedules of one function that are timed before the next function's turn
@@ -75,7 +75,7 @@ def search(module: Any, target: Any, trials: int, *, seed: int = 0) -> Records:
             f"target 'tvm' needs {', '.join(missing)} to tune, which is not installed",
             do="pip install 'regauge[tvm]', or compile without tune",
         )
-    _intrinsics()
+    x86_instructions()
     schedule: Any = import_module("tvm.s_tir.meta_schedule")
     integration: Any = import_module("tvm.s_tir.meta_schedule.relax_integration")
     with tempfile.TemporaryDirectory(prefix="regauge-") as name, _quiet():
@@ -96,26 +96,12 @@ def search(module: Any, target: Any, trials: int, *, seed: int = 0) -> Records:
                 max_trials_global=trials,
                 num_trials_per_iter=_ROUND,
                 builder=schedule.builder.LocalBuilder(
-                    max_workers=contexts[0].num_threads, initializer=_intrinsics
+                    max_workers=contexts[0].num_threads, initializer=x86_instructions
                 ),
                 database=database,
             )
         found = [folder / name for name in FILES]
         return Records(*(path.read_text(encoding="utf-8") for path in found))
-
-
-def _intrinsics() -> None:
-    """Import the instructions that a search on this processor may use, and no others.
-
-    TVM would import those of all GPUs as well, which takes a minute: it parses each by looking
-    through all of Python's modules.
-    """
-    name = "tvm.s_tir.tensor_intrin"
-    if name not in sys.modules:
-        spec = importlib.util.find_spec(name)
-        assert spec is not None, "it is a part of TVM"
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        import_module(f"{name}.x86")
 
 
 def _strategy() -> Any:

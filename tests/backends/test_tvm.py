@@ -11,6 +11,10 @@ import torch
 from op_cases import CASES
 
 from regauge.backends.base import target
+from regauge.backends.tvm.build import prepared
+from regauge.backends.tvm.emit import emit
+from regauge.backends.tvm.processor import host
+from regauge.backends.tvm.runner import lower
 from regauge.frontend import trace
 from regauge.ir import Graph, TargetError
 from regauge.ir.interpret import execute, flatten
@@ -54,6 +58,22 @@ def test_families_run(name: str) -> None:
     with torch.no_grad():
         wanted = execute(graph, inputs)
     assert difference(target("tvm").lower(graph)(inputs), wanted) < 2e-6
+
+
+def test_convolutions_in_a_row_keep_their_channels_last(graph_of: Make, inputs_of: Feed) -> None:
+    """One step to that order, and one back from it."""
+    graph = graph_of(
+        "x: f32[2, 3, 8, 8], *, v: f32[16, 3, 3, 3], c: f32[16], u: f32[16, 16, 3, 3], d: f32[16]",
+        "a = conv2d(x, v, c, padding=(1, 1))",
+        "r = relu(a)",
+        "p = max_pool2d(r, kernel_size=(2, 2), stride=(2, 2))",
+        "b = conv2d(p, u, d, padding=(1, 1))",
+        "y = add(b, p)",
+    )
+    runner, inputs = lower(graph), inputs_of(graph)
+    torch.testing.assert_close(runner(inputs), execute(graph, inputs), rtol=2e-5, atol=2e-5)
+    module = prepared(emit(graph).module, host())
+    assert str(module).count("R.call_tir(cls.transpose") == 2
 
 
 def test_it_is_saved_and_loaded(graph_of: Make, inputs_of: Feed, tmp_path: Path) -> None:
@@ -107,7 +127,6 @@ def test_tuning_is_kept_and_gives_the_same_code_again(
     graph_of: Make, inputs_of: Feed, tmp_path: Path
 ) -> None:
     pytest.importorskip("xgboost")
-    from regauge.backends.tvm.runner import lower
     from regauge.backends.tvm.tuning import FILES, Records
 
     graph = graph_of("x: f32[16, 32], *, w: f32[48, 32]", "a = linear(x, w)", "y = relu(a)")

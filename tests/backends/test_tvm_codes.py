@@ -9,6 +9,8 @@ import torch
 
 from regauge.backends.base import target
 from regauge.backends.tvm.emit import emit
+from regauge.backends.tvm.processor import has_dots, host
+from regauge.backends.tvm.runner import lower
 from regauge.ir import Graph, TargetError
 from regauge.ir.interpret import execute
 from regauge.passes import Context, Quantize
@@ -32,10 +34,9 @@ LAYERS = (
 def kernels(graph: Graph) -> Counter[str]:
     """How often each kind of function is in the module, or op of Relax is called."""
     text = str(emit(graph).module)
-    names = ("linear_weights", "linear_blocks", "embedding_codes", 'out_dtype="int32"')
-    return Counter({name: text.count(f"R.call_tir(cls.{name}") for name in names[:3]}) + Counter(
-        {names[3]: text.count(names[3])}
-    )
+    names = ("linear_weights", "linear_blocks", "embedding_codes", "conv_codes")
+    found = {name: text.count(f"R.call_tir(cls.{name}") for name in names}
+    return Counter({**found, 'out_dtype="int32"': text.count('out_dtype="int32"')})
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,7 @@ CONVS = {
     "grouped": ("conv2d", "groups=2, padding=(1, 1)", "2, 4, 9, 8", "6, 2, 3, 3"),
     "depthwise": ("conv2d", "groups=4, padding=(1, 1)", "2, 4, 9, 8", "4, 1, 3, 3"),
     "same size": ("conv2d", "padding='same'", "2, 4, 9, 8", "5, 4, 4, 3"),
+    "whole vectors": ("conv2d", "padding=(1, 1)", "2, 16, 8, 8", "32, 16, 3, 3"),
     "pointwise": ("conv2d", "", "2, 4, 9, 8", "5, 4, 1, 1"),
     "one axis": ("conv1d", "padding=(1,)", "2, 4, 9", "6, 4, 3"),
     "three axes": ("conv3d", "padding=(1, 0, 1)", "2, 2, 4, 5, 6", "3, 2, 2, 2, 2"),
@@ -114,7 +116,7 @@ def test_codes_of_convolutions_are_those_of_the_interpreter(
     graph.store["scale"], graph.store["r_scale"] = torch.tensor(0.027), torch.tensor(0.4)
     graph.store["z"], graph.store["zero"] = torch.tensor([117, 9], dtype=torch.uint8)
     inputs = inputs_of(graph)
-    assert kernels(graph)['out_dtype="int32"'] == 1
+    assert kernels(graph)["conv_codes"] == 1
     (found,), (wanted,) = target("tvm").lower(graph)(inputs), execute(graph, inputs)
     assert len(wanted.unique()) > 10
     assert torch.equal(found, wanted)
@@ -156,6 +158,27 @@ def test_sums_do_not_saturate(graph_of: Make, inputs_of: Feed) -> None:
     graph.store["w"] = torch.full((3, 4096), 127, dtype=torch.int8)
     (found,) = target("tvm").lower(graph)([torch.full((2, 4096), 255, dtype=torch.uint8)])
     assert torch.equal(found, torch.full((2, 3), float(255 * 127 * 4096)))
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "weight"),
+    [("linear", "8, 64", "48, 64"), ("conv2d", "2, 6, 9, 8", "20, 6, 3, 3")],
+)
+def test_products_of_codes_are_the_instruction_for_them(
+    op: str, shape: str, weight: str, graph_of: Make
+) -> None:
+    if not has_dots(host()):
+        pytest.skip("this processor has no such instruction")
+    graph = graph_of(
+        f"q: u8[{shape}], *, scale: f32[], w: i8[{weight}], "
+        f"w_scale: f32[{weight.split(',')[0]}{', 1' * weight.count(',')}]",
+        "p = dequantize(q, scale)",
+        "d = dequantize(w, w_scale)",
+        f"y = {op}(p, d)",
+    )
+    assembly = lower(graph).source("asm")
+    assert "vpdpbusd" in assembly
+    assert "vpmulld" not in assembly
 
 
 def test_a_format_without_a_kernel_is_refused(graph_of: Make, inputs_of: Feed) -> None:

@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportPrivateUsage=false
-"""Triton's interpreter in the place of a GPU. tests/conftest.py asks for it."""
+"""Triton's interpreter, which tests/conftest.py asks for in the place of a GPU."""
 
 from __future__ import annotations
 

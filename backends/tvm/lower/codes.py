@@ -23,8 +23,10 @@ from ...blocks import BlockKernels, Blocks
 from ...lowering import rank
 from ...onnx.forms.quantized import activation_codes, weight_codes
 from ..builder import Builder, dtype_name
+from .windows import DOT, Window, channels_last, in_dots
 
 _Weight = tuple[Node, Node, Node | None]
+_DOTS = (torch.uint8, torch.int8)  # whose products processors add four at a time
 _Activation = tuple[Node, Node, "Node | int | None"]
 
 
@@ -44,18 +46,23 @@ def linear(b: Builder, node: Node, input: Node, weight: Node) -> Any | None:
     return _linear_codes(b, node, activation, found)
 
 
+def _outputs(codes: Node) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Scales or zero points as one each output."""
+    return lambda value: value.reshape(-1).expand(int(codes.shape[0]))
+
+
+def _summed(codes: torch.Tensor) -> torch.Tensor:
+    """The sum of the weights of each output, ``[O]``."""
+    return codes.flatten(1).sum(1, dtype=torch.int32)
+
+
 def _matrix(b: Builder, weight: _Weight) -> tuple[Any, Any, Any]:
     """Codes ``[I, O]``, and the scale and the zero point of each output, ``[O]``."""
     codes, scale, zero = weight
-    outputs = codes.shape[0]
-
-    def flat(value: torch.Tensor) -> torch.Tensor:
-        return value.reshape(-1).expand(int(outputs))
-
     return (
         b.parameter(codes, "transposed", torch.Tensor.t),
-        b.parameter(scale, "outputs", flat),
-        None if zero is None else b.parameter(zero, "outputs", flat),
+        b.parameter(scale, "outputs", _outputs(codes)),
+        None if zero is None else b.parameter(zero, "outputs", _outputs(codes)),
     )
 
 
@@ -82,23 +89,48 @@ def _linear_weights(b: Builder, node: Node, input: Node, weight: _Weight) -> Any
 
 
 def _linear_codes(b: Builder, node: Node, activation: _Activation, weight: _Weight) -> Any:
-    codes, factor, shift = _matrix(b, weight)
-    q, scale, zero = activation
+    codes, scale, shift = weight
+    q, step, zero = activation
+    factor, sums = b.parameter(scale, "outputs", _outputs(codes)), None
     if shift is not None:
-        codes = b.map(
+        matrix, _, shifts = _matrix(b, weight)
+        centred = b.map(
             (q.shape[-1], node.shape[-1]),
             lambda w, z: w.astype("int16") - z.astype("int16"),
-            codes,
-            shift,
+            matrix,
+            shifts,
             name="centre_codes",
         )
-    total = b.op("matmul", b.value(q), codes, out_dtype="int32")
-    sums = None if zero in (0, None) else _sums(b, codes)
-    return _scaled(b, node, total, sums, zero, scale, factor, lambda place: place[-1])
+        total = b.op("matmul", b.value(q), centred, out_dtype="int32")
+        sums = None if zero in (0, None) else _sums(b, centred)
+    else:
+        total = _product(b, node, q, codes)
+        sums = None if zero in (0, None) else b.parameter(codes, "sums", _summed)
+    return _scaled(b, node, total, sums, zero, step, factor, lambda place: place[-1])
+
+
+def _product(b: Builder, node: Node, q: Node, codes: Node) -> Any:
+    """Sums of products of codes, ``[..., O]``, where it is faster with more that nobody reads."""
+    deep = q.shape[-1]
+    if not b.dots or (q.dtype, codes.dtype) != _DOTS or not isinstance(deep, int) or deep % DOT:
+        matrix = b.parameter(codes, "transposed", torch.Tensor.t)
+        return b.op("matmul", b.value(q), matrix, out_dtype="int32")
+    te = b.te_module
+
+    def run(q: Any, w: Any) -> Any:
+        k, j = te.reduce_axis((0, w.shape[0]), name="k"), te.reduce_axis((0, DOT), name="j")
+
+        def at(*place: Any) -> Any:
+            left, right = q(*place[:-1], k * DOT + j), w(k, place[-1], j)
+            return te.sum(left.astype("int32") * right.astype("int32"), axis=[k, j])
+
+        return te.compute([*b.shape(node.shape[:-1]), w.shape[1]], at, name="linear_codes")
+
+    return b.te(run, b.value(q), b.parameter(codes, "dots", in_dots), name="linear_codes")
 
 
 def _sums(b: Builder, codes: Any) -> Any:
-    """The sum of the weights of each output, ``[O]``."""
+    """The sum of the weights of each output, ``[O]``, of what is no parameter."""
     te = b.te_module
 
     def run(w: Any) -> Any:
@@ -142,9 +174,7 @@ def _scaled(
     return b.compute(node.shape, at, total, *tensors, name="scale")
 
 
-def convolution(
-    b: Builder, input: Node, weight: Node, node: Node, pads: list[int], **attrs: Any
-) -> Any | None:
+def convolution(b: Builder, input: Node, weight: Node, node: Node, window: Window) -> Any | None:
     """A convolution of codes without its bias; else ``None``."""
     found, activation = weight_codes(weight), activation_codes(input)
     if found is None or activation is None or found[2] is not None or rank(activation[1]) > 1:
@@ -153,39 +183,14 @@ def convolution(
         return None
     codes, scale, _ = found
     q, step, zero = activation
-    n = rank(weight) - 2
-    outputs = int(codes.shape[0])
-    padded = _padded(b, q, zero, pads, n)
-    w = b.tensor(codes)
-    total = b.op(f"nn.conv{n}d", padded, w, padding=[0] * (2 * n), out_dtype="int32", **attrs)
-    factor = b.parameter(scale, "outputs", lambda value: value.reshape(-1).expand(outputs))
-    sums = None
-    if zero not in (0, None):
-        sums = b.parameter(codes, "sums", lambda w: w.flatten(1).sum(1, dtype=torch.int32))
+    dots = b.dots and window.groups == 1 and (q.dtype, codes.dtype) == _DOTS
+    w = b.parameter(codes, *(("dots", in_dots) if dots else ("channels_last", channels_last)))
+    fill = [] if zero in (0, None) or not any(window.pads) else [b.tensor(zero, q.dtype)]
+    sizes = node.shape[2:]
+    total = window.sums(b, b.value(q), w, sizes, torch.int32, *fill, name="conv_codes")
+    factor = b.parameter(scale, "outputs", _outputs(codes))
+    sums = None if zero in (0, None) else b.parameter(codes, "sums", _summed)
     return _scaled(b, node, total, sums, zero, step, factor, lambda place: place[1])
-
-
-def _padded(b: Builder, q: Node, zero: Node | int | None, pads: list[int], n: int) -> Any:
-    """Codes with those of zero around them."""
-    if not any(pads):
-        return b.value(q)
-    sizes, t, kind = b.shape(q.shape), b.tirx, dtype_name(q.dtype)
-    zeros = [b.tensor(zero)] if isinstance(zero, Node) else []
-    before, after = [0, 0, *pads[:n]], [0, 0, *pads[n:]]
-    shape = tuple(
-        size + first + last if isinstance(size, int) else f"{size} + {first + last}"
-        for size, first, last in zip(q.shape, before, after, strict=True)
-    )
-
-    def at(q: Any, *rest: Any) -> Any:
-        given, place = rest[: len(zeros)], rest[len(zeros) :]
-        source = [i - first for i, first in zip(place, before, strict=True)]
-        pairs = zip(source[2:], sizes[2:], strict=True)
-        inside = [part for i, size in pairs for part in (i >= 0, i < size)]
-        fill = b.element(given[0], place) if given else t.const(zero or 0, kind)
-        return t.if_then_else(t.all(*inside), q(*source), fill)
-
-    return b.compute(shape, at, b.value(q), *zeros, name="pad_codes")
 
 
 def embedding(b: Builder, node: Node, weight: Node, indices: Node) -> Any | None:

@@ -27,17 +27,12 @@ def _window(
     reducer: Callable[..., Any],
 ) -> Any:
     """A reduction over windows; ``read(x, place, offsets)`` is what counts at an offset."""
-    n, te = len(kernel), b.te_module
+    n, axes = len(kernel), [b.te_module.reduce_axis((0, size)) for size in kernel]
 
-    def run(x: Any) -> Any:
-        axes = [te.reduce_axis((0, size)) for size in kernel]
+    def at(x: Any, *place: Any) -> Any:
+        return reducer(read(x, place[:-n], place[-n:], axes), axis=axes)
 
-        def at(*place: Any) -> Any:
-            return reducer(read(x, place[:-n], place[-n:], axes), axis=axes)
-
-        return te.compute(b.shape(node.shape), at, name=node.op)
-
-    return b.te(run, b.tensor(self), name=node.op)
+    return b.compute(node.shape, at, b.tensor(self), name=node.op)
 
 
 def _padded(
