@@ -13,7 +13,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
+
+import torch
 
 from ..ir import Graph, TargetError
 from ..ir.formats import Format
@@ -73,6 +75,38 @@ class Runner(Protocol):
     @property
     def notes(self) -> tuple[str, ...]:
         """What a report says of it."""
+        ...
+
+
+class Steps(Protocol):
+    """A batch of sequences that goes on: scores for what is new, which joins the state."""
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        """``[batch, length]`` -> ``[batch, length, vocabulary]``."""
+        ...
+
+
+@runtime_checkable
+class KeepsState(Protocol):
+    """A runner that can keep state in place from call to call."""
+
+    def steps(
+        self,
+        ids: str,
+        scores: int,
+        state: Mapping[str, int],
+        given: Mapping[str, Any],
+        capacity: int,
+    ) -> Steps | None:
+        """Begin with no tokens; ``None`` where this graph's state has to be handed on.
+
+        Args:
+            ids: The input of what is new.
+            scores: The place of the output to return.
+            state: The inputs of state, and the places of the outputs that follow them.
+            given: The inputs, with the state of no tokens.
+            capacity: How many tokens the state must be able to hold.
+        """
         ...
 
 

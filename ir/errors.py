@@ -81,3 +81,8 @@ class TargetError(RegaugeError):
 
 class ArtifactError(RegaugeError):
     """A saved artifact cannot be written, or is not what was written."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of others says first."""
+    return next((line for line in str(error).splitlines() if line.strip()), "")
