@@ -90,6 +90,11 @@ class Steps(Protocol):
 class KeepsState(Protocol):
     """A runner that can keep state in place from call to call."""
 
+    @property
+    def copies(self) -> str:
+        """Why this graph's state is copied at each call; empty where it stays."""
+        ...
+
     def steps(
         self,
         ids: str,
@@ -98,7 +103,7 @@ class KeepsState(Protocol):
         given: Mapping[str, Any],
         capacity: int,
     ) -> Steps | None:
-        """Begin with no tokens; ``None`` where this graph's state has to be handed on.
+        """Begin with no tokens; ``None`` where state is copied.
 
         Args:
             ids: The input of what is new.

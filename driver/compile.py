@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from ..backends.base import Runner, Target
+from ..backends.base import KeepsState, Runner, Target
 from ..backends.base import target as find_target
 from ..frontend.caches import with_cache
 from ..frontend.trace import trace
@@ -130,6 +130,8 @@ def compile(
     report.model.name = "graph" if isinstance(model, Graph) else type(model).__name__
     if decoder is not None:  # of the form in which passes have left its state
         decoder = Decoder.of(final, decoder.ends)
+        if isinstance(runner, KeepsState) and runner.copies:
+            report.notes.append(f"caches are copied at each token: {runner.copies}")
     return Artifact(final, runner, place, report, known, decoder=decoder)
 
 

@@ -67,20 +67,27 @@ class Decoder:
                 do="compile a causal language model of transformers, with cache=True",
             )
         found = Decoder(given[0].name, places[LOGITS], state, tuple(ends))
-        for name, value in found.empty(graph, 1).items():
-            if value.numel():
+        for node in found.inputs(graph):
+            if min(found.shape(graph, node, 1)) != 0:
                 raise InputError(
-                    f"{name} is {show(graph[name].type)}: it cannot begin with no tokens",
-                    where=graph[name].at,
+                    f"{node.name} is {show(node.type)}: it cannot begin with no tokens",
+                    where=node.at,
                     do="leave out what keeps some tokens in a form of their own, such as a window",
                 )
         return found
 
     def empty(self, graph: Graph, batch: int) -> dict[str, torch.Tensor]:
         """The state of no tokens, by the names of inputs."""
+        return {
+            node.name: torch.zeros(self.shape(graph, node, batch), dtype=node.dtype)
+            for node in self.inputs(graph)
+        }
+
+    def shape(self, graph: Graph, node: Node, batch: int) -> list[int]:
+        """The sizes of an input of state where there are no tokens."""
         many = graph[self.ids].shape[0]
         sizes = {name: batch if name == many else 0 for name in graph.symbols}
-        return {node.name: _zeros(node, sizes) for node in self.inputs(graph)}
+        return [evaluate(size, sizes) for size in node.shape]
 
     def inputs(self, graph: Graph) -> Iterator[Node]:
         """The inputs of state, in their order."""
@@ -124,10 +131,6 @@ def input_names(graph: Graph) -> list[str]:
     if graph.in_spec is None:
         return [node.name for node in graph.inputs]
     return [".".join(name.split(".")[1:]) for name in tree_names(graph.in_spec)]
-
-
-def _zeros(node: Node, sizes: Mapping[str, int]) -> torch.Tensor:
-    return torch.zeros([evaluate(size, sizes) for size in node.shape], dtype=node.dtype)
 
 
 def ends_of(model: object) -> tuple[int, ...]:

@@ -55,7 +55,7 @@ class Sampling:
         if self.top_k is not None:
             least = scores.topk(min(self.top_k, scores.shape[-1])).values[..., -1:]
             scores = scores.masked_fill(scores < least, -torch.inf)
-        if self.top_p is not None:
+        if self.top_p is not None and self.top_p < 1:
             ordered, order = scores.sort(descending=True, stable=True)
             chances = ordered.softmax(-1)
             better = chances.cumsum(-1) - chances  # the probability of all better ones
