@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from ..ir import Graph, Node, TargetError
-from .base import Steps
 from .onnx import WIDE_SUMS, ModelFile, emit
 from .onnx.forms.cached import Unfit, find_fits
 from .onnx.runner import OnnxRunner
 from .onnx.state import BoundSteps, Past
+from .runner import Steps
 
 
 class OnnxRuntimeRunner(OnnxRunner):

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from ..backends.base import KeepsState, Runner, Target
+from ..backends.base import Target
 from ..backends.base import target as find_target
+from ..backends.runner import KeepsState, Runner
 from ..frontend.caches import with_cache
 from ..frontend.trace import trace
 from ..ir import Graph, InputError, PromiseError, TargetError, formats

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..backends.base import KeepsState, Runner, Steps
+from ..backends.runner import KeepsState, Runner, Steps
 from ..ir import Graph, InputError
 from ..ir.interpret import check_inputs
 from .decoder import Decoder
