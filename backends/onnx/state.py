@@ -127,3 +127,7 @@ class BoundSteps:
         self._session.run_with_iobinding(self._bound)
         self._tokens += ids.shape[1]
         return self._found
+
+    def rewind(self, tokens: int) -> None:
+        """Forget the last tokens."""
+        self._tokens = max(self._tokens - tokens, 0)
