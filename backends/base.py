@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from ..ir.formats import Format
 from ..ir.types import show, symbols
 from .blocks import BlockKernels
 from .compressed_tensors.layout import Layouts
+from .runner import Runner
 
 
 class WeightFormats(Protocol):
@@ -52,40 +53,6 @@ class NoFormats:
 
     def __str__(self) -> str:
         return "none"
-
-
-class Runner(Protocol):
-    """A lowered graph: flat inputs to flat outputs, as ``ir.interpret.execute`` has them."""
-
-    def __call__(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
-        """Run once."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write all that ``load`` needs into an existing folder."""
-        ...
-
-    @property
-    def bytes(self) -> int:
-        """The size of what ``save`` writes; of source text, of the constants in it."""
-        ...
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a report says of it."""
-        ...
-
-
-class Lowering(Protocol):
-    """What a target's module must hold, as two functions at its top level."""
-
-    def lower(self, graph: Graph) -> Runner:
-        """Compile a graph in memory."""
-        ...
-
-    def load(self, folder: Path, graph: Graph) -> Runner:
-        """Bring back what ``Runner.save`` wrote; ``graph`` has the types but no weights yet."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..ir import Graph, TargetError
+from ..ir import Graph, Node, TargetError
 from .onnx import WIDE_SUMS, ModelFile, emit
+from .onnx.forms.cached import Unfit, find_fits
 from .onnx.runner import OnnxRunner
+from .onnx.state import BoundSteps, Past
+from .runner import Steps
 
 
 class OnnxRuntimeRunner(OnnxRunner):
@@ -29,18 +32,60 @@ class OnnxRuntimeRunner(OnnxRunner):
         self.threads = threads
         self._session = self._open(model)
         self._given = [info.name for info in self._session.get_outputs()]
-        super().__init__(model, graph, (info.name for info in self._session.get_inputs()))
+        names = [info.name for info in self._session.get_inputs()]
+        super().__init__(model, graph, names)
+        self._graph = graph
+        more = [name for name in names if name not in self._names]
+        self._past = Past(more[0], graph) if more else None
+
+    @property
+    def copies(self) -> str:
+        """Why caches are copied at each call; empty where they stay."""
+        if self._past is not None:
+            return ""
+        try:
+            find_fits(self._graph)
+        except Unfit as unfit:
+            return str(unfit)
+        return "they reach no attention that the runtime has as one op"
+
+    def steps(
+        self,
+        ids: str,
+        scores: int,
+        state: Mapping[str, int],
+        given: Mapping[str, Any],
+        capacity: int,
+    ) -> Steps | None:
+        """Begin with no tokens, in buffers that stay; ``None`` where caches have to be copied."""
+        if self._past is None or not isinstance(self._graph.outputs[scores].shape[-1], int):
+            return None
+        values = [place for place, arg in enumerate(self._graph.outputs) if isinstance(arg, Node)]
+        name_of = dict(zip(values, self._given, strict=True))
+        return BoundSteps(
+            self._session,
+            past=self._past.name,
+            ids=ids,
+            scores=(name_of[scores], self._graph.outputs[scores]),
+            state={name: name_of[place] for name, place in state.items()},
+            given=given,
+            capacity=capacity,
+            to_runtime=_to_runtime,
+        )
 
     def _open(self, model: ModelFile) -> Any:
         return _session(model, self.threads)
 
-    def _run(self, feeds: Mapping[str, Any]) -> Iterator[torch.Tensor]:
+    def _run(self, feeds: Mapping[str, Any]) -> Iterable[torch.Tensor]:
+        return self._once(feeds) if self._past is None else self._past.run(feeds, self._once)
+
+    def _once(self, feeds: Mapping[str, Any]) -> list[torch.Tensor]:
         ready = {name: _to_runtime(value) for name, value in feeds.items()}
         try:
             found = self._session.run_with_ort_values(self._given, ready)
         except Exception as error:  # its classes are all plain exceptions
             raise TargetError(f"ONNX Runtime stopped: {reason(error)}") from error
-        return map(_from_runtime, found)
+        return [_from_runtime(value) for value in found]
 
 
 def lower(graph: Graph, *, threads: int | None = None) -> OnnxRuntimeRunner:

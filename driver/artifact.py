@@ -19,18 +19,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..backends.base import Runner, Target
+from ..backends.base import Target
 from ..backends.base import target as find_target
-from ..ir import ArtifactError, Graph, Lazy, parse
+from ..backends.runner import Runner
+from ..ir import ArtifactError, Graph, InputError, Lazy, parse
 from ..ir.interpret import unflatten
 from . import folder as files
 from .convention import bind, spec_from_json, spec_to_json
+from .decoder import Decoder
+from .generation import Sampling, check_prompt, stream
 from .report import Report
 
 FORMAT = "regauge artifact"
@@ -46,6 +49,7 @@ class Artifact:
         target: Where it runs.
         report: What was done, what it cost, and what could not be done.
         notes: What changed on the way through a file, such as a class that gave way to a dict.
+        decoder: How to make text with it, where it was compiled with a cache.
     """
 
     def __init__(
@@ -56,15 +60,82 @@ class Artifact:
         report: Report,
         constants: dict[str, Any],
         notes: tuple[str, ...] = (),
+        decoder: Decoder | None = None,
     ) -> None:
         self.graph, self.target, self.report, self.notes = graph, target, report, notes
         self.runner = runner
         self.constants = constants
+        self.decoder = decoder
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run on the target; takes what the model took and returns what the model returned."""
+        """Run on the target; takes what the model took and returns what the model returned.
+
+        A cache that is not given has no tokens.
+        """
+        if self.decoder is not None:
+            kwargs = self.decoder.started(self.graph, args, kwargs)
         flat = bind(self.graph, self.constants, args, kwargs)
         return unflatten(self.graph, self.runner(flat))
+
+    def generate(self, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
+        """The prompts and what follows them: ``[batch, tokens] -> [batch, tokens + new]``.
+
+        Args:
+            input_ids: Prompts of one length.
+            options: Those of ``stream``.
+        """
+        made = [token.unsqueeze(1) for token in self.stream(input_ids, **options)]
+        return torch.cat([input_ids, *made], 1)
+
+    def stream(
+        self,
+        input_ids: torch.Tensor,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        eos_token_id: int | Sequence[int] | None = None,
+        pad_token_id: int | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> Iterator[torch.Tensor]:
+        """What follows the prompts, one token at a time: ids ``[batch]``.
+
+        Args:
+            input_ids: Prompts of one length, ``[batch, tokens]``.
+            max_new_tokens: At most so many.
+            temperature: What scores are divided by before one is drawn; 0 takes the best.
+            top_k: Draw from so many best alone.
+            top_p: Draw from the fewest best that together have this probability.
+            seed: Of what is drawn.
+            eos_token_id: What ends a text; by default what the model says. ``()`` for nothing.
+            pad_token_id: What stands behind a text that has ended before the others of its batch;
+                by default what ends it.
+            attention_mask: Taken as tokenizers give it, and refused where it leaves tokens out.
+
+        Raises:
+            InputError: The artifact keeps no cache, or an option does not fit.
+        """
+        if self.decoder is None:
+            raise InputError(
+                f"this artifact of {self.report.model.name} keeps no cache to generate with",
+                do="compile a decoder of transformers with cache=True",
+            )
+        check_prompt(input_ids, attention_mask)
+        asked = self.decoder.ends if eos_token_id is None else eos_token_id
+        ends = (asked,) if isinstance(asked, int) else tuple(asked)
+        return stream(
+            self.graph,
+            self.runner,
+            self.decoder,
+            self.constants,
+            input_ids,
+            count=max_new_tokens,
+            sampling=Sampling(temperature, top_k, top_p, seed),
+            ends=ends,
+            padding=pad_token_id if pad_token_id is not None else (*ends, 0)[0],
+        )
 
     def __repr__(self) -> str:
         inputs = ", ".join(self.report.model.inputs)
@@ -101,6 +172,7 @@ class Artifact:
             "in": None if graph.in_spec is None else spec_to_json(graph.in_spec),
             "out": None if graph.out_spec is None else spec_to_json(graph.out_spec),
             "constants": self.constants,
+            "decoder": None if self.decoder is None else self.decoder.to_json(),
             "files": files.listing(folder),
         }
 
@@ -140,8 +212,15 @@ def load(folder: str | os.PathLike[str], *, options: Mapping[str, Any] | None = 
         graph.store[name] = absent_weight(graph, name, target)
     runner = target.load(path, graph, **(options or {}))
     report = Report.from_dict(json.loads((path / "report.json").read_text(encoding="utf-8")))
+    found = manifest.get("decoder")  # absent from what was saved before there were any
     return Artifact(
-        getattr(runner, "graph", graph), runner, target, report, manifest["constants"], tuple(notes)
+        getattr(runner, "graph", graph),
+        runner,
+        target,
+        report,
+        manifest["constants"],
+        tuple(notes),
+        None if found is None else Decoder.from_json(found),
     )
 
 

@@ -15,6 +15,7 @@ from ..ir.interpret import execute
 from ..ir.types import symbols
 from ..passes.manager import difference
 from .convention import bind
+from .decoder import Decoder
 
 EXAMPLES = 8  # in a batch
 ALIKE = 1e-4  # examples by themselves and together, in float32
@@ -31,13 +32,16 @@ def as_call(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (batch,), {}
 
 
-def read(calibration: object, graph: Graph, known: dict[str, Any]) -> list[list[Any]]:
+def read(
+    calibration: object, graph: Graph, known: dict[str, Any], decoder: Decoder | None = None
+) -> list[list[Any]]:
     """Flat graph inputs, one list a batch; an ``InputError`` names the batch and the input.
 
     Args:
         calibration: An iterable of inputs; it is read to its end, once.
         graph: What the inputs must fit.
         known: The arguments that the trace took as constants; a batch may leave them out.
+        decoder: Where its state is, which a batch may leave out too: it then has no tokens.
     """
     if calibration is None:
         return []
@@ -47,7 +51,9 @@ def read(calibration: object, graph: Graph, known: dict[str, Any]) -> list[list[
     if not isinstance(calibration, Iterable):
         kind = type(calibration).__name__
         raise InputError(f"calibration is a {kind}, which cannot be iterated over", do=WRAP)
-    batches = [_read(index, batch, graph, known) for index, batch in enumerate(calibration)]
+    batches = [
+        _read(index, batch, graph, known, decoder) for index, batch in enumerate(calibration)
+    ]
     if not batches:
         raise InputError(
             "calibration holds no batch", do=f"{WRAP}; a generator can be used only once"
@@ -55,8 +61,12 @@ def read(calibration: object, graph: Graph, known: dict[str, Any]) -> list[list[
     return batches
 
 
-def _read(index: int, batch: Any, graph: Graph, known: dict[str, Any]) -> list[Any]:
+def _read(
+    index: int, batch: Any, graph: Graph, known: dict[str, Any], decoder: Decoder | None
+) -> list[Any]:
     args, kwargs = as_call(batch)
+    if decoder is not None:
+        kwargs = decoder.started(graph, args, kwargs)
     try:
         flat = bind(graph, known, args, kwargs)
         check_finite(graph, flat)

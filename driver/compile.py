@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from ..backends.base import Runner, Target
+from ..backends.base import Target
 from ..backends.base import target as find_target
+from ..backends.runner import KeepsState, Runner
+from ..frontend.caches import with_cache
 from ..frontend.trace import trace
 from ..ir import Graph, InputError, NoDevice, PromiseError, TargetError, formats
 from ..ir.interpret import execute
@@ -26,6 +28,7 @@ from ..passes.manager import check_order
 from . import calibration as data
 from .artifact import Artifact
 from .convention import constants, output_names
+from .decoder import Decoder, ends_of
 from .measure import errors, latency
 from .presets import Asked, label, legalized, resolve
 from .progress import Bars
@@ -43,6 +46,7 @@ def compile(
     calibration: Iterable[Any] | None = None,
     target: str = "onnxruntime",
     dynamic_shapes: Any = None,
+    cache: bool = False,
     measure: bool = True,
     resume: str | os.PathLike[str] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -59,6 +63,9 @@ def compile(
         calibration: An iterable of inputs: tensor (one argument), tuple (args) or dict (kwargs).
         target: Where it shall run; ``regauge targets`` lists the known.
         dynamic_shapes: Which sizes may vary, as ``torch.export.export`` takes it.
+        cache: Whether a causal language model of transformers shall take its keys and values and
+            give them back, so that ``Artifact.generate`` goes on from them; it is called with token
+            ids. How many sequences and tokens there are, old and new, may then vary.
         measure: Whether to measure error and latency on the example.
         resume: A folder that keeps what passes decide as they go. The same call with the same
             folder goes on where one that was interrupted was, and ends with the same bytes.
@@ -87,11 +94,12 @@ def compile(
             place.check_activations(name)
     with Bars() as bars:
         with bars.stage("tracing"):
-            graph, flat = capture(model, args, kwargs, dynamic_shapes, release_weights)
+            graph, flat = capture(model, args, kwargs, dynamic_shapes, release_weights, cache=cache)
+        decoder = Decoder.of(graph, ends_of(model)) if cache else None
         place.check_graph(graph)
         with bars.stage("reading calibration data"):
             known = constants(graph, flat) if flat else {}
-            batches = data.regrouped(graph, data.read(calibration, graph, known))
+            batches = data.regrouped(graph, data.read(calibration, graph, known, decoder))
         inputs = flat or (batches[0] if batches else [])
         journal = Journal()
         if resume is not None:
@@ -122,7 +130,11 @@ def compile(
             raise _with_evidence(error) from None
     report.asked = label(passes)
     report.model.name = "graph" if isinstance(model, Graph) else type(model).__name__
-    return Artifact(final, runner, place, report, known)
+    if decoder is not None:  # of the form in which passes have left its state
+        decoder = Decoder.of(final, decoder.ends)
+        if isinstance(runner, KeepsState) and runner.copies:
+            report.notes.append(f"caches are copied at each token: {runner.copies}")
+    return Artifact(final, runner, place, report, known, decoder=decoder)
 
 
 def _facts_of_run(
@@ -193,10 +205,14 @@ def capture(
     kwargs: Mapping[str, Any] | None,
     dynamic_shapes: Any,
     release_weights: bool = False,
+    *,
+    cache: bool = False,
 ) -> tuple[Graph, list[Any]]:
     """The graph, and the example as its flat inputs (empty if there is none)."""
     positional, named = data.as_call(args)
     named = {**named, **(kwargs or {})}
+    if cache:
+        return _with_cache(model, positional, named, dynamic_shapes, release_weights)
     if isinstance(model, ExportedProgram) and not positional and not named and model.example_inputs:
         positional, named = model.example_inputs
     graph = model
@@ -218,6 +234,31 @@ def capture(
     if not positional and not named and graph.inputs:
         return graph, []
     return graph, data.bind(graph, {}, tuple(positional), dict(named))
+
+
+def _with_cache(
+    model: torch.nn.Module | ExportedProgram | Graph,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    dynamic_shapes: Any,
+    release_weights: bool,
+) -> tuple[Graph, list[Any]]:
+    """The graph of a decoder that takes its cache, and the example with its first half there."""
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(
+            f"cache=True is given with a {type(model).__name__}, whose inputs are settled",
+            do="give the module",
+        )
+    if dynamic_shapes is not None:
+        raise InputError(
+            "dynamic_shapes is given with cache=True, which lets the batch and the lengths vary",
+            do="leave out one of the two",
+        )
+    call = with_cache(model, args, kwargs)
+    graph = trace(
+        model, (), call.traced, dynamic_shapes=call.shapes, release_weights=release_weights
+    )
+    return graph, data.bind(graph, {}, (), call.example)
 
 
 def _working_dtype(graph: Graph) -> torch.dtype:

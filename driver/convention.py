@@ -191,9 +191,14 @@ def _equal(value: Any, known: Any) -> bool:
 def output_names(graph: Graph) -> list[str]:
     """What the user would call each output: ``logits``, ``hidden.1``, or the node's name."""
     if graph.out_spec is not None and not graph.out_spec.is_leaf():
-        leaves = pytree.tree_unflatten(list(range(len(graph.outputs))), graph.out_spec)
-        return [".".join(map(_entry, path)) for path, _ in pytree.tree_flatten_with_path(leaves)[0]]
+        return tree_names(graph.out_spec)
     return [getattr(arg, "name", repr(arg)) for arg in graph.outputs]
+
+
+def tree_names(spec: pytree.TreeSpec) -> list[str]:
+    """The path to each leaf of a tree, as ``1.hidden.0``."""
+    tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    return [".".join(map(_entry, path)) for path, _ in pytree.tree_flatten_with_path(tree)[0]]
 
 
 def _entry(key: Any) -> str:

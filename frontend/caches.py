@@ -3,18 +3,27 @@
 A ``DynamicCache`` is a tuple with ``(keys, values)`` for each layer, all ``[batch, heads, tokens,
 channels]``. So ``dynamic_shapes`` for it is a tuple of pairs, and a graph has each tensor as an
 input and, with the fresh tokens at its end, as an output.
+
+``with_cache`` makes the call that takes token ids into one that takes a cache too, of any number of
+tokens: one graph then reads a prompt and goes on from it. Layers that would forget what has left a
+sliding window keep it here; their masks hide it.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
-from ..ir import InputError
+from ..ir import InputError, TraceError
+from ..ir.errors import first_line
+
+CACHE, USE_CACHE = "past_key_values", "use_cache"  # as every decoder of transformers calls them
 
 
 def register_caches() -> None:
@@ -71,3 +80,125 @@ def _put_together(pairs: Iterable[Any], context: None) -> Any:
             layer.dtype, layer.device = keys.dtype, keys.device
         cache.layers.append(layer)
     return cache
+
+
+# -- a call with a cache ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CachedCall:
+    """A call of a decoder that takes its cache and gives it back.
+
+    Attributes:
+        traced: Keyword arguments to trace with; no size among them is one that a trace would take
+            for a constant.
+        shapes: The ``dynamic_shapes`` that go with them: ``batch``, ``length`` of what is new, and
+            ``past``.
+        example: The user's own call, its first half in the cache.
+    """
+
+    traced: dict[str, Any]
+    shapes: dict[str, Any]
+    example: dict[str, Any]
+
+
+def with_cache(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> CachedCall:
+    """The call of a decoder on token ids as one with a cache.
+
+    Args:
+        args, kwargs: Example inputs: ids ``[batch, tokens]``, and constants.
+
+    Raises:
+        InputError: The model takes no cache, or the example holds other tensors than ids.
+        TraceError: The model does not fill the cache of keys and values that it is given.
+    """
+    given = _by_name(model, args, kwargs)
+    tensors = [name for name, value in given.items() if isinstance(value, torch.Tensor)]
+    if len(tensors) != 1 or given[tensors[0]].dim() != 2 or given[tensors[0]].is_floating_point():
+        found = ", ".join(f"{name} {list(given[name].shape)}" for name in tensors) or "no tensor"
+        raise InputError(
+            f"a graph with a cache takes token ids [batch, tokens] alone, got {found}",
+            do="give input_ids; all tokens of a prompt count, so masks have nothing to say",
+        )
+    (name,) = tensors
+    ids = given.pop(name)
+    many = ids.repeat(2, -(-_TOKENS // ids.shape[1]))[:, :_TOKENS]
+    batch, past = torch.export.Dim("batch", min=1), torch.export.Dim("past", min=0)
+    length = torch.export.Dim("length", min=1)
+    traced = {
+        name: many[:, _PAST:].contiguous(),
+        **_cached(model, {**given, name: many}, _PAST),
+        **given,
+    }
+    layers = len(traced[CACHE].layers)
+    shapes = {
+        **dict.fromkeys(traced),
+        name: {0: batch, 1: length},
+        CACHE: [({0: batch, 2: past}, {0: batch, 2: past})] * layers,
+    }
+    half = ids.shape[1] // 2
+    example = {
+        name: ids[:, half:].contiguous(),
+        **_cached(model, {**given, name: ids}, half),
+        **given,
+    }
+    return CachedCall(traced, shapes, example)
+
+
+_TOKENS, _PAST = 7, 4  # in the cache and after it: neither is 0 or 1, and they differ
+
+
+def _by_name(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments by name, without those of the cache."""
+    signature = inspect.signature(model.forward)
+    if not {CACHE, USE_CACHE} <= signature.parameters.keys():
+        raise InputError(
+            f"the {type(model).__name__} takes no {CACHE}: it has no cache of keys and values",
+            do="compile it without cache=True",
+        )
+    try:
+        bound = signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        raise InputError(f"the example inputs do not fit the model: {error}") from None
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            bound |= bound.pop(name, {})
+    if bound.pop(CACHE, None) is not None:
+        raise InputError(
+            f"{CACHE} is given, and cache=True fills one itself",
+            do="leave it out, or leave out cache=True and say in dynamic_shapes what may vary",
+        )
+    bound.pop(USE_CACHE, None)
+    return bound
+
+
+def _cached(model: torch.nn.Module, call: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """The arguments for a cache that holds the first tokens of a call."""
+    library: Any = sys.modules.get("transformers")
+    if library is None:
+        raise InputError(f"the {type(model).__name__} is no model of transformers")
+    register_caches()
+    cache = library.DynamicCache()
+    try:
+        with torch.no_grad():
+            found = model(**{**call, CACHE: cache, USE_CACHE: True})
+    except Exception as error:
+        raise TraceError(
+            f"the {type(model).__name__} cannot be called with a cache of keys and values: "
+            f"{type(error).__name__}: {first_line(error)}",
+            do="compile it without cache=True",
+        ) from error
+    if getattr(found, CACHE, None) is not cache or not cache.layers:
+        raise TraceError(
+            f"the {type(model).__name__} does not give back the cache of keys and values that it "
+            "takes",
+            do="compile it without cache=True",
+        )
+    pairs = [_pair(layer) for layer in cache.layers]
+    # Strides of a larger tensor would be what the trace goes by.
+    cut = [tuple(part[:, :, :tokens].contiguous() for part in pair) for pair in pairs]
+    return {CACHE: _put_together(cut, None), USE_CACHE: True}

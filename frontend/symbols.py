@@ -60,10 +60,11 @@ def _aligned(value: Any, spec: Any) -> Iterator[Any]:
     if isinstance(value, Mapping):
         for key, part in value.items():
             yield from _aligned(part, spec.get(key) if isinstance(spec, Mapping) else None)
-    elif isinstance(value, (list, tuple)):
-        parts = spec if isinstance(spec, (list, tuple)) else [None] * len(value)
-        for part, inner in zip(value, parts, strict=True):
-            yield from _aligned(part, inner)
-    else:
-        leaves = pytree.tree_leaves(value)
-        yield from ([spec] if len(leaves) == 1 and leaves[0] is value else [None] * len(leaves))
+        return
+    parts = pytree.tree_leaves(value, is_leaf=lambda part: part is not value)
+    if len(parts) == 1 and parts[0] is value:
+        yield spec
+        return
+    inner = spec if isinstance(spec, (list, tuple)) else [None] * len(parts)
+    for part, its in zip(parts, inner, strict=True):
+        yield from _aligned(part, its)

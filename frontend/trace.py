@@ -18,6 +18,7 @@ import torch
 from torch.export import ExportedProgram
 
 from ..ir import Graph, InputError, TraceError, WeightError
+from ..ir.errors import first_line
 from ..ir.finite import how_many_are_not, is_finite
 from ..ir.memory import give_back
 from ..ir.ops import NUMBERS
@@ -116,9 +117,18 @@ def _functional(program: ExportedProgram) -> ExportedProgram:
     calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
     if all(target in NUMBERS or _is_functional(target) for target in calls):
         return program
-    with warnings.catch_warnings():  # of PyTorch, about its own internals
-        warnings.simplefilter("ignore", FutureWarning)
-        return program.run_decompositions({})
+    try:
+        with warnings.catch_warnings():  # of PyTorch, about its own internals
+            warnings.simplefilter("ignore", FutureWarning)
+            return program.run_decompositions({})
+    except Exception as error:  # PyTorch's own defects, of any class
+        raise TraceError(
+            f"torch.export captured the model and cannot trace it once more without its in-place "
+            f"ops: {type(error).__name__}: {first_line(error)}",
+            where=user_line(error),
+            do="write that line without in-place ops, or export the model yourself and pass "
+            "program.run_decompositions()",
+        ) from error
 
 
 # Draw random numbers only where an argument says so, which the canonical form refuses.
@@ -161,10 +171,11 @@ def _export(
             return torch.export.export(
                 model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
             )
+    except InputError:  # ours, of a cache
+        raise
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), "")
         raise TraceError(
-            f"torch.export cannot capture the {type(model).__name__}: {reason}",
+            f"torch.export cannot capture the {type(model).__name__}: {first_line(error)}",
             where=user_line(error),
             do=_advice(str(error)),
         ) from error

@@ -85,3 +85,8 @@ class NoDevice(TargetError):
 
 class ArtifactError(RegaugeError):
     """A saved artifact cannot be written, or is not what was written."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of others says first."""
+    return next((line for line in str(error).splitlines() if line.strip()), "")

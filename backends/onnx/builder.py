@@ -113,9 +113,14 @@ class Builder:
         """Add a node with one output."""
         return self.ops(kind, *inputs, count=1, **attrs)[0]
 
-    def rename(self, old: str, new: str) -> None:
-        """Give a value made since ``begin`` another name."""
-        for node in self.nodes[self._start :]:
+    def rename(self, old: str, new: str, *, everywhere: bool = False) -> None:
+        """Give a value made since ``begin`` another name; or one made by any node but in whose
+        subgraphs it is not read."""
+        if everywhere:
+            for node, value in self.values.items():
+                if value == old:
+                    self.values[node] = new
+        for node in self.nodes[0 if everywhere else self._start :]:
             for names in (node.input, node.output):
                 for i, name in enumerate(names):
                     if name == old:

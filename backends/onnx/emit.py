@@ -108,17 +108,23 @@ def _is_tensor(node: Node) -> bool:
 def _outputs(builder: Builder, graph: Graph, names: list[str]) -> list[ValueInfoProto]:
     """The outputs that are values, each under a name of its own.
 
-    Who has the graph knows those that are constants.
+    Who has the graph knows those that are constants. What a node makes gets the name itself: a copy
+    of it would be one of a whole cache.
     """
     infos: list[ValueInfoProto] = []
     taken = {node.name for node in graph.inputs} | set(graph.params)
+    made = {name for node in builder.nodes for name in node.output}
+    made -= {name for node in builder.nodes for name in _reads(node) - set(node.input)}
     for place, arg in enumerate(graph.outputs):
         if not isinstance(arg, Node):
             continue
         info = _info("", arg.type, arg)
         name = names[place] if names[place] not in taken else f"{names[place]}_output_{place}"
         value = builder.tensor(arg)
-        if value != name:
+        if value != name and value in made - taken and name not in made:
+            made.remove(value)
+            builder.rename(value, name, everywhere=True)
+        elif value != name:
             builder.begin(name)
             builder.rename(builder.op("Identity", value), name)
         taken.add(name)

@@ -20,7 +20,7 @@ rows for them. Approximate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -139,6 +139,7 @@ class Quantize(Pass):
                 if self._takes(graph, part, rounding, said):
                     found.append(Decision(part, activations))
         remarks += self._decide(graph, context, found, rounding)
+        remarks += _undivided(choices, found, rounding)
         for table, stored in rounding.tables.items():
             remarks.append(applied(next(iter(table.users)), f"{table.name} in {stored}"))
             stored.store(graph, table)
@@ -305,6 +306,27 @@ class Quantize(Pass):
             if isinstance(stored, Compensated):
                 stored.attach(graph, reader)
         return applied(site.value, "; ".join([f"{text} of {names}", *decision.notes]))
+
+
+def _undivided(
+    choices: Choices, decisions: Sequence[Decision], rounding: ChosenRounding
+) -> Iterator[Remark]:
+    """What the groups of the format that was chosen do not divide, and has another."""
+    tables = [
+        (next(iter(table.users)), table, stored, choices.of_table(table))
+        for table, stored in rounding.tables.items()
+    ]
+    layers = [
+        (reader, reader.args[1], stored, choices.of(reader).weights)
+        for decision in decisions
+        for reader, stored in decision.weights.items()
+        if reader.op == "linear"
+    ]
+    for reader, weight, stored, form in (*tables, *layers):
+        codes = stored.codes if isinstance(stored, Compensated) else stored
+        if isinstance(codes, Channelwise) and form not in (None, CHANNELWISE):
+            text = f"groups of {form} do not divide rows of {weight.shape[-1]}"
+            yield missed(reader, f"{weight.name} is in int8 by the channel: {text}")
 
 
 class Replaced:

@@ -268,3 +268,20 @@ def test_an_exported_program_keeps_its_weights() -> None:
     program = torch.export.export(Net().eval(), (torch.ones(2, 4),))
     with pytest.raises(InputError, match="cannot be released"):
         trace(program, release_weights=True)
+
+
+def test_what_pytorch_cannot_trace_once_more_is_our_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class InPlace(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x + 1).mul_(2)
+
+    def broken(self: object, *_: object) -> None:
+        raise AttributeError("'int' object has no attribute 'meta'")
+
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", broken)
+    with pytest.raises(TraceError) as caught:
+        trace(InPlace().eval(), torch.ones(2))  # type: ignore[arg-type]
+    assert caught.value.what == (
+        "torch.export captured the model and cannot trace it once more without its in-place ops: "
+        "AttributeError: 'int' object has no attribute 'meta'"
+    )

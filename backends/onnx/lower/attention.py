@@ -91,6 +91,50 @@ def side_by_side(
     )
 
 
+def cached(
+    b: Builder,
+    node: Node,
+    query: Node,
+    key: Node,
+    value: Node,
+    past_keys: Node,
+    past_values: Node,
+    past: Node,
+    *,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    window: int,
+) -> tuple[str, ...]:
+    """``[B, Q, H*D], [B, Q, G*D], [B, Q, G*D], [B, G, P, D], [B, G, P, D], past ->
+    [B, Q, H*D], [B, G, P', D], [B, G, P', D]``.
+
+    P may be more than ``past``, which is how many tokens there are; P' is P, or ``past + Q`` where
+    that is more.
+    """
+    operands = [b.tensor(part) for part in (query, key, value)]
+
+    def lengths() -> tuple[str, str]:
+        """The place of the last key of each sequence, and how many keys there are."""
+        total = b.op("Add", b.number(past), b.size(operands[0], 1))
+        last = b.cast(b.op("Sub", total, b.ints(1)), torch.int32)
+        every = b.op("Expand", last, b.op("Shape", operands[0], start=0, end=1))
+        return every, b.op("Squeeze", b.cast(total, torch.int32))
+
+    return b.ops(
+        f"{MICROSOFT}GroupQueryAttention",
+        *operands,
+        b.tensor(past_keys),
+        b.tensor(past_values),
+        *b.memo(("lengths", past.name, query.shape[:2]), lengths),
+        count=3,
+        num_heads=heads,
+        kv_num_heads=kv_heads,
+        scale=scale,
+        local_window_size=window or -1,
+    )
+
+
 def rotary(b: Builder, node: Node, input: Node, cos: Node, sin: Node, *, heads: int) -> str:
     """``x cos + rotate_half(x) sin`` on ``[B, S, H*D]``, or on ``[B, H, S, D]`` if ``heads`` is 0.
 
@@ -118,5 +162,6 @@ def _half(b: Builder, table: Node, input: Node, x: str) -> str:
 LOWERINGS = {
     "scaled_dot_product_attention": scaled_dot_product_attention,
     "ort.attention": side_by_side,
+    "ort.cached_attention": cached,
     "ort.rotary": rotary,
 }

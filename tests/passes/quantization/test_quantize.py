@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -336,3 +336,15 @@ def test_in_place_readers_of_a_site_that_lie_apart_find_their_weights() -> None:
     wanted, _ = step.attempt(graph, context)
     new, _ = step.attempt(graph, context, in_place=True)
     assert all(torch.equal(new.store[name], wanted.store[name]) for name in new.params)
+
+
+def test_what_groups_do_not_divide_is_remarked_on(traced: Callable[..., Graph]) -> None:
+    graph = traced("llama")  # rows of 32 and of 48
+    step = Quantize(None, "int4-g32", rounding="nearest", correct_bias=False, least=0)
+    _, remarks = step(graph)
+    found = [remark.text for remark in remarks if not remark.applied]
+    assert found == [
+        f"model_layers_{layer}_mlp_down_proj_weight is in int8 by the channel: "
+        "groups of int4-g32 do not divide rows of 48"
+        for layer in (0, 1)
+    ]

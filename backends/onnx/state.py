@@ -1,0 +1,133 @@
+"""Caches in ONNX Runtime: how many tokens they hold, and buffers in which they grow.
+
+Who emits a graph in the form of ``forms/cached.py`` gives it one more input, the number of tokens
+of the past. A call that hands caches on has as many as they are long. ``BoundSteps`` keeps caches
+in buffers with room for more, which are both what an op reads and what it writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from ...ir import Graph, Node, TensorType
+from ...ir.state import find_caches
+from ...ir.types import evaluate
+
+Feeds = Mapping[str, Any]
+
+
+class Past:
+    """How many tokens the caches of a call hold, as an input of the model.
+
+    Args:
+        name: The input.
+        graph: What was lowered.
+    """
+
+    def __init__(self, name: str, graph: Graph) -> None:
+        self.name = name
+        cache = find_caches(graph)[0]
+        self._cache, self._length = cache.past, cache.fresh.shape[2]
+        self._inputs = {node.name: node for node in graph.inputs}
+
+    def run(
+        self, feeds: Feeds, once: Callable[[Feeds], list[torch.Tensor]]
+    ) -> Iterable[torch.Tensor]:
+        """The outputs of a call.
+
+        ONNX Runtime's op takes several new tokens beside a past of one sequence alone, so of more
+        they are run one by one.
+        """
+        batch, _, tokens, _ = feeds[self._cache.name].shape
+        many = {**feeds, self.name: torch.tensor(tokens)}
+        if batch == 1 or not tokens or self._new(feeds) == 1:
+            return once(many)
+        found = [once(self._one(many, index)) for index in range(batch)]
+        return (torch.cat(parts) for parts in zip(*found, strict=True))
+
+    def _new(self, feeds: Feeds) -> int:
+        """How many tokens are new."""
+        sizes = {
+            size: int(feeds[name].shape[axis])
+            for name, node in self._inputs.items()
+            if isinstance(node.type, TensorType) and name in feeds
+            for axis, size in enumerate(node.shape)
+            if isinstance(size, str) and size.isidentifier()
+        }
+        return evaluate(self._length, sizes)
+
+    def _one(self, feeds: Feeds, index: int) -> Feeds:
+        batch = self._cache.shape[0]
+
+        def part(name: str, value: Any) -> Any:
+            node = self._inputs.get(name)
+            own = node is not None and isinstance(node.type, TensorType) and batch in node.shape
+            return value[index : index + 1] if own else value
+
+        return {name: part(name, value) for name, value in feeds.items()}
+
+
+class BoundSteps:
+    """Sequences whose caches stay where they are.
+
+    Args:
+        session: The inference session.
+        past: The input of how many tokens there are.
+        ids: The input of new ones.
+        scores: The output to return, and its node.
+        state: The inputs of caches, and the outputs that take their place.
+        given: All inputs, with caches of no tokens.
+        capacity: How many tokens there may be.
+        to_runtime: A tensor as a value of the runtime, in the same memory.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        *,
+        past: str,
+        ids: str,
+        scores: tuple[str, Node],
+        state: Mapping[str, str],
+        given: Mapping[str, Any],
+        capacity: int,
+        to_runtime: Callable[[Any], Any],
+    ) -> None:
+        self._session, self._to_runtime = session, to_runtime
+        self._past, self._ids = past, ids
+        self._scores, node = scores
+        self._width, self._dtype = int(node.shape[2]), node.dtype
+        self._tokens = 0
+        self._found = torch.empty(0)
+        self._bound: Any = session.io_binding()
+        known = {info.name for info in session.get_inputs()}
+        for name, value in given.items():
+            if name in known and name != ids and name not in state:
+                self._bound.bind_ortvalue_input(name, to_runtime(value))
+        self.buffers: list[torch.Tensor] = []
+        for name, output in state.items():
+            batch, heads, _, width = given[name].shape
+            buffer = torch.zeros(batch, heads, capacity, width, dtype=given[name].dtype)
+            self.buffers.append(buffer)
+            value = to_runtime(buffer)
+            self._bound.bind_ortvalue_input(name, value)
+            self._bound.bind_ortvalue_output(output, value)
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        """The scores, which the next call may write over."""
+        shape = (*ids.shape[:2], self._width)
+        if self._found.shape != shape:
+            self._found = torch.empty(shape, dtype=self._dtype)
+            self._bound.bind_ortvalue_output(self._scores, self._to_runtime(self._found))
+        self._bound.bind_ortvalue_input(self._ids, self._to_runtime(ids))
+        self._bound.bind_ortvalue_input(self._past, self._to_runtime(torch.tensor(self._tokens)))
+        self._session.run_with_iobinding(self._bound)
+        self._tokens += ids.shape[1]
+        return self._found
+
+    def rewind(self, tokens: int) -> None:
+        """Forget the last tokens."""
+        self._tokens = max(self._tokens - tokens, 0)

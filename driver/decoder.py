@@ -1,0 +1,142 @@
+"""What a graph must say of itself so that tokens can be made with it, one after the other.
+
+    scores, state = graph(ids, state)      next ids = argmax(scores[:, -1])
+
+State is what comes in and goes out under the same name in the model's calling convention, in
+whatever form passes have brought it; it begins with no tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from ..ir import Graph, InputError, Node, TensorType
+from ..ir.types import evaluate, show
+from .convention import output_names, tree_names
+
+LOGITS = "logits"  # as every decoder of transformers calls them
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Which input takes ids, which output has scores, and which outputs are inputs of the next
+    call.
+
+    Attributes:
+        ids: The name of the input of token ids, ``[batch, length]``.
+        scores: The place of the output ``[batch, length, vocabulary]``.
+        state: The name of each input of state, and the place of the output that follows it.
+        ends: The ids that end a text, as the model has them.
+    """
+
+    ids: str
+    scores: int
+    state: tuple[tuple[str, int], ...]
+    ends: tuple[int, ...] = ()
+
+    @staticmethod
+    def of(graph: Graph, ends: Sequence[int] = ()) -> Decoder:
+        """What the calling convention of a graph says.
+
+        Raises:
+            InputError: The graph is no such decoder; says what is missing.
+        """
+        entries, results = input_names(graph), output_names(graph)
+        places = {name: place for place, name in enumerate(results)}
+        state = tuple(
+            (node.name, places[name])
+            for node, name in zip(graph.inputs, entries, strict=True)
+            if name in places
+        )
+        held = {name for name, _ in state}
+        given = [
+            node
+            for node in graph.inputs
+            if isinstance(node.type, TensorType) and node.name not in held
+        ]
+        if not state or len(given) != 1 or LOGITS not in places:
+            raise InputError(
+                "the model is not called as a decoder is: token ids and its caches in, "
+                f"{LOGITS} and its caches out",
+                where=f"inputs {', '.join(entries)}; outputs {', '.join(results)}",
+                do="compile a causal language model of transformers, with cache=True",
+            )
+        found = Decoder(given[0].name, places[LOGITS], state, tuple(ends))
+        for node in found.inputs(graph):
+            if min(found.shape(graph, node, 1)) != 0:
+                raise InputError(
+                    f"{node.name} is {show(node.type)}: it cannot begin with no tokens",
+                    where=node.at,
+                    do="leave out what keeps some tokens in a form of their own, such as a window",
+                )
+        return found
+
+    def empty(self, graph: Graph, batch: int) -> dict[str, torch.Tensor]:
+        """The state of no tokens, by the names of inputs."""
+        return {
+            node.name: torch.zeros(self.shape(graph, node, batch), dtype=node.dtype)
+            for node in self.inputs(graph)
+        }
+
+    def shape(self, graph: Graph, node: Node, batch: int) -> list[int]:
+        """The sizes of an input of state where there are no tokens."""
+        many = graph[self.ids].shape[0]
+        sizes = {name: batch if name == many else 0 for name in graph.symbols}
+        return [evaluate(size, sizes) for size in node.shape]
+
+    def inputs(self, graph: Graph) -> Iterator[Node]:
+        """The inputs of state, in their order."""
+        held = {name for name, _ in self.state}
+        return (node for node in graph.inputs if node.name in held)
+
+    def started(self, graph: Graph, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The keyword arguments of a call, with the state of no tokens where none is given."""
+        if graph.in_spec is None:
+            return kwargs
+        positional, named = graph.in_spec.children()
+        ids = kwargs.get(self.ids, args[0] if args else None)
+        missing: dict[str, pytree.TreeSpec] = {}
+        leaves: dict[str, list[str]] = {}
+        at = positional.num_leaves
+        for name, child in zip(named.context or [], named.children(), strict=True):
+            inside = [node.name for node in graph.inputs[at : at + child.num_leaves]]
+            at += child.num_leaves
+            if name not in kwargs and inside and {n for n, _ in self.state}.issuperset(inside):
+                missing[name], leaves[name] = child, inside
+        if not missing or not isinstance(ids, torch.Tensor) or not ids.dim():
+            return kwargs
+        state = self.empty(graph, ids.shape[0])
+        made = {
+            name: pytree.tree_unflatten([state[leaf] for leaf in leaves[name]], spec)
+            for name, spec in missing.items()
+        }
+        return {**kwargs, **made}
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(found: Mapping[str, Any]) -> Decoder:
+        state = tuple((str(name), int(place)) for name, place in found["state"])
+        return Decoder(found["ids"], found["scores"], state, tuple(found["ends"]))
+
+
+def input_names(graph: Graph) -> list[str]:
+    """What the user would call each input: ``input_ids``, ``past_key_values.0.1``."""
+    if graph.in_spec is None:
+        return [node.name for node in graph.inputs]
+    return [".".join(name.split(".")[1:]) for name in tree_names(graph.in_spec)]
+
+
+def ends_of(model: object) -> tuple[int, ...]:
+    """The ids that end a text, by what a model of transformers says of its generation."""
+    for place in ("generation_config", "config"):
+        found = getattr(getattr(model, place, None), "eos_token_id", None)
+        if found is not None:
+            return tuple(found) if isinstance(found, (list, tuple)) else (int(found),)
+    return ()
