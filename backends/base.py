@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -194,20 +194,27 @@ class Target:
         if options:
             takes = self._lowering().load if loading else self._lowering().lower
             parameters = inspect.signature(takes).parameters.values()
-            known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+            known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _OURS]
             if unknown := sorted(options.keys() - set(known)):
                 raise TargetError(
                     f"target {self.name!r} has no option {unknown[0]!r}",
                     do=f"choose of its options: {', '.join(known) or 'it has none'}",
                 )
 
-    def lower(self, graph: Graph, **options: Any) -> Runner:
+    def lower(
+        self, graph: Graph, *, progress: Callable[..., Any] | None = None, **options: Any
+    ) -> Runner:
         """The graph as something that runs.
 
         Args:
+            progress: Shown to the user where the lowering takes long: ``progress(sequence,
+                description)`` gives the sequence back.
             options: What the lowering takes besides, such as a number of threads.
         """
-        return self._lowering().lower(graph, **options)
+        lower = self._lowering().lower
+        if progress is not None and "progress" in inspect.signature(lower).parameters:
+            options["progress"] = progress
+        return lower(graph, **options)
 
     def load(self, folder: Path, graph: Graph, **options: Any) -> Runner:
         """A runner from what ``Runner.save`` wrote."""
@@ -217,6 +224,8 @@ class Target:
         self.check_installed()
         return importlib.import_module(f".{self.module}", __package__)
 
+
+_OURS = ("progress", "records")  # what lowerings are handed, and nobody chooses
 
 BLOCKS = BlockKernels(
     bits=(2, 4, 8),

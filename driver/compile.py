@@ -185,7 +185,7 @@ def _build(
     with bars.stage("passes, each checked against its promise"):
         final, records = apply(graph, chosen, context, dtype=dtype, release=release)
     with bars.stage(f"lowering to {place.name}"):
-        runner = place.lower(final, **options)
+        runner = place.lower(final, progress=bars.track, **options)
     report = Report(
         model=_facts(graph, final),
         target=place.name,

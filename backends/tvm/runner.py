@@ -17,7 +17,7 @@ from .build import LIBRARY, Library, built, prepared
 from .cuda import ARCH, Kernels, gpu, present
 from .emit import MAIN, emit, fed
 from .processor import has_dots, host
-from .tuning import Records, search
+from .tuning import Progress, Records, search, silent
 
 WEIGHTS = "weights.safetensors"
 DEVICES = ("cpu", "cuda")
@@ -132,6 +132,7 @@ def lower(
     device: str = "cpu",
     arch: str = ARCH,
     records: Records | None = None,
+    progress: Progress = silent,
 ) -> TvmRunner:
     """The graph as compiled code of this processor, or of a GPU.
 
@@ -154,7 +155,7 @@ def lower(
         _check_sizes(graph)
         if device == "cuda":
             present()  # on which schedules are timed
-        records = search(module, target, tune)
+        records = search(module, target, tune, progress=progress)
     if records is None:
         note = "not tuned: every function has its default schedule; tune=200 searches for better"
     else:

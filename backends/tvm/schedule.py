@@ -26,8 +26,8 @@ LARGE = 1 << 14  # operations that are worth a start of threads
 def apply_default(module: Any) -> Any:
     """The module with each of its functions that has no schedule given one."""
     for name, function in module.functions_items():
-        if _is_open(function):
-            module[name] = _scheduled(function)
+        if _is_open(function) and (found := scheduled(function)) is not None:
+            module[name] = found.mod["main"].with_attr("tirx.is_scheduled", True)
     return module
 
 
@@ -38,13 +38,15 @@ def _is_open(function: Any) -> bool:
     )
 
 
-def _scheduled(function: Any) -> Any:
+def scheduled(function: Any) -> Any | None:
+    """The default schedule of a function; ``None`` for code that TVM wrote by hand, such as that
+    of a sort."""
     s_tir: Any = import_module("tvm.s_tir")
     schedule = s_tir.Schedule(function)
     try:
         root = schedule.get_sblock("root")
-    except s_tir.ScheduleError:  # code that TVM wrote by hand, such as that of a sort
-        return function
+    except s_tir.ScheduleError:
+        return None
     _inline(schedule, root)
     names = [schedule.get(block).name_hint for block in schedule.get_child_blocks(root)]
     for name in names:
@@ -59,7 +61,7 @@ def _scheduled(function: Any) -> Any:
                 continue
             schedule = trial
             break
-    return schedule.mod["main"].with_attr("tirx.is_scheduled", True)
+    return schedule
 
 
 def _kinds(schedule: Any, block: Any) -> tuple[list[int], list[int]]:

@@ -10,21 +10,29 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import shutil
 import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ...ir import TargetError
 from .processor import x86_instructions
+from .schedule import scheduled
 
+Progress: TypeAlias = Callable[[Iterable[Any], str], Generator[Any]]
 FILES = ("tuning_workloads.json", "tuning_records.json")
 _ROUND = 16  # schedules of one function that are timed before the next function's turn
 _NO_TIME = 1e9  # seconds; MetaSchedule writes 1e10 for a failure
 _LOG = "tvm.s_tir.meta_schedule"
+
+
+def silent(sequence: Iterable[Any], description: str) -> Generator[Any]:
+    """The sequence, and nothing to see of it."""
+    yield from sequence
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class Records:
 
     def apply(self, module: Any, target: Any) -> Any:
         """The module with the best schedule of each function that was tuned."""
+        x86_instructions()
         relax: Any = import_module("tvm.relax")
         with tempfile.TemporaryDirectory(prefix="regauge-") as name:
             self.save(Path(name))
@@ -61,8 +70,17 @@ class Records:
                 return relax.transform.MetaScheduleApplyDatabase()(module)
 
 
-def search(module: Any, target: Any, trials: int, *, seed: int = 0) -> Records:
+def search(
+    module: Any,
+    target: Any,
+    trials: int,
+    *,
+    progress: Progress = silent,
+    seed: int = 0,
+) -> Records:
     """Time this many schedules of the functions of a module, in all.
+
+    Of a processor the default schedules are timed as well: one that nothing beats stays.
 
     Raises:
         TargetError: A package that the search needs is missing.
@@ -78,7 +96,8 @@ def search(module: Any, target: Any, trials: int, *, seed: int = 0) -> Records:
     x86_instructions()
     schedule: Any = import_module("tvm.s_tir.meta_schedule")
     integration: Any = import_module("tvm.s_tir.meta_schedule.relax_integration")
-    with tempfile.TemporaryDirectory(prefix="regauge-") as name, _quiet():
+    timer = schedule.runner.LocalRunner()
+    with tempfile.TemporaryDirectory(prefix="regauge-") as name, _quiet(), ExitStack() as shown:
         folder = Path(name)
         database = _database(folder)
         tasks = integration.extract_tasks(module, target)
@@ -89,19 +108,79 @@ def search(module: Any, target: Any, trials: int, *, seed: int = 0) -> Records:
             seed=seed,
         )
         if contexts:
+            threads = contexts[0].num_threads
+            builder = schedule.builder.LocalBuilder(
+                max_workers=threads, initializer=x86_instructions
+            )
+            known = list(_defaults(contexts, target))
+            steps = shown.enter_context(
+                closing(progress(range(len(known) + trials), "timing schedules"))
+            )
+            _time(known, target, builder, timer, database, steps)
             schedule.tune.tune_tasks(
                 tasks=contexts,
                 task_weights=weights,
                 work_dir=name,
                 max_trials_global=trials,
                 num_trials_per_iter=_ROUND,
-                builder=schedule.builder.LocalBuilder(
-                    max_workers=contexts[0].num_threads, initializer=x86_instructions
-                ),
+                builder=builder,
+                runner=timer,
                 database=database,
+                measure_callbacks=[*schedule.MeasureCallback.create("default"), _stepping(steps)],
             )
         found = [folder / name for name in FILES]
         return Records(*(path.read_text(encoding="utf-8") for path in found))
+
+
+def _defaults(contexts: list[Any], target: Any) -> Iterator[tuple[Any, Any]]:
+    """Functions of a processor, each as a module, and their default schedules."""
+    if target.kind.name != "llvm":
+        return
+    for context in contexts:
+        with target:
+            found = scheduled(context.mod["main"])
+        if found is not None:
+            yield context.mod, found
+
+
+def _time(
+    known: list[tuple[Any, Any]],
+    target: Any,
+    builder: Any,
+    timer: Any,
+    database: Any,
+    steps: Iterator[Any],
+) -> None:
+    """Time schedules, and write down what they took."""
+    schedule: Any = import_module("tvm.s_tir.meta_schedule")
+    built = builder.build([schedule.builder.BuilderInput(found.mod, target) for _, found in known])
+    for (module, found), made in zip(known, built, strict=True):
+        next(steps, None)
+        if made.artifact_path is None:
+            continue
+        shapes = schedule.arg_info.ArgInfo.from_entry_func(module)
+        given = schedule.runner.RunnerInput(made.artifact_path, "cpu", shapes)
+        (future,) = timer.run([given])
+        seconds = future.result().run_secs
+        shutil.rmtree(Path(made.artifact_path).parent, ignore_errors=True)
+        if seconds:
+            workload = database.commit_workload(module)
+            record = schedule.database.TuningRecord(found.trace, workload, seconds, target, shapes)
+            database.commit_tuning_record(record)
+
+
+def _stepping(steps: Iterator[Any]) -> Any:
+    """A callback of the search that takes one step for each schedule that was timed."""
+    measuring: Any = import_module("tvm.s_tir.meta_schedule.measure_callback")
+
+    class Step(measuring.PyMeasureCallback):
+        def apply(
+            self, scheduler: Any, task_id: int, candidates: Any, built: Any, timed: Any
+        ) -> None:
+            for _ in timed:
+                next(steps, None)
+
+    return import_module("tvm.ir.utils").derived_object(Step)()
 
 
 def _strategy() -> Any:
@@ -122,9 +201,13 @@ def _database(folder: Path) -> Any:
 def _quiet() -> Generator[None]:
     """Without MetaSchedule's log, which it writes to its folder as well."""
     log = logging.getLogger(_LOG)
-    before = log.level
+    before, handlers = log.level, log.handlers[:]
     log.setLevel(logging.ERROR)
+    log.handlers.clear()  # TVM takes those that are there by their names, and most have none
     try:
         yield
     finally:
         log.setLevel(before)
+        for handler in log.handlers:
+            handler.close()  # those of the folder, which TVM leaves open
+        log.handlers[:] = handlers

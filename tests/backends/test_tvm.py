@@ -1,7 +1,8 @@
 """TVM on the CPU, where it is installed: every lowering computes what the interpreter computes."""
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +15,7 @@ from regauge.backends.base import target
 from regauge.backends.tvm.build import prepared
 from regauge.backends.tvm.emit import emit
 from regauge.backends.tvm.processor import host
-from regauge.backends.tvm.runner import lower
+from regauge.backends.tvm.runner import TvmRunner, lower
 from regauge.frontend import trace
 from regauge.ir import Graph, TargetError
 from regauge.ir.interpret import execute, flatten
@@ -129,11 +130,23 @@ def test_tuning_is_kept_and_gives_the_same_code_again(
     pytest.importorskip("xgboost")
     from regauge.backends.tvm.tuning import FILES, Records
 
+    steps: list[int] = []
+
+    def progress(sequence: Iterable[int], description: str) -> Generator[int]:
+        for step in sequence:
+            steps.append(step)
+            yield step
+
     graph = graph_of("x: f32[16, 32], *, w: f32[48, 32]", "a = linear(x, w)", "y = relu(a)")
-    runner, inputs = lower(graph, tune=4), inputs_of(graph)
+    runner = target("tvm").lower(graph, tune=4, progress=progress)
+    inputs = inputs_of(graph)
+    assert isinstance(runner, TvmRunner)
     torch.testing.assert_close(runner(inputs), execute(graph, inputs), rtol=2e-5, atol=2e-5)
     assert runner.records is not None
     assert 1 <= runner.records.count <= 16
+    assert len(steps) == len(runner.records.records.splitlines())
+    (first, *others) = (json.loads(row)[1][0] for row in runner.records.records.splitlines())
+    assert others and first not in others  # the default schedule is timed before what is searched
     assert runner.notes == (f"tuned by MetaSchedule: {runner.records.count} schedules were timed",)
     runner.save(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} >= set(FILES)
