@@ -323,7 +323,7 @@ TARGETS: dict[str, Target] = {
             requires=("tvm", "safetensors"),
             install="regauge[tvm]",
             takes="f32; int8 weights and activations, static or per token; symbolic sizes; as code "
-            "of this processor, by LLVM",
+            "of this processor, by LLVM, or as CUDA",
             weights=BLOCKS,
         ),
         Target(
