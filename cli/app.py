@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from json import loads as json_value
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +16,7 @@ from .. import compile as compile_model
 from ..backends.base import TARGETS
 from ..driver.artifact import check_folder, read_report
 from ..driver.progress import Bars
+from ..ir import InputError
 from .calibration import read
 from .inspect import show
 from .shapes import parse
@@ -47,6 +49,12 @@ RESUME = typer.Option(
     help="A folder that keeps what was decided; the same command goes on where it was stopped.",
     show_default=False,
 )
+OPTION = typer.Option(
+    "--option",
+    "-O",
+    help="What the target takes besides, as threads=1 or tune=200; may be given more than once.",
+    show_default=False,
+)
 CALIBRATION = typer.Option(
     "--calibration",
     "-c",
@@ -60,6 +68,17 @@ def _version(wanted: bool) -> None:
     if wanted:
         print(f"regauge {__version__}")
         raise typer.Exit
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """``threads=1``, ``device=cuda``: a name, and a number or a word."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise InputError(f"--option {text}: expected a name, '=' and a value")
+    try:
+        return name, json_value(value)
+    except ValueError:
+        return name, value
 
 
 @app.callback()
@@ -81,6 +100,7 @@ def compile_(
     shapes: Annotated[list[str] | None, SHAPES] = None,
     measure: Annotated[bool, typer.Option(help="Measure error and latency on the example.")] = True,
     resume: Annotated[Path | None, RESUME] = None,
+    option: Annotated[list[str] | None, OPTION] = None,
 ) -> None:
     """Transform a model, prove what was done, and save it for a target, with its report."""
     check_folder(out)
@@ -97,6 +117,7 @@ def compile_(
         dynamic_shapes=found.dynamic_shapes,
         measure=measure,
         resume=resume,
+        options=dict(map(_option, option or [])),
     )
     with Bars() as bars, bars.stage(f"saving to {out}"):
         artifact.save(out)

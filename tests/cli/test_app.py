@@ -68,6 +68,12 @@ def test_compile_without_calibration_or_passes_measures_the_example(run: Run) ->
     assert code == 0 and "relative L2" in out and "median of" in out
 
 
+def test_compile_hands_options_to_the_target(run: Run, place: Path) -> None:
+    words = ["-t", "onnxruntime", "--no-measure", "-o", "made", "--option", "threads=1"]
+    assert run("compile", "nets:pair", *words)[0] == 0
+    assert (place / "made" / "model.onnx").is_file()
+
+
 BAD_COMPILE = [
     ("nets", "'nets' is neither a folder nor module:factory"),
     ("gone:pair", "there is no module 'gone'"),
@@ -98,6 +104,8 @@ def test_a_source_that_is_none(run: Run, place: Path, source: str, what: str) ->
         (["-c", "gone.npz"], "InputError: --calibration gone.npz: there is no such file"),
         (["-c", "some.txt"], "InputError: some.txt is text, and only a checkpoint folder of a text "
                              "model brings a tokenizer"),
+        (["-O", "threads"], "InputError: --option threads: expected a name, '=' and a value"),
+        (["-O", "threads=1"], "TargetError: target 'torch' has no option 'threads'"),
         (["-s", "x"], "InputError: --shapes x: expected an input's name and '='"),
         (["-s", "x=2,8.5"], "InputError: --shapes x=2,8.5: '8.5' is not a size"),
         (["-s", "z=2,8"], "InputError: --shapes z: there is no such input"),
