@@ -23,6 +23,7 @@ Activation: TypeAlias = Literal["relu", "silu", "gelu", "gelu_tanh"]
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+HALVES = (torch.bfloat16, torch.float16)
 E4M3 = torch.float8_e4m3fn
 REACH = {torch.int8: 127.0, torch.uint8: 127.0, E4M3: 448.0}  # of a scale that is symmetric
 
@@ -80,6 +81,44 @@ class Product(Region):
 
     def operations(self, rows: int) -> int:
         return 2 * rows * self.inner * self.outer
+
+
+class StoredProduct(Product):
+    """One whose weight is stored in a form of its own; all else is of one dtype, of 16 bits.
+
+    Args:
+        bias: Whether there is one.
+        activation: Of the result.
+        dtype: Of the input, the bias and the result.
+    """
+
+    bias: bool
+    activation: Activation | None
+    dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        if self.dtype not in HALVES:
+            raise InputError(f"the input is of bfloat16 or float16, not {self.dtype}")
+
+    @abstractmethod
+    def stored(self) -> dict[str, Value]:
+        """The operands that the weight is stored in."""
+
+    @abstractmethod
+    def weight(self, operands: Tensors) -> torch.Tensor:
+        """The weight that they stand for, ``[N, K]`` in float64."""
+
+    def operands(self, rows: int) -> dict[str, Value]:
+        found = {"input": Value((rows, self.inner), self.dtype)} | self.stored()
+        return found | ({"bias": Value((self.outer,), self.dtype)} if self.bias else {})
+
+    def results(self, rows: int) -> dict[str, Value]:
+        return {"output": Value((rows, self.outer), self.dtype)}
+
+    def reference(self, operands: Tensors) -> dict[str, torch.Tensor]:
+        y = operands["input"].double() @ self.weight(operands).T
+        y = y + operands["bias"].double() if self.bias else y
+        return {"output": activated(y, self.activation)}
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import torch
 
 from ..ir.errors import InputError
 from ..ir.formats import Integer, Packed
-from .description import Activation, Product, Tensors, Value, activated
+from .description import Activation, StoredProduct, Tensors, Value
 
 PLANES = {
     2: (2,),
@@ -86,7 +86,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Grouped(Product):
+class Grouped(StoredProduct):
     """A linear layer whose weight is of few bits, and whose input is not.
 
     Args:
@@ -116,8 +116,7 @@ class Grouped(Product):
             raise InputError(f"no kernel for groups of {self.group} with {self.bits} bits")
         if self.inner % self.group or self.outer % 16:
             raise InputError(f"sizes of {self.inner}, {self.outer} for groups of {self.group}")
-        if self.dtype not in (torch.bfloat16, torch.float16):
-            raise InputError(f"the input is of bfloat16 or float16, not {self.dtype}")
+        super().__post_init__()
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
@@ -127,20 +126,15 @@ class Grouped(Product):
         rows = 16 if tile * widest > 256 else 8
         return tuple(Layout(tile, plane, rows) for plane in PLANES[self.bits])
 
-    def operands(self, rows: int) -> dict[str, Value]:
+    def stored(self) -> dict[str, Value]:
         groups = (self.inner // self.group, self.outer)
-        found = {"input": Value((rows, self.inner), self.dtype)}
+        found: dict[str, Value] = {}
         for name, layout in zip(("words", "high_words"), self.layouts, strict=False):
             found[name] = layout.value(self.outer, self.inner)
         found["steps"] = Value(groups, self.dtype)
         if self.zero:
             found["zeros"] = Value(groups, self.dtype)
-        if self.bias:
-            found["bias"] = Value((self.outer,), self.dtype)
         return found
-
-    def results(self, rows: int) -> dict[str, Value]:
-        return {"output": Value((rows, self.outer), self.dtype)}
 
     def codes(self, operands: Tensors) -> torch.Tensor:
         """``[N, K]``, from zero up; without zero points, those of two's complement are counted from
@@ -154,16 +148,9 @@ class Grouped(Product):
         return found
 
     def weight(self, operands: Tensors) -> torch.Tensor:
-        """The weight that the codes stand for, in float64."""
         codes = self.codes(operands).double().unflatten(1, (-1, self.group))
         zeros = operands["zeros"].double().T[..., None] if self.zero else 2 ** (self.bits - 1)
         return ((codes - zeros) * operands["steps"].double().T[..., None]).flatten(1)
-
-    def reference(self, operands: Tensors) -> dict[str, torch.Tensor]:
-        y = operands["input"].double() @ self.weight(operands).T
-        if self.bias:
-            y = y + operands["bias"].double()
-        return {"output": activated(y, self.activation)}
 
     def example(self, rows: int, seed: int) -> dict[str, torch.Tensor]:
         found = super().example(rows, seed)

@@ -14,13 +14,11 @@ from dataclasses import dataclass
 import torch
 
 from ..ir.errors import InputError
-from .description import Activation, Product, Tensors, Value, activated
-
-HALVES = (torch.bfloat16, torch.float16)
+from .description import Activation, StoredProduct, Tensors, Value
 
 
 @dataclass(frozen=True)
-class SemiSparse(Product):
+class SemiSparse(StoredProduct):
     """A linear layer of whose weight two of each four inputs are there, at most.
 
     Args:
@@ -38,20 +36,15 @@ class SemiSparse(Product):
     dtype: torch.dtype = torch.bfloat16
 
     def __post_init__(self) -> None:
-        _check(self.dtype)
+        super().__post_init__()
         if self.inner % 64 or self.outer % 16:
             raise InputError(f"sizes are multiples of 64 and 16, not {self.inner} and {self.outer}")
 
-    def operands(self, rows: int) -> dict[str, Value]:
-        found = {
-            "input": Value((rows, self.inner), self.dtype),
+    def stored(self) -> dict[str, Value]:
+        return {
             "values": Value((self.outer, self.inner // 2), self.dtype),
             "places": Value((self.outer, self.inner // 8), torch.uint8, "whole"),
         }
-        return found | ({"bias": Value((self.outer,), self.dtype)} if self.bias else {})
-
-    def results(self, rows: int) -> dict[str, Value]:
-        return {"output": Value((rows, self.outer), self.dtype)}
 
     def pack(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         """The values that are there, and where: ``i + 4 j`` for the inputs i < j of four, of two
@@ -68,17 +61,11 @@ class SemiSparse(Product):
         }
 
     def weight(self, operands: Tensors) -> torch.Tensor:
-        """``[N, K]``, in float64."""
         nibbles = torch.stack([operands["places"] & 15, operands["places"] >> 4], -1).flatten(1)
         places = torch.stack([nibbles & 3, nibbles >> 2], -1).long()
         values = operands["values"].double().unflatten(1, (-1, 2))
         spread = values.new_zeros(*values.shape[:2], 4)
         return spread.scatter_add(-1, places, values).flatten(1)
-
-    def reference(self, operands: Tensors) -> dict[str, torch.Tensor]:
-        y = operands["input"].double() @ self.weight(operands).T
-        y = y + operands["bias"].double() if self.bias else y
-        return {"output": activated(y, self.activation)}
 
     def example(self, rows: int, seed: int) -> dict[str, torch.Tensor]:
         found = super().example(rows, seed)
@@ -90,7 +77,7 @@ class SemiSparse(Product):
 
 
 @dataclass(frozen=True)
-class BlockSparse(Product):
+class BlockSparse(StoredProduct):
     """A linear layer of whose weight some square blocks are there.
 
     Args:
@@ -111,7 +98,7 @@ class BlockSparse(Product):
     dtype: torch.dtype = torch.bfloat16
 
     def __post_init__(self) -> None:
-        _check(self.dtype)
+        super().__post_init__()
         if self.block not in (16, 32, 64, 128):
             raise InputError(f"no kernel for blocks of {self.block}")
         if self.inner % self.block or self.outer % self.block:
@@ -119,23 +106,17 @@ class BlockSparse(Product):
         if not 1 <= self.count <= self.inner * self.outer // self.block**2:
             raise InputError(f"{self.count} blocks cannot be there")
 
-    def operands(self, rows: int) -> dict[str, Value]:
-        found = {
-            "input": Value((rows, self.inner), self.dtype),
+    def stored(self) -> dict[str, Value]:
+        return {
             "values": Value((self.count, self.block, self.block), self.dtype),
             "columns": Value((self.count,), torch.int32, "whole"),
             "starts": Value((self.outer // self.block + 1,), torch.int32, "whole"),
         }
-        return found | ({"bias": Value((self.outer,), self.dtype)} if self.bias else {})
-
-    def results(self, rows: int) -> dict[str, Value]:
-        return {"output": Value((rows, self.outer), self.dtype)}
 
     def operations(self, rows: int) -> int:
         return 2 * rows * self.count * self.block**2
 
     def weight(self, operands: Tensors) -> torch.Tensor:
-        """``[N, K]``, in float64."""
         starts = operands["starts"].long()
         rows = torch.arange(len(starts) - 1, device=starts.device)
         rows = rows.repeat_interleave(starts.diff())
@@ -143,11 +124,6 @@ class BlockSparse(Product):
         blocks = torch.zeros(shape, dtype=torch.float64, device=starts.device)
         blocks[rows, operands["columns"].long()] = operands["values"].double()
         return blocks.transpose(1, 2).reshape(self.outer, self.inner)
-
-    def reference(self, operands: Tensors) -> dict[str, torch.Tensor]:
-        y = operands["input"].double() @ self.weight(operands).T
-        y = y + operands["bias"].double() if self.bias else y
-        return {"output": activated(y, self.activation)}
 
     def example(self, rows: int, seed: int) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -182,8 +158,3 @@ def of_blocks(weight: torch.Tensor, block: int) -> tuple[int, dict[str, torch.Te
         "starts": torch.nn.functional.pad(counts, (1, 0)).to(torch.int32),
     }
     return int(counts[-1]), operands
-
-
-def _check(dtype: torch.dtype) -> None:
-    if dtype not in HALVES:
-        raise InputError(f"sparse products are of bfloat16 or float16, not {dtype}")

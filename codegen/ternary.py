@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 
 from ..ir.errors import InputError
-from .description import Activation, Product, Tensors, Value, activated
+from .description import Activation, StoredProduct, Tensors, Value
 from .rows import rotated
 
 
 @dataclass(frozen=True)
-class Ternary(Product):
+class Ternary(StoredProduct):
     """A linear layer whose weight is ternary once blocks of its inputs are turned.
 
     Args:
@@ -40,23 +40,17 @@ class Ternary(Product):
     dtype: torch.dtype = torch.bfloat16
 
     def __post_init__(self) -> None:
-        if self.dtype not in (torch.bfloat16, torch.float16):
-            raise InputError(f"the input is of bfloat16 or float16, not {self.dtype}")
+        super().__post_init__()
         if self.block not in (64, 128, 256):
             raise InputError(f"no kernel turns blocks of {self.block}")
         if self.inner % self.block or self.outer % 16:
             raise InputError(f"sizes of {self.inner}, {self.outer} for blocks of {self.block}")
 
-    def operands(self, rows: int) -> dict[str, Value]:
-        found = {
-            "input": Value((rows, self.inner), self.dtype),
+    def stored(self) -> dict[str, Value]:
+        return {
             "codes": Value((self.outer, self.inner // 4), torch.uint8, "whole"),
             "steps": Value((self.inner // self.block, self.outer), torch.float32),
         }
-        return found | ({"bias": Value((self.outer,), self.dtype)} if self.bias else {})
-
-    def results(self, rows: int) -> dict[str, Value]:
-        return {"output": Value((rows, self.outer), self.dtype)}
 
     def encode(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         """The codes and steps of a weight ``[N, K]``: of each block the step of least squared error
@@ -72,16 +66,11 @@ class Ternary(Product):
         return {"codes": packed(codes), "steps": steps[..., 0].T.float().contiguous()}
 
     def weight(self, operands: Tensors) -> torch.Tensor:
-        """The weight that the codes stand for, in its own domain and in float64."""
+        """In its own domain."""
         shifts = torch.arange(4, device=operands["codes"].device) * 2
         codes = (operands["codes"][..., None] >> shifts & 3).flatten(1).double() - 1
         blocks = codes.unflatten(1, (-1, self.block)) * operands["steps"].double().T[..., None]
         return rotated(blocks.flatten(1), self.block)
-
-    def reference(self, operands: Tensors) -> dict[str, torch.Tensor]:
-        y = operands["input"].double() @ self.weight(operands).T
-        y = y + operands["bias"].double() if self.bias else y
-        return {"output": activated(y, self.activation)}
 
     def example(self, rows: int, seed: int) -> dict[str, torch.Tensor]:
         found = super().example(rows, seed)

@@ -8,7 +8,7 @@ from triton import knobs
 
 from ..bitplanes import Bitplanes
 from ..launch import Launch, Options
-from .pieces import gather, split_sums
+from .pieces import finish, split_sums, splits
 
 
 @triton.jit
@@ -55,13 +55,7 @@ def bitplanes_kernel(
         weight_step = tl.load(weight_steps_ptr + group * N + columns, inside, 0.0)
         sums += part.to(tl.float32) * (step[:, None] * weight_step[None, :])
 
-    cells = rows.to(tl.int64)[:, None] * N + columns[None, :]
-    kept = there[:, None] & inside[None, :]
-    last = True
-    if SPLIT > 1:
-        sums, last = gather(sums, parts_ptr, counts_ptr, cells, kept, M * N, SPLIT)
-    if last:
-        tl.store(output_ptr + cells, sums.to(output_ptr.dtype.element_ty), kept)
+    finish(sums, None, output_ptr, parts_ptr, counts_ptr, rows, columns, M, N, SPLIT, None)
 
 
 def launch(
@@ -112,10 +106,9 @@ def space(region: Bitplanes, rows: int, processors: int, capability: int) -> lis
     found: list[Options] = []
     for block_n, warps in ((128, 4), (64, 2), (256, 4), (256, 8)):
         programs = triton.cdiv(region.outer, block_n) * triton.cdiv(rows, block_m)
-        for split in (1, 2, 4, 8, 16):
-            if split == 1 or (split <= region.groups and programs * split <= 16 * processors):
-                found.append(
-                    {"BLOCK_M": block_m, "BLOCK_N": block_n, "SPLIT": split}
-                    | {"num_warps": warps, "num_stages": 3}
-                )
+        for split in splits(programs, region.groups, 16 * processors):
+            found.append(
+                {"BLOCK_M": block_m, "BLOCK_N": block_n, "SPLIT": split}
+                | {"num_warps": warps, "num_stages": 3}
+            )
     return found

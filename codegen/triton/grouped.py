@@ -8,7 +8,7 @@ from triton import knobs
 
 from ..grouped import Grouped
 from ..launch import Launch, Options
-from .pieces import activate, gather, split_sums
+from .pieces import finish, split_sums, splits
 
 
 @triton.constexpr_function
@@ -172,16 +172,9 @@ def grouped_kernel(
             part -= total[:, None] * zero[None, :]
         sums += part * step[None, :]
 
-    cells = rows.to(tl.int64)[:, None] * N + columns[None, :]
-    kept = (rows < M)[:, None] & inside[None, :]
-    last = True
-    if SPLIT > 1:
-        sums, last = gather(sums, parts_ptr, counts_ptr, cells, kept, M * N, SPLIT)
-    if last:
-        if bias_ptr is not None:
-            sums += tl.load(bias_ptr + columns, inside, 0.0).to(tl.float32)[None, :]
-        sums = activate(sums, ACTIVATION)
-        tl.store(output_ptr + cells, sums.to(DTYPE), kept)
+    finish(
+        sums, bias_ptr, output_ptr, parts_ptr, counts_ptr, rows, columns, M, N, SPLIT, ACTIVATION
+    )
 
 
 def launch(
@@ -245,9 +238,8 @@ def space(region: Grouped, rows: int, processors: int, capability: int) -> list[
     found: list[Options] = []
     for block_n, warps in ((64, 4), (128, 4), (32, 4), (128, 8), (256, 8), (64, 2)):
         programs = triton.cdiv(region.outer, block_n) * triton.cdiv(rows, block_m)
-        for split in (1, 2, 4, 8, 16):
-            enough = programs * split >= processors // 2 or split == 1
-            if enough and split <= tiles and (split == 1 or programs * split <= 8 * processors):
+        for split in splits(programs, tiles, 8 * processors):
+            if split == 1 or programs * split >= processors // 2:
                 for stages in (4, 3, 6):
                     found.append(
                         {"BLOCK_M": block_m, "BLOCK_N": block_n, "SPLIT": split}

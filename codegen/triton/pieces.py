@@ -140,6 +140,32 @@ def gather(sums, parts_ptr, counts_ptr, cells, kept, size, SPLIT: tl.constexpr):
     return sums, last
 
 
+@triton.jit
+def finish(
+    sums, bias_ptr, output_ptr, parts_ptr, counts_ptr, rows, columns, M, N: tl.constexpr,
+    SPLIT: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """Store the results of a tile of sums: those of all parts, with bias and activation."""
+    inside = columns < N
+    cells = rows.to(tl.int64)[:, None] * N + columns[None, :]
+    kept = (rows < M)[:, None] & inside[None, :]
+    last = True
+    if SPLIT > 1:
+        sums, last = gather(sums, parts_ptr, counts_ptr, cells, kept, M * N, SPLIT)
+    if last:
+        if bias_ptr is not None:
+            sums += tl.load(bias_ptr + columns, inside, 0.0).to(tl.float32)[None, :]
+        sums = activate(sums, ACTIVATION)
+        tl.store(output_ptr + cells, sums.to(output_ptr.dtype.element_ty), kept)
+
+
+def splits(programs: int, parts: int, limit: int, most: int = 16) -> list[int]:
+    """In how many parts, up to ``most``, a sum may be taken: 1, or as many as leave each something
+    and all of them no more than ``limit`` programs."""
+    counts = (1, 2, 4, 8, 16)
+    return [n for n in counts if n == 1 or (n <= min(parts, most) and programs * n <= limit)]
+
+
 def split_sums(
     rows: int, outer: int, options: Options, device: torch.device
 ) -> tuple[tuple[int, int, int], dict[str, torch.Tensor | None]]:

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from ..launch import Launch, Options
 from ..sparse import BlockSparse, SemiSparse
-from .pieces import activate, four, gather, split_sums
+from .pieces import activate, finish, four, split_sums, splits
 
 
 @triton.jit
@@ -48,16 +48,9 @@ def semi_sparse_kernel(
         )
         sums = tl.dot(x, w.T, sums)
 
-    cells = rows.to(tl.int64)[:, None] * N + columns[None, :]
-    kept = there[:, None] & inside[None, :]
-    last = True
-    if SPLIT > 1:
-        sums, last = gather(sums, parts_ptr, counts_ptr, cells, kept, M * N, SPLIT)
-    if last:
-        if bias_ptr is not None:
-            sums += tl.load(bias_ptr + columns, inside, 0.0).to(tl.float32)[None, :]
-        sums = activate(sums, ACTIVATION)
-        tl.store(output_ptr + cells, sums.to(output_ptr.dtype.element_ty), kept)
+    finish(
+        sums, bias_ptr, output_ptr, parts_ptr, counts_ptr, rows, columns, M, N, SPLIT, ACTIVATION
+    )
 
 
 @triton.jit
@@ -143,13 +136,10 @@ def space(
         if region.inner % block_k:
             continue
         programs = triton.cdiv(region.outer, block_n) * triton.cdiv(rows, block_m)
-        for split in (1, 2, 4, 8):
-            if split == 1 or (
-                split <= region.inner // block_k and programs * split <= 8 * processors
-            ):
-                for stages in (3, 4):
-                    found.append(
-                        {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k}
-                        | {"SPLIT": split, "num_warps": warps, "num_stages": stages}
-                    )
+        for split in splits(programs, region.inner // block_k, 8 * processors, most=8):
+            for stages in (3, 4):
+                found.append(
+                    {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k}
+                    | {"SPLIT": split, "num_warps": warps, "num_stages": stages}
+                )
     return found

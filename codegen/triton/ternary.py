@@ -7,7 +7,7 @@ import triton.language as tl
 
 from ..launch import Launch, Options
 from ..ternary import Ternary
-from .pieces import activate, four, gather, rotate_by_products, split_sums
+from .pieces import finish, four, rotate_by_products, split_sums, splits
 
 
 @triton.jit
@@ -46,16 +46,9 @@ def ternary_kernel(
         sums += tl.dot(low, w, tl.dot(high, w)) * step[None, :]
 
     sums *= 2 ** (LEVELS * -0.5)
-    cells = rows.to(tl.int64)[:, None] * N + columns[None, :]
-    kept = there[:, None] & inside[None, :]
-    last = True
-    if SPLIT > 1:
-        sums, last = gather(sums, parts_ptr, counts_ptr, cells, kept, M * N, SPLIT)
-    if last:
-        if bias_ptr is not None:
-            sums += tl.load(bias_ptr + columns, inside, 0.0).to(tl.float32)[None, :]
-        sums = activate(sums, ACTIVATION)
-        tl.store(output_ptr + cells, sums.to(DTYPE), kept)
+    finish(
+        sums, bias_ptr, output_ptr, parts_ptr, counts_ptr, rows, columns, M, N, SPLIT, ACTIVATION
+    )
 
 
 def launch(
@@ -106,13 +99,10 @@ def space(region: Ternary, rows: int, processors: int, capability: int) -> list[
     found: list[Options] = []
     for block_n, warps in ((64, 4), (32, 4), (128, 8), (64, 8)):
         programs = triton.cdiv(region.outer, block_n) * triton.cdiv(rows, block_m)
-        for split in (1, 2, 4, 8):
-            if split == 1 or (
-                split <= region.inner // region.block and programs * split <= 8 * processors
-            ):
-                for stages in (2, 3):
-                    found.append(
-                        {"BLOCK_M": block_m, "BLOCK_N": block_n, "SPLIT": split}
-                        | {"num_warps": warps, "num_stages": stages}
-                    )
+        for split in splits(programs, region.inner // region.block, 8 * processors, most=8):
+            for stages in (2, 3):
+                found.append(
+                    {"BLOCK_M": block_m, "BLOCK_N": block_n, "SPLIT": split}
+                    | {"num_warps": warps, "num_stages": stages}
+                )
     return found
