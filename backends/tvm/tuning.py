@@ -13,7 +13,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -97,7 +97,7 @@ def search(
     schedule: Any = import_module("tvm.s_tir.meta_schedule")
     integration: Any = import_module("tvm.s_tir.meta_schedule.relax_integration")
     timer = schedule.runner.LocalRunner()
-    with tempfile.TemporaryDirectory(prefix="regauge-") as name, _quiet(), ExitStack() as shown:
+    with tempfile.TemporaryDirectory(prefix="regauge-") as name, _quiet():
         folder = Path(name)
         database = _database(folder)
         tasks = integration.extract_tasks(module, target)
@@ -113,21 +113,21 @@ def search(
                 max_workers=threads, initializer=x86_instructions
             )
             known = list(_defaults(contexts, target))
-            steps = shown.enter_context(
-                closing(progress(range(len(known) + trials), "timing schedules"))
-            )
-            _time(known, target, builder, timer, database, steps)
-            schedule.tune.tune_tasks(
-                tasks=contexts,
-                task_weights=weights,
-                work_dir=name,
-                max_trials_global=trials,
-                num_trials_per_iter=_ROUND,
-                builder=builder,
-                runner=timer,
-                database=database,
-                measure_callbacks=[*schedule.MeasureCallback.create("default"), _stepping(steps)],
-            )
+            shown = progress(range(len(known) + trials), "timing schedules")
+            with closing(shown) as steps:
+                _time(known, target, builder, timer, database, steps)
+                callbacks = [*schedule.MeasureCallback.create("default"), _stepping(steps)]
+                schedule.tune.tune_tasks(
+                    tasks=contexts,
+                    task_weights=weights,
+                    work_dir=name,
+                    max_trials_global=trials,
+                    num_trials_per_iter=_ROUND,
+                    builder=builder,
+                    runner=timer,
+                    database=database,
+                    measure_callbacks=callbacks,
+                )
         found = [folder / name for name in FILES]
         return Records(*(path.read_text(encoding="utf-8") for path in found))
 
