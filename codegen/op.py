@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import TypeVar
 
 import torch
 
@@ -20,6 +21,7 @@ from .tuning import chosen
 
 NAME = "regauge.kernel.default"
 _REGIONS: dict[str, Region] = {}
+Size = TypeVar("Size")
 
 
 def spelled(region: Region) -> str:
@@ -36,9 +38,9 @@ def _by_row(text: str) -> dict[str, bool]:
     return {name: one[name].shape != two[name].shape for name in one}
 
 
-def _leading(region: Region, input: torch.Tensor) -> tuple[int, ...]:
-    """The axes in front, which make up the rows."""
-    return tuple(input.shape[: input.dim() + 1 - len(region.operands(1)["input"].shape)])
+def leading(region: Region, shape: Sequence[Size]) -> tuple[Size, ...]:
+    """The axes of an input in front, which make up the rows."""
+    return tuple(shape[: len(shape) + 1 - len(region.operands(1)["input"].shape)])
 
 
 @torch.library.custom_op("regauge::kernel", mutates_args=())
@@ -52,33 +54,31 @@ def kernel(operands: Sequence[torch.Tensor], *, region: str, tries: int = 0) -> 
             is 0, the safest are taken.
     """
     what, device = _REGIONS[region], operands[0].device
-    leading = _leading(what, operands[0])
-    rows = math.prod(leading)
+    front = leading(what, operands[0].shape)
+    rows = math.prod(front)
     if not rows:
-        return [
-            value.reshape(*leading, *value.shape[1:]) for value in empty(what, 0, device).values()
-        ]
+        return _shaped(empty(what, 0, device), front)
     given: dict[str, torch.Tensor] = {}
     for (name, varies), value in zip(_by_row(region).items(), operands, strict=True):
-        flat = value.reshape(rows, *value.shape[len(leading) :]) if varies else value
+        flat = value.reshape(rows, *value.shape[len(front) :]) if varies else value
         columns = varies and isinstance(what, Rows) and flat.stride(-1) == 1
         given[name] = flat if columns else flat.contiguous()
     # Triton launches on the current device, whatever that of the tensors is.
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         launch, results = prepare(what, given, chosen(what, given, tries))
         launch.run()
-    return _shaped(results, leading)
+    return _shaped(results, front)
 
 
-def _shaped(results: Tensors, leading: tuple[int, ...]) -> list[torch.Tensor]:
-    return [value.reshape(*leading, *value.shape[1:]) for value in results.values()]
+def _shaped(results: Tensors, front: tuple[int, ...]) -> list[torch.Tensor]:
+    return [value.reshape(*front, *value.shape[1:]) for value in results.values()]
 
 
 @kernel.register_fake
 def _(operands: Sequence[torch.Tensor], *, region: str, tries: int = 0) -> list[torch.Tensor]:
     what = _REGIONS[region]
-    leading = _leading(what, operands[0])
+    front = leading(what, operands[0].shape)
     return [
-        operands[0].new_empty((*leading, *value.shape[1:]), dtype=value.dtype)
+        operands[0].new_empty((*front, *value.shape[1:]), dtype=value.dtype)
         for value in what.results(1).values()
     ]

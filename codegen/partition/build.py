@@ -10,7 +10,7 @@ import torch
 from ...ir import Graph, Node, ops
 from ...ir.types import TensorType
 from ..description import Region
-from ..op import NAME, spelled
+from ..op import NAME, leading, spelled
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,8 @@ class Build:
         """
         names = tuple(region.operands(1))
         values = region.results(1)
-        input = operands["input"]
-        leading = input.shape[: len(input.shape) + 1 - len(region.operands(1)["input"].shape)]
-        types = [TensorType(v.dtype, (*leading, *v.shape[1:])) for v in values.values()]
+        front = leading(region, operands["input"].shape)
+        types = [TensorType(v.dtype, (*front, *v.shape[1:])) for v in values.values()]
         node = self.graph.add(
             NAME,
             tuple(operands[name] for name in names),
