@@ -41,9 +41,16 @@ from .quantization.quantize_results import QuantizeResults as QuantizeResults
 from .quantization.reconstruct import Reconstruct as Reconstruct
 from .state.cache_inputs import CacheInputs as CacheInputs
 from .state.quantize_cache import QuantizeCache as QuantizeCache
+from .structure.importance import Activation as Activation
+from .structure.importance import Importance as Importance
+from .structure.importance import Magnitude as Magnitude
+from .structure.importance import Reconstruction as Reconstruction
+from .structure.importance import Taylor as Taylor
+from .structure.prune import Prune as Prune
 
 __all__ = [
     "PRESETS",
+    "Activation",
     "Align",
     "Allocate",
     "AllocateRows",
@@ -58,24 +65,29 @@ __all__ = [
     "FoldAttentionBias",
     "FoldBatchNorm",
     "FoldNormAffine",
+    "Importance",
     "JoinReaders",
     "LearnScales",
     "Legalize",
+    "Magnitude",
     "MergeBranches",
     "MergeChains",
     "Pass",
     "PassReport",
     "Promise",
+    "Prune",
     "Quantize",
     "QuantizeCache",
     "QuantizeResults",
     "Reconstruct",
+    "Reconstruction",
     "Remark",
     "Rotate",
     "Smooth",
     "SortChannels",
     "SplitOutliers",
     "Stage",
+    "Taylor",
     "UnitScale",
     "apply",
     "awq",

@@ -7,6 +7,7 @@ from .apply import refusal as refusal
 from .apply import separate as separate
 from .apply import ties_broken as ties_broken
 from .drop import can_repeat as can_repeat
+from .drop import cannot_drop as cannot_drop
 from .drop import drop as drop
 from .drop import mask as mask
 from .drop import repeat as repeat
@@ -38,6 +39,8 @@ __all__ = [
     "apply",
     "attention_heads",
     "attention_pairs",
+    "can_repeat",
+    "cannot_drop",
     "classes",
     "drop",
     "folded",

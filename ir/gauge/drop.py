@@ -79,13 +79,7 @@ def repeat(graph: Graph, region: Region, copies: torch.Tensor) -> list[Untied]:
 
 def can_repeat(graph: Graph, region: Region) -> Blocked | None:
     """What is in the way of copies of the coordinates, if anything is."""
-    try:
-        Plan(graph, region, torch.full((region.size,), 2)).make()
-    except Refused as refused:
-        return refused.blocked
-    except GraphError as error:
-        return Blocked(region.value, error.what)
-    return None
+    return _obstacle(graph, region, torch.full((region.size,), 2))
 
 
 def _carried_out(graph: Graph, region: Region, copies: torch.Tensor, what: str) -> list[Untied]:
@@ -117,6 +111,21 @@ def units(graph: Graph, region: Region) -> list[torch.Tensor]:
             continue
         found.append(candidate)
     return sorted(found, key=lambda unit: -int(unit.max()))
+
+
+def cannot_drop(graph: Graph, region: Region) -> Blocked | None:
+    """What is in the way of leaving out one coordinate, if anything is."""
+    return _obstacle(graph, region, (torch.arange(region.size) > 0).long())
+
+
+def _obstacle(graph: Graph, region: Region, copies: torch.Tensor) -> Blocked | None:
+    try:
+        Plan(graph, region, copies).make()
+    except Refused as refused:
+        return refused.blocked
+    except GraphError as error:
+        return Blocked(region.value, error.what)
+    return None
 
 
 def _partitions(region: Region) -> list[torch.Tensor]:

@@ -64,6 +64,7 @@ def run_streams(
     finish: Finish | None = None,
     exact_too: bool = True,
     passed: Callable[[Node], None] = lambda node: None,
+    altered: Mapping[Node, Compute] | None = None,
 ) -> None:
     """Visit the target nodes in order, each with both streams' values of the operand it maps to.
 
@@ -76,6 +77,7 @@ def run_streams(
         exact_too: Whether the exact stream is run; otherwise the quantized one, which is run
             anyway, stands in its place.
         passed: Called with each node that no stream needs any more.
+        altered: What the quantized stream makes of parameters, before anything is visited.
     """
     wanted = set(targets)
     finished = [section for section in sections if not wanted.isdisjoint(section.nodes)]
@@ -87,6 +89,7 @@ def run_streams(
     ends = {_first(section, reversed(steps)): section for section in finished}
     last, shelf = _last_uses(steps, ends), Shelf(context.in_memory)
     streams = _Streams(graph, batches, targets, last, shelf, passed, exact_too=exact_too)
+    streams.alter(altered or {})
     entering: dict[Section, Flow] = {}
     for index, node in enumerate(context.progress(steps, who)):
         if (section := starts.get(node)) is not None:
@@ -153,6 +156,13 @@ class _Streams:
         self.pending.append(node)
         if compute is not None:
             self.computes[node] = compute
+
+    def alter(self, params: Mapping[Node, Compute]) -> None:
+        """Let the quantized stream read other values of parameters."""
+        for param, change in params.items():
+            self.quantized[param] = Mapped(
+                lambda _, param=param, change=change: change(self.graph.value(param)), self.count
+            )
 
     def replace(self, values: Mapping[Node, Values]) -> None:
         """Let the quantized stream have other values of what has been run."""

@@ -1,0 +1,1 @@
+"""Make the network itself smaller: channels, heads, layers and weights that are left out."""

@@ -1,0 +1,181 @@
+"""What can be left out of a graph: groups of channels, each in units that go as wholes.
+
+Nothing is named: a class of channels whose group holds permutations is what can lose coordinates,
+and the ops that hold it say in which units (``ir.gauge.units``). What a group is for follows from
+the graph too:
+
+    stream   channels that an addition joins from several writers: a residual stream
+    hidden   other channels that weights write and weights read: of an FFN, between convolutions
+    heads    of an attention; queries that share keys and values go with them
+    keys     channels that queries and keys are multiplied over, the same ones of each head
+    values   channels of what an attention sums up, the same ones of each head
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import torch
+
+from ...ir import Graph, Node, astype, ops
+from ...ir.gauge import (
+    Blocked,
+    Region,
+    Site,
+    attention_heads,
+    attention_pairs,
+    cannot_drop,
+    classes,
+    transport,
+    units,
+)
+from ...ir.gauge.region import operand, operands
+from ...ir.gauge.sites import CONTRACTIONS
+from ...ir.laws import Action, Add, Kind
+
+Role: TypeAlias = Literal["stream", "hidden", "heads", "keys", "values"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels that can be left out together.
+
+    Attributes:
+        value: A value that holds them.
+        axes: Over which they vary in it.
+        unit: ``[size]``: the unit that each coordinate of the region belongs to.
+        region: Of this graph, as it is now.
+    """
+
+    value: Node
+    axes: tuple[int, ...]
+    role: Role
+    unit: torch.Tensor
+    region: Region
+
+    @property
+    def name(self) -> str:
+        return f"{self.value.name}/{self.role}"
+
+    @property
+    def count(self) -> int:
+        """How many units there are."""
+        return int(self.unit.max()) + 1
+
+    @property
+    def size(self) -> int:
+        """How many channels a unit has."""
+        return len(self.unit) // self.count
+
+    def coordinates(self, kept: torch.Tensor) -> torch.Tensor:
+        """Which coordinates stay where these units do, ``bool[size]``."""
+        return kept[self.unit]
+
+    def held(self) -> Iterator[tuple[Node, Action]]:
+        """The parameters that hold the channels, and how; once for all that read them alike."""
+        seen: set[tuple[Node, tuple[int, ...]]] = set()
+        for edit in self.region.edits.values():
+            param = operand(edit.node, edit.port)
+            if param is not None and (param, edit.action.axes) not in seen:
+                seen.add((param, edit.action.axes))
+                yield param, edit.action
+
+    def __iter__(self) -> Iterator[Node]:
+        """The values that hold the channels."""
+        return iter(self.region.actions)
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A contraction that sums over the channels of a group.
+
+    Attributes:
+        node: The linear layer or convolution.
+        labels: The coordinate of each channel of what it reads, -1 for others, ``[n]``.
+    """
+
+    node: Node
+    labels: torch.Tensor
+
+    @property
+    def data(self) -> Node:
+        return self.node.args[0]
+
+    def units(self, group: Group) -> torch.Tensor:
+        """The unit of each channel of what it reads, -1 of those that hold none."""
+        return torch.where(self.labels >= 0, group.unit[self.labels], -1)
+
+
+def groups(
+    graph: Graph, roles: Collection[Role] = ROLES
+) -> tuple[list[Group], list[tuple[Node, Blocked]]]:
+    """The groups of a graph, in order, and what keeps other classes from being any."""
+    found: list[Group] = []
+    stopped: list[tuple[Node, Blocked]] = []
+    attended: set[Node] = set()
+
+    def look(site: Site, role: Role, region: Region | Blocked) -> None:
+        if isinstance(region, Region) and (ways := units(graph, region)):
+            found.append(Group(site.value, site.axes, role, ways[0], region))
+            return
+        reason = region if isinstance(region, Blocked) else cannot_drop(graph, region)
+        if reason is not None:
+            stopped.append((site.value, reason))
+
+    for site in attention_pairs(graph):
+        region = transport(graph, site.value, Kind.PERMUTATION, axes=site.axes)
+        if isinstance(region, Region):
+            attended |= region.actions.keys()
+        role: Role = "keys" if site.value is site.readers[0].args[1] else "values"
+        if role in roles:
+            look(site, role, region)
+    for site in attention_heads(graph) if "heads" in roles else ():
+        look(site, "heads", transport(graph, site.value, Kind.PERMUTATION, axes=site.axes))
+    for site in classes(graph):
+        region = site.found[Kind.PERMUTATION]
+        if isinstance(region, Region):
+            if not attended.isdisjoint(region.actions):
+                continue  # the heads of an attention, all their channels at once
+            role = "stream" if _joins(region) else "hidden"
+        else:
+            role = "stream"
+        if role in roles:
+            look(site, role, region)
+    place = {node: index for index, node in enumerate(graph.nodes)}
+    return sorted(found, key=lambda group: place[group.value]), stopped
+
+
+def _joins(region: Region) -> bool:
+    """Whether an addition has two operands that hold the channels, and neither is a parameter."""
+    for node in region.actions:
+        if node.op in ops.OPS and isinstance(ops.OPS[node.op].law, Add):
+            if sum(value in region.actions for value in operands(node).values()) > 1:
+                return True
+    return False
+
+
+def readers(group: Group) -> list[Reader]:
+    """The contractions with weights that sum over the channels, in order."""
+    found: list[Reader] = []
+    for edit in group.region.edits.values():
+        axis = CONTRACTIONS.get(edit.node.op)
+        if axis is None or edit.port != (1,) or axis not in edit.action.axes:
+            continue
+        if edit.node.attrs.get("groups", 1) > 1 or edit.node.args[0] not in group.region.actions:
+            continue
+        found.append(Reader(edit.node, edit.action.labels.flatten().long()))
+    return found
+
+
+def kept_rows(labels: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Which places stay: those that hold a coordinate that does, and those that hold none."""
+    return torch.cat([kept, kept.new_ones(1)])[labels]
+
+
+def in_full(graph: Graph) -> Graph:
+    """A copy in float32, in which sums over data keep their digits; in float64 where it is that."""
+    wide = any(param.dtype == torch.float64 for param in graph.params.values())
+    return graph.copy() if wide else astype(graph, torch.float32)

@@ -1,0 +1,345 @@
+"""Channels left out: a smaller graph, within its budget, whose readers make up for what is gone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+from graphs import GROUPED, filled
+from small_models import ZooModel
+
+import regauge as rg
+from regauge.ir import Graph, InputError, astype
+from regauge.ir.interpret import execute, flatten
+from regauge.passes import CenterResidual, Context, FoldNormAffine
+from regauge.passes.allocation.solvers import DynamicProgramming
+from regauge.passes.manager import difference
+from regauge.passes.structure.costs import Costs
+from regauge.passes.structure.elimination import Elimination, order_of_elimination
+from regauge.passes.structure.groups import ROLES, Role, groups, readers
+from regauge.passes.structure.importance import Activation, Importance, Magnitude, Taylor
+from regauge.passes.structure.prune import Measure, Prune
+
+HIDDEN = """
+def graph(x: f64[64, 4], *, a: f64[8, 4], b: f64[8], o: f64[2, 8], c: f64[2]):
+    h: f64[64, 8] = linear(x, a, b)
+    z: f64[64, 8] = relu(h)
+    y: f64[64, 2] = linear(z, o, c)
+    return y
+"""
+RESIDUAL = """
+def graph(x: f64[16, 4], *, a: f64[6, 4], g: f64[6], w: f64[8, 6], v: f64[6, 8], o: f64[2, 6]):
+    h: f64[16, 6] = linear(x, a)
+    n: f64[16, 6] = layer_norm(h, g, normalized_shape=(6,))
+    f: f64[16, 8] = linear(n, w)
+    e: f64[16, 8] = silu(f)
+    d: f64[16, 6] = linear(e, v)
+    r: f64[16, 6] = add(h, d)
+    l: f64[16, 6] = layer_norm(r, normalized_shape=(6,))
+    y: f64[16, 2] = linear(l, o)
+    return y
+"""
+STACK = """
+def graph(x: f64[2, 3, 8, 8], *, a: f64[8, 3, 3, 3], d: f64[8, 1, 3, 3], p: f64[6, 8, 1, 1],
+          t: f64[6, 4, 2, 2], o: f64[5, 4, 1, 1]):
+    h: f64[2, 8, 8, 8] = conv2d(x, a, padding=(1, 1))
+    e: f64[2, 8, 8, 8] = relu(h)
+    g: f64[2, 8, 8, 8] = conv2d(e, d, padding=(1, 1), groups=8)
+    q: f64[2, 6, 8, 8] = conv2d(g, p)
+    u: f64[2, 4, 16, 16] = conv_transpose2d(q, t, stride=(2, 2))
+    y: f64[2, 5, 16, 16] = conv2d(u, o)
+    return y
+"""
+
+
+def context(inputs: list[torch.Tensor]) -> Context:
+    return Context(inputs=inputs, calibration=[inputs])
+
+
+def error(graph: Graph, whole: Graph, inputs: list[torch.Tensor]) -> float:
+    return difference(execute(graph, inputs), execute(whole, inputs))
+
+
+def count(graph: Graph) -> int:
+    return sum(graph.value(param).numel() for param in graph.params.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "roles"),
+    [
+        (HIDDEN, ("hidden",)),
+        (RESIDUAL, ("hidden",)),
+        (STACK, ("hidden",)),
+        *[(GROUPED, (role,)) for role in ("heads", "keys", "values")],
+        (GROUPED, ROLES),
+    ],
+    ids=["hidden", "residual", "convolutions", "heads", "keys", "values", "attention"],
+)
+def test_what_is_counted_is_what_the_smaller_graph_has(text: str, roles: tuple[Role, ...]) -> None:
+    graph, inputs = filled(text)
+    step = Prune(remove=0.5, roles=roles, score="magnitude", recover=False)
+    smaller, remarks = step(graph, context(inputs))
+    costs = Costs(smaller, [], inputs)
+    assert remarks[-1].data["parameters"] == costs.parameters() == count(smaller) < count(graph)
+    assert remarks[-1].data["macs"] == costs.macs() < Costs(graph, [], inputs).macs()
+
+
+def test_the_products_of_an_attention_are_counted() -> None:
+    graph, inputs = filled(GROUPED)
+    projections = 2 * 5 * 8 * (12 + 6 + 6 + 12)
+    assert Costs(graph, [], inputs).macs() == projections + 2 * (2 * 4 * 5 * 5 * 3)
+
+
+def test_a_layer_norm_keeps_its_channels_until_it_is_centred() -> None:
+    graph, inputs = filled(RESIDUAL)
+    _, remarks = Prune(roles=("stream",), score="magnitude", recover=False).attempt(
+        graph, context(inputs)
+    )
+    assert any("its mean is over the channels; centre them first" in r.text for r in remarks)
+    for step in (FoldNormAffine(), CenterResidual()):
+        graph, _ = step.attempt(graph, context(inputs))
+    smaller, _ = Prune(remove=0.5, roles=("stream",), score="magnitude", recover=False)(
+        graph, context(inputs)
+    )
+    assert smaller["r"].shape == (16, 3)
+
+
+def test_what_others_can_give_is_not_missed() -> None:
+    """Half of the neurons are sums of others: nothing is lost without them."""
+    graph, inputs = filled(HIDDEN.replace("relu(h)", "neg(h)"))
+    mix = torch.randn(4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for name in ("a", "b"):
+        value = graph.store[name].clone()
+        value[4:] = mix @ value[:4]
+        graph.store[name] = value
+    whole = graph.copy()
+    recovered, _ = Prune(remove=0.5, damping=1e-12, roles=("hidden",))(graph, context(inputs))
+    plain, _ = Prune(remove=0.5, recover=False, roles=("hidden",))(graph, context(inputs))
+    assert recovered["o"].shape == (2, 4)
+    assert error(recovered, whole, inputs) < 1e-9
+    assert error(plain, whole, inputs) > 0.1
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_readers_are_the_best_that_what_stays_allows(bias: bool) -> None:
+    graph, inputs = filled(
+        HIDDEN if bias else HIDDEN.replace(", c)", ")").replace(", c: f64[2]", "")
+    )
+    smaller, _ = Prune(remove=0.5, damping=0.0, roles=("hidden",))(graph, context(inputs))
+    values: dict[str, torch.Tensor] = {}
+    execute(smaller, inputs, tap=lambda node, value: values.update({node.name: value}))
+    ones = torch.ones(64, int(bias), dtype=torch.float64)
+    given = torch.cat([values["z"], ones], 1)
+    wanted = execute(graph, inputs)[0]
+    best = given @ torch.linalg.lstsq(given, wanted).solution
+    torch.testing.assert_close(values["y"], best, rtol=1e-6, atol=1e-8)
+
+
+def test_a_convolution_makes_up_for_channels() -> None:
+    graph, inputs = filled(STACK)
+    step = Prune(remove=0.5, sites=("h",), score="magnitude")
+    recovered, _ = step(graph, context(inputs))
+    plain, _ = replace(step, recover=False)(graph, context(inputs))
+    assert error(recovered, graph, inputs) < error(plain, graph, inputs)
+
+
+def test_later_readers_make_up_for_what_was_left_out_before_them() -> None:
+    text = """
+def graph(x: f64[256, 4], *, a: f64[8, 4], m: f64[8, 8], o: f64[2, 8]):
+    h: f64[256, 8] = linear(x, a)
+    z: f64[256, 8] = relu(h)
+    k: f64[256, 8] = linear(z, m)
+    l: f64[256, 8] = relu(k)
+    y: f64[256, 2] = linear(l, o)
+    return y
+"""
+    graph, inputs = filled(text)
+    found = {
+        share: error(
+            Prune(remove=0.25, roles=("hidden",), share=share, damping=1e-6)(
+                graph, context(inputs)
+            )[0],
+            graph,
+            inputs,
+        )
+        for share in (0.0, 1.0)
+    }
+    assert found[1.0] < found[0.0]
+
+
+def test_elimination_finds_the_least_loss_as_least_squares_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(100, 6, generator=generator, dtype=torch.float64)
+    rows = rows @ torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    weight = torch.randn(3, 6, generator=generator, dtype=torch.float64)
+    wanted = rows @ weight.T
+    for unit in (torch.arange(6), torch.tensor([0, 1, 2, 0, 1, 2])):
+        count = int(unit.max()) + 1
+        second = rows.T @ rows + 1e-9 * torch.eye(6, dtype=torch.float64)
+        lost = order_of_elimination([Elimination(second, weight, unit, 0.0)], count)
+
+        def loss(gone: tuple[int, ...], unit: torch.Tensor = unit) -> float:
+            kept = rows[:, ~torch.isin(unit, torch.tensor(gone))]
+            best = kept @ torch.linalg.lstsq(kept, wanted).solution
+            return float((best - wanted).square().sum() / wanted.square().sum())
+
+        first, second_gone = torch.argsort(lost)[:2].tolist()
+        singles = {i: loss((i,)) for i in range(count)}
+        assert first == min(singles, key=singles.__getitem__)
+        assert float(lost[first]) == pytest.approx(singles[first], rel=1e-4)
+        pairs = {i: loss((first, i)) for i in range(count) if i != first}
+        assert second_gone == min(pairs, key=pairs.__getitem__)
+
+
+def test_the_score_by_gradients_is_what_a_linear_network_loses() -> None:
+    text = HIDDEN.replace("relu(h)", "neg(h)")
+    graph, inputs = filled(text)
+    found = groups(graph, ("hidden",))[0]
+    whole = execute(graph, inputs)[0]
+    (score,) = Taylor(probes=300).of(graph, found, context(inputs))
+    for unit in range(8):
+        less = graph.copy()
+        value = less.store["o"].clone()
+        value[:, unit] = 0.0
+        less.store["o"] = value
+        lost = (execute(less, inputs)[0] - whole).square().sum() / whole.square().sum()
+        assert float(score[unit]) == pytest.approx(float(lost), rel=0.25)
+
+
+@pytest.mark.parametrize("score", [Magnitude(), Activation(), Taylor(absolute=True)], ids=str)
+def test_a_unit_that_does_nothing_is_worth_nothing(score: Importance) -> None:
+    graph, inputs = filled(HIDDEN)
+    for name in ("a", "b"):
+        value = graph.store[name].clone()
+        value[3] = 0.0
+        graph.store[name] = value
+    graph.store["o"] = graph.store["o"].clone()
+    graph.store["o"][:, 3] = 0.0
+    found = groups(graph, ("hidden",))[0]
+    (worth,) = score.of(graph, found, context(inputs))
+    assert float(worth[3]) == 0 < float(worth[[0, 1, 2, 4, 5, 6, 7]].min())
+
+
+def test_heads_go_with_all_that_holds_them(zoo_model: Callable[[str], ZooModel]) -> None:
+    zoo = zoo_model("llama")
+    graph = astype(rg.trace(zoo.model, zoo.args, zoo.kwargs), torch.float64)
+    inputs = flatten(graph, zoo.args, zoo.kwargs)
+    smaller, remarks = Prune(remove=0.5, roles=("heads",))(graph, context(inputs))
+    assert all("heads" in r.text for r in remarks if r.applied and not r.data)
+    assert count(smaller) < count(graph)
+    assert execute(smaller, inputs)[0].shape == execute(graph, inputs)[0].shape
+
+
+# -- budgets -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("of", "solver"), [*itertools.product(["parameters", "macs"], [None, True])]
+)
+def test_a_budget_is_met(of: Measure, solver: bool | None) -> None:
+    graph, inputs = filled(RESIDUAL)
+    solve = DynamicProgramming() if solver else None
+    step = Prune(remove=0.3, of=of, roles=("hidden",), solver=solve, recover=False)
+    smaller, _ = step(graph, context(inputs))
+    measure = (lambda g: Costs(g, [], inputs).macs()) if of == "macs" else count
+    assert measure(smaller) <= 0.7 * measure(graph)
+    more, _ = Prune(remove=0.15, of=of, roles=("hidden",), solver=solve, recover=False)(
+        graph, context(inputs)
+    )
+    assert measure(more) > measure(smaller)  # no more goes than must
+
+
+def test_a_solver_takes_units_from_where_they_matter_least() -> None:
+    text = """
+def graph(x: f64[64, 4], *, a: f64[8, 4], m: f64[8, 8], o: f64[2, 8]):
+    h: f64[64, 8] = linear(x, a)
+    z: f64[64, 8] = relu(h)
+    k: f64[64, 8] = linear(z, m)
+    l: f64[64, 8] = relu(k)
+    y: f64[64, 2] = linear(l, o)
+    return y
+"""
+    graph, inputs = filled(text)
+    value = graph.store["o"].clone()
+    value[:, 2:] *= 1e-4
+    graph.store["o"] = value
+    step = Prune(
+        remove=0.4, of="parameters", roles=("hidden",), score=Taylor(), solver=DynamicProgramming()
+    )
+    _, remarks = step(graph, context(inputs))
+    kept = remarks[-1].data["kept"]
+    assert kept["k/hidden"] < kept["h/hidden"]
+
+
+def test_a_budget_of_latency_is_asked_for_by_the_units_that_stay() -> None:
+    graph, inputs = filled(HIDDEN)
+
+    def latency(kept: Mapping[str, int]) -> float:
+        return 1.0 + 2 * kept["h/hidden"]
+
+    step = Prune(remove=0.5, of="latency", latency=latency, roles=("hidden",), score="magnitude")
+    smaller, _ = step(graph, context(inputs))
+    assert smaller["h"].shape == (64, 3)  # 1 + 2 * 3 <= 17 / 2 < 1 + 2 * 4
+
+
+def test_what_stays_is_a_multiple_of_what_kernels_need() -> None:
+    graph, inputs = filled(HIDDEN)
+    smaller, remarks = Prune(remove=0.4, multiple=4, roles=("hidden",), score="magnitude")(
+        graph, context(inputs)
+    )
+    assert smaller["h"].shape == (64, 4)
+    assert "a multiple of 4 channels stays of each group" in remarks[-1].text
+
+
+# -- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"remove": 1.0}, "would leave nothing"),
+        ({"remove": -0.1}, "no part of anything"),
+        ({"score": "luck"}, "no score 'luck'.*\n.*'reconstruction'"),
+        ({"roles": ("brains",)}, "no groups of 'brains'"),
+        ({"of": "money"}, "nothing can be removed of 'money'"),
+        ({"of": "latency"}, "needs to know it"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, object], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        Prune(**options)  # type: ignore[arg-type]
+
+
+def test_a_budget_that_cannot_be_met_names_the_least() -> None:
+    graph, inputs = filled(RESIDUAL)
+    step = Prune(remove=0.9, of="parameters", roles=("hidden",), score="magnitude")
+    with pytest.raises(InputError, match=r"cannot be removed.*one unit of each group left, 60.9 %"):
+        step(graph, context(inputs))
+
+
+def test_an_output_that_pins_its_channels_is_named() -> None:
+    graph, inputs = filled(HIDDEN)
+    _, remarks = Prune(roles=("stream", "hidden"), score="magnitude")(graph, context(inputs))
+    assert any(r.site == "y" and "output of the graph" in r.text for r in remarks)
+
+
+def test_protected_channels_stay() -> None:
+    graph, inputs = filled(HIDDEN)
+    same, remarks = Prune(protect=("z",), score="magnitude").attempt(graph, context(inputs))
+    assert str(same) == str(graph)
+    assert any("z is protected" in remark.text for remark in remarks)
+
+
+def test_scores_from_data_need_some() -> None:
+    graph, inputs = filled(HIDDEN)
+    with pytest.raises(InputError, match="calibration"):
+        Prune()(graph, Context(inputs=inputs))
+
+
+def test_readers_are_those_that_sum_over_the_channels() -> None:
+    graph, _ = filled(STACK)
+    found = {g.value.name: [r.node.name for r in readers(g)] for g in groups(graph)[0]}
+    assert found["h"] == ["q"]  # not the depthwise convolution, which keeps the channels apart
