@@ -41,11 +41,15 @@ from .quantization.quantize_results import QuantizeResults as QuantizeResults
 from .quantization.reconstruct import Reconstruct as Reconstruct
 from .state.cache_inputs import CacheInputs as CacheInputs
 from .state.quantize_cache import QuantizeCache as QuantizeCache
+from .structure.drop_layers import DropLayers as DropLayers
 from .structure.importance import Activation as Activation
 from .structure.importance import Importance as Importance
 from .structure.importance import Magnitude as Magnitude
 from .structure.importance import Reconstruction as Reconstruction
 from .structure.importance import Taylor as Taylor
+from .structure.layer_scores import LayerScore as LayerScore
+from .structure.layer_scores import OutputChange as OutputChange
+from .structure.layer_scores import Similarity as Similarity
 from .structure.prune import Prune as Prune
 
 __all__ = [
@@ -62,16 +66,19 @@ __all__ = [
     "Complexify",
     "CompressResidual",
     "Context",
+    "DropLayers",
     "FoldAttentionBias",
     "FoldBatchNorm",
     "FoldNormAffine",
     "Importance",
     "JoinReaders",
+    "LayerScore",
     "LearnScales",
     "Legalize",
     "Magnitude",
     "MergeBranches",
     "MergeChains",
+    "OutputChange",
     "Pass",
     "PassReport",
     "Promise",
@@ -83,6 +90,7 @@ __all__ = [
     "Reconstruction",
     "Remark",
     "Rotate",
+    "Similarity",
     "Smooth",
     "SortChannels",
     "SplitOutliers",

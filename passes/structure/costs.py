@@ -8,7 +8,7 @@ channels is known exactly from the labels of the regions.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,11 @@ class Costs:
     def macs(self, kept: Kept | None = None) -> int:
         """How many products of linear layers, convolutions and attentions one run takes."""
         return sum(term.left(self._coordinates(kept)) for term in self._macs)
+
+    def of(self, nodes: Iterable[Node]) -> int:
+        """How many products some of the graph's ops take, with all channels."""
+        coordinates = self._coordinates(None)
+        return sum(term.left(coordinates) for node in nodes for term in self._products(node))
 
     def _coordinates(self, kept: Kept | None) -> list[torch.Tensor]:
         units = kept or [torch.ones(group.count, dtype=torch.bool) for group in self.groups]

@@ -72,6 +72,20 @@ class Moments:
         rest = wanted - matrix @ first if offset else torch.zeros_like(wanted)
         return matrix, rest
 
+    def correct(self, *, offset: bool, damping: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The map that brings what is read to what is wanted, held to the identity: ``[n, n]``, and
+        what is to be added, zeros without offset."""
+        count = max(self.count, 1)
+        first, wanted = self.first / count, self.wanted / count
+        second, cross = self.second / count, (self.cross - self.second) / count
+        if offset:
+            second = second - first.outer(first)
+            cross = cross - (wanted - first).outer(first)
+        change = torch.linalg.solve(_damped(second, damping), cross, left=False)
+        matrix = change + torch.eye(len(change), dtype=change.dtype)
+        rest = wanted - matrix @ first if offset else torch.zeros_like(wanted)
+        return matrix, rest
+
 
 @dataclass
 class Elimination:

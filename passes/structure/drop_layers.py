@@ -1,0 +1,215 @@
+"""Leave whole layers out: attentions, feed-forward networks, blocks, operators of their own.
+
+    layers (what can go)  ->  score (what each is worth)  ->  which stay, under a budget  ->  the
+    last map before a gap makes up for it
+
+Scores and ways to choose are those of published methods in any combination: the similarity of what
+goes in and comes out, one after another by the change of the model's outputs (A82), or at once
+(A92), as a knapsack (A99), by statistics of the outputs (A68).
+
+**Making up.** Where layers are left out behind an addition ``x + b``, b a linear map's result, that
+map is followed by the T with which ``x + T b`` is nearest to what came out behind the layers, by
+least squares, held to the identity by the damping; T goes into its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias, get_args
+
+import torch
+
+from ...ir import Graph, InputError
+from ..allocation.problem import Problem
+from ..allocation.solvers import Solver
+from ..base import Context, Promise, Remark, Stage, applied, decided, missed
+from ..sites import Asked, SitePass
+from .bridging import bridge
+from .costs import Costs
+from .layer_scores import SCORES, LayerScore
+from .layers import LAYER_KINDS, Layer, LayerKind, layers, of_copy, without
+
+Measure: TypeAlias = Literal["layers", "parameters", "macs"]
+
+
+@dataclass(frozen=True)
+class DropLayers(SitePass):
+    """Leave out the layers that are worth least.
+
+    Args:
+        remove: The part that is to go, between 0 and 1, of:
+        of: ``layers``: of their number; ``parameters`` or ``macs``: of all of the graph's.
+        kinds: Which may go (``layers``).
+        score: What a layer is worth (``layer_scores``), or a score's name.
+        greedy: Score anew after each layer that went, by the model without it.
+        solver: Which layers go, for least damage under the budget; the least first where there is
+            none.
+        recover: Whether what stays before a gap makes up for it.
+        damping: Of the least squares, as a part of the mean square of what is read.
+        protect: The names of layers that stay.
+    """
+
+    remove: float = 0.25
+    of: Measure = "layers"
+    kinds: tuple[LayerKind, ...] = ("attention", "feedforward")
+    score: LayerScore | str = "similarity"
+    greedy: bool = False
+    solver: Solver | None = None
+    recover: bool = True
+    damping: float = 0.1
+    protect: tuple[str, ...] = ()
+    what: ClassVar[str] = "a layer that others could do without, or what it gives"
+    promise: ClassVar[Promise] = Promise.APPROXIMATE
+    stage: ClassVar[Stage] = Stage.STRUCTURE
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.remove < 1:
+            raise InputError(
+                f"remove={self.remove} is not the part of a network",
+                do="a part from 0 to below 1, such as remove=0.25",
+            )
+        if isinstance(self.score, str) and self.score not in SCORES:
+            raise InputError(
+                f"there is no score {self.score!r}", do=f"one of {', '.join(map(repr, SCORES))}"
+            )
+        if unknown := [kind for kind in self.kinds if kind not in LAYER_KINDS]:
+            raise InputError(
+                f"there are no layers of kind {unknown[0]!r}",
+                do=f"kinds among {', '.join(LAYER_KINDS)}",
+            )
+        if self.of not in get_args(Measure):
+            raise InputError(
+                f"nothing can be removed of {self.of!r}", do=f"of {', '.join(get_args(Measure))}"
+            )
+        if self.greedy and self.solver is not None:
+            raise InputError("greedy=True takes one layer after another: it has no use of a solver")
+
+    def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
+        costs = Costs(graph, [], context.inputs)
+        found, remarks = self._layers(graph, asked, costs)
+        if not found or not self.remove:
+            return remarks
+        whole = (costs.parameters(), costs.macs())
+        excess = self._budget(found, whole)
+        gone, scores = (self._greedily if self.greedy else self._at_once)(
+            graph, found, excess, context
+        )
+        exact = graph.copy()
+        stands = without(graph, gone)
+        bridges: dict[str, str] = {}
+        if self.recover:
+            bridges = bridge(graph, stands, exact, context, self.damping, self.name)
+        for layer in found:
+            worth = f"worth {scores[layer.name]:.3g}"
+            if layer not in gone:
+                continue
+            by = stands[layer.value]
+            made_up = f"; {bridges[by.name]} makes up for it" if by.name in bridges else ""
+            remarks.append(applied(by, f"{layer.kind} {layer.name} left out, {worth}{made_up}"))
+        after = Costs(graph, [], context.inputs)
+        text = ", ".join(
+            f"{what} {was:,} to {now:,} (-{100 * (1 - now / was):.3g} %)"
+            for what, was, now in zip(
+                ("parameters", "products"), whole, (after.parameters(), after.macs()), strict=True
+            )
+        )
+        data = {
+            "gone": [layer.name for layer in found if layer in gone],
+            "scores": scores,
+            "parameters": after.parameters(),
+            "macs": after.macs(),
+            "preparation": True,
+        }
+        return [*remarks, decided(graph, f"{len(gone)} of {len(found)} layers go; {text}", **data)]
+
+    def _layers(self, graph: Graph, asked: Asked, costs: Costs) -> tuple[list[Layer], list[Remark]]:
+        found: list[Layer] = []
+        remarks: list[Remark] = []
+        for layer in layers(graph, self.kinds, costs):
+            names = {layer.name, layer.value.name}
+            if not asked(layer.value, *(n for n in layer.nodes if n.name == layer.name)):
+                continue
+            if protected := names.intersection(self.protect):
+                remarks.append(missed(layer.value, f"{protected.pop()} is protected"))
+            else:
+                found.append(layer)
+        return found, remarks
+
+    # -- which go -------------------------------------------------------------------------------
+
+    def _weight(self, layer: Layer) -> float:
+        match self.of:
+            case "layers":
+                return 1.0
+            case "parameters":
+                return float(layer.parameters)
+            case "macs":
+                return float(layer.macs)
+
+    def _budget(self, found: Sequence[Layer], whole: tuple[int, int]) -> float:
+        """How much has to go."""
+        most = sum(map(self._weight, found))
+        total = {"layers": float(len(found)), "parameters": whole[0], "macs": whole[1]}[self.of]
+        if self.remove * total > most * (1 + 1e-9):
+            raise InputError(
+                f"{100 * self.remove:.3g} % of the {self.of} cannot be removed: all layers that "
+                f"can go have {100 * most / total:.3g} %",
+                do="remove less, or let other kinds of layers go",
+            )
+        return self.remove * total
+
+    def _at_once(
+        self, graph: Graph, found: Sequence[Layer], excess: float, context: Context
+    ) -> tuple[list[Layer], dict[str, float]]:
+        worth = self._score.of(graph, found, context)
+        scores = {layer.name: float(s) for layer, s in zip(found, worth, strict=True)}
+        if self.solver is not None:
+            return self._solved(found, worth, excess), scores
+        gone: list[Layer] = []
+        for layer in sorted(found, key=lambda layer: scores[layer.name]):
+            if sum(map(self._weight, gone)) >= excess * (1 - 1e-9):
+                break
+            if not any(layer.nodes <= other.nodes for other in gone):
+                gone.append(layer)
+        return gone, scores
+
+    def _solved(self, found: Sequence[Layer], worth: torch.Tensor, excess: float) -> list[Layer]:
+        assert self.solver is not None
+        weights = torch.tensor([self._weight(layer) for layer in found], dtype=torch.float64)
+        zeros = torch.zeros_like(weights)
+        problem = Problem(
+            tuple(layer.name for layer in found),
+            torch.stack([zeros, worth.clamp(min=0)], 1),
+            torch.stack([weights, zeros], 1),
+            float(weights.sum()) - excess,
+        )
+        chosen = self.solver.solve(problem)
+        return [layer for layer, goes in zip(found, chosen, strict=True) if goes]
+
+    def _greedily(
+        self, graph: Graph, found: Sequence[Layer], excess: float, context: Context
+    ) -> tuple[list[Layer], dict[str, float]]:
+        gone: list[Layer] = []
+        scores: dict[str, float] = {}
+        while sum(map(self._weight, gone)) < excess * (1 - 1e-9):
+            trial = graph.copy()
+            without(trial, of_copy(trial, gone))
+            left = {
+                layer.name: layer
+                for layer in layers(trial, self.kinds, Costs(trial, [], context.inputs))
+            }
+            mine = [layer for layer in found if layer.name in left and layer not in gone]
+            if not mine:
+                raise InputError(
+                    f"nothing is left to go after {', '.join(layer.name for layer in gone)}",
+                    do="remove less, or let other kinds of layers go",
+                )
+            worth = self._score.of(trial, [left[n.name] for n in mine], context, graph)
+            scores |= {layer.name: float(s) for layer, s in zip(mine, worth, strict=True)}
+            gone.append(mine[int(worth.argmin())])
+        return gone, scores
+
+    @property
+    def _score(self) -> LayerScore:
+        return SCORES[self.score] if isinstance(self.score, str) else self.score

@@ -1,0 +1,157 @@
+"""Layers that can be left out: values for which another one can stand.
+
+    attention, feedforward   a branch of an addition: ``x + f(x)`` becomes ``x``; with an attention
+                             in it, or without
+    block                    one of the graph's repeated blocks: its entry stands for its exit
+    operator                 a contraction or a norm that gives what it is given in the same form
+
+A branch is what nobody needs any more once the addition does without it; there must be weights in
+it, or nothing would be gained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from ...ir import Graph, Node, ops
+from ...ir.blocks import repeated
+from ...ir.gauge import weighted
+from ...ir.laws import Add, Normalize, ScaledDotProduct
+from .costs import Costs
+
+LayerKind: TypeAlias = Literal["attention", "feedforward", "block", "operator"]
+LAYER_KINDS: tuple[LayerKind, ...] = get_args(LayerKind)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """What can be left out.
+
+    Attributes:
+        value: What is given without it is that of:
+        by: another value of its type.
+        name: Of what goes.
+        nodes: What nobody needs any more then.
+        parameters, macs: How many go with it.
+    """
+
+    value: Node
+    by: Node
+    kind: LayerKind
+    name: str
+    nodes: frozenset[Node]
+    parameters: int
+    macs: int
+
+
+def layers(graph: Graph, kinds: Collection[LayerKind], costs: Costs) -> list[Layer]:
+    """The layers of some kinds, in order; of several with the same value the first."""
+    found: list[Layer] = []
+    for value, by, name, kind in _candidates(graph):
+        gone = _unneeded(graph, value, by)
+        if kind is None:
+            if not any(map(weighted, gone)):
+                continue
+            attends = any(_law(node, ScaledDotProduct) for node in gone)
+            kind = "attention" if attends else "feedforward"
+        if kind in kinds:
+            params = {used for node in gone for used in node.inputs if used.op == "param"}
+            mine = [param for param in params if param.users.keys() <= gone]
+            size = sum(math.prod(int(n) for n in param.shape) for param in mine)
+            found.append(Layer(value, by, kind, name, frozenset(gone), size, costs.of(gone)))
+    return found
+
+
+def without(graph: Graph, gone: Iterable[Layer]) -> Mapping[Node, Node]:
+    """Leave layers out, in place; gives the value that stands for each that went."""
+    order = {node: index for index, node in enumerate(graph.nodes)}
+    stands: dict[Node, Node] = {}
+    for layer in sorted(gone, key=lambda layer: order[layer.value]):
+        by = stands.get(layer.by, layer.by)
+        if layer.value not in stands:
+            graph.replace(layer.value, by)
+            stands[layer.value] = by
+    graph.prune()
+    return stands
+
+
+def of_copy(copy: Graph, some: Iterable[Layer]) -> list[Layer]:
+    """The same layers of a copy of their graph."""
+    return [
+        Layer(
+            copy[layer.value.name],
+            copy[layer.by.name],
+            layer.kind,
+            layer.name,
+            frozenset(copy[node.name] for node in layer.nodes),
+            layer.parameters,
+            layer.macs,
+        )
+        for layer in some
+    ]
+
+
+def _candidates(graph: Graph) -> Iterator[tuple[Node, Node, str, LayerKind | None]]:
+    """A value, what can stand for it, the name of what goes, and its kind; none of a branch."""
+    for block in repeated(graph):
+        if block.entry is not None and block.entry.type == block.exit.type:
+            yield block.exit, block.entry, block.exit.name, "block"
+    for node in graph.nodes:
+        if _law(node, Add) and len(node.args) == 2 and node.attrs.get("alpha", 1) == 1:
+            terms = [arg for arg in node.args if isinstance(arg, Node)]
+            if len(terms) == 2 and terms[0] is not terms[1] and node.op == "add":
+                for stays, goes in (terms, terms[::-1]):
+                    if stays.type == node.type and not _is_stream(goes, stays):
+                        yield node, stays, goes.name, None
+        elif (weighted(node) or _law(node, Normalize)) and node.args[0].type == node.type:
+            yield node, node.args[0], node.name, "operator"
+
+
+def _is_stream(goes: Node, stays: Node) -> bool:
+    """Whether one operand of an addition is a sum with what the other is computed from: what flows
+    past all branches, and is none."""
+    terms, sums = list[Node](), [goes]
+    while sums:
+        term = sums.pop()
+        terms.append(term)
+        if _law(term, Add):
+            sums.extend(arg for arg in term.args if isinstance(arg, Node))
+    seen, stack = {stays}, [stays]
+    while stack:
+        for used in stack.pop().inputs:
+            if used not in seen:
+                seen.add(used)
+                stack.append(used)
+    return stays.op == "param" or any(term in seen for term in terms if term.op != "param")
+
+
+def _unneeded(graph: Graph, value: Node, by: Node) -> set[Node]:
+    """What nobody needs any more once ``by`` stands for ``value``."""
+    needed: set[Node] = set()
+    stack: list[Node] = list(graph.output.inputs)
+    while stack:
+        node = stack.pop()
+        node = by if node is value else node
+        if node not in needed:
+            needed.add(node)
+            stack.extend(node.inputs)
+    return {node for node in graph.nodes if node not in needed and node is not value} | (
+        {value} if weighted(value) or _law(value, Normalize) else set()
+    )
+
+
+def _law(node: Node, law: type) -> bool:
+    return node.op in ops.OPS and isinstance(ops.OPS[node.op].law, law)
+
+
+def downstream(graph: Graph, value: Node) -> Sequence[Node]:
+    """All that is computed from a value, in order."""
+    found, order = {value}, list[Node]()
+    for node in graph.nodes:
+        if any(used in found for used in node.inputs):
+            found.add(node)
+            order.append(node)
+    return order

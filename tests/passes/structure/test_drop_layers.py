@@ -1,0 +1,253 @@
+"""Whole layers left out: which can go, which do, and what makes up for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from graphs import filled
+from small_models import ZooModel
+
+import regauge as rg
+from regauge.ir import Graph, InputError, astype
+from regauge.ir.interpret import execute, flatten
+from regauge.passes import Context
+from regauge.passes.allocation.solvers import IntegerProgramming
+from regauge.passes.manager import difference
+from regauge.passes.structure.costs import Costs
+from regauge.passes.structure.drop_layers import DropLayers
+from regauge.passes.structure.layer_scores import LayerScore, OutputChange, Similarity, changed
+from regauge.passes.structure.layers import LAYER_KINDS, LayerKind, layers, without
+
+# Three branches over a stream; the second does nearly nothing, the third is a linear map.
+STREAM = """
+def graph(x: f64[64, 6], *, a: f64[8, 6], b: f64[6, 8], c: f64[8, 6], d: f64[6, 8], e: f64[6, 6],
+          o: f64[3, 6]):
+    h: f64[64, 8] = linear(x, a)
+    i: f64[64, 8] = relu(h)
+    j: f64[64, 6] = linear(i, b)
+    r: f64[64, 6] = add(x, j)
+    k: f64[64, 8] = linear(r, c)
+    l: f64[64, 8] = relu(k)
+    m: f64[64, 6] = linear(l, d)
+    s: f64[64, 6] = add(r, m)
+    n: f64[64, 6] = linear(s, e)
+    t: f64[64, 6] = add(n, s)
+    y: f64[64, 3] = linear(t, o)
+    return y
+"""
+# Adds nothing that could go: a position table, a shifted copy of the stream.
+PLAIN = """
+def graph(x: f64[4, 5, 6], *, p: f64[5, 6], o: f64[3, 6]):
+    h: f64[4, 5, 6] = add(x, p)
+    i: f64[4, 5, 6] = relu(h)
+    r: f64[4, 5, 6] = add(h, i)
+    y: f64[4, 5, 3] = linear(r, o)
+    return y
+"""
+
+
+def stream(scale: float = 0.01) -> tuple[Graph, Context]:
+    graph, inputs = filled(STREAM)
+    graph.store["d"] = graph.store["d"] * scale
+    return graph, Context(inputs=inputs, calibration=[inputs])
+
+
+def names(graph: Graph, *kinds: LayerKind) -> list[str]:
+    return [layer.name for layer in layers(graph, kinds or LAYER_KINDS, Costs(graph, []))]
+
+
+def test_branches_are_found_from_the_additions() -> None:
+    graph, context = stream()
+    found = layers(graph, ("feedforward",), Costs(graph, [], context.inputs))
+    assert [layer.name for layer in found] == ["j", "m", "n"]
+    assert [layer.parameters for layer in found] == [96, 96, 36]
+    assert [layer.macs for layer in found] == [64 * 96, 64 * 96, 64 * 36]
+    assert {node.name for node in found[1].nodes} == {"k", "l", "m"}
+    assert names(graph, "attention") == []
+    assert names(graph, "operator") == ["n"]
+
+
+def test_what_has_no_weights_of_its_own_is_no_layer() -> None:
+    assert names(filled(PLAIN)[0], "attention", "feedforward") == []
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert", "vit"])
+def test_the_branches_of_a_transformer(family: str, zoo_model: Callable[[str], ZooModel]) -> None:
+    zoo = zoo_model(family)
+    graph = rg.trace(zoo.model, zoo.args, zoo.kwargs)
+    costs = Costs(graph, [])
+    attentions = layers(graph, ("attention",), costs)
+    assert len(attentions) == len(layers(graph, ("feedforward",), costs)) == zoo.layers
+    assert len({layer.parameters for layer in attentions}) == 1
+    inputs = flatten(graph, zoo.args, zoo.kwargs)
+    less = graph.copy()
+    without(less, [layer for layer in layers(less, ("attention",), costs)][:1])
+    less.verify()
+    assert execute(less, inputs)[0].shape == execute(graph, inputs)[0].shape
+    left = sum(node.op == "scaled_dot_product_attention" for node in less.nodes)
+    assert left == zoo.layers - 1
+
+
+def test_nothing_is_changed_where_nothing_goes() -> None:
+    graph, context = stream()
+    same, _ = DropLayers(remove=0.0).attempt(graph, context)
+    assert str(same) == str(graph)
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        Similarity(),
+        OutputChange(),
+        OutputChange("angle"),
+        OutputChange("divergence"),
+        OutputChange("statistics"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("greedy", [False, True])
+def test_what_does_least_goes_first(score: LayerScore, greedy: bool) -> None:
+    graph, context = stream()
+    less, remarks = DropLayers(
+        remove=0.3, score=score, greedy=greedy, recover=False, kinds=("feedforward",)
+    )(graph, context)
+    assert remarks[-1].data["gone"] == ["m"]
+    assert "k" not in [node.name for node in less.nodes]
+    assert difference(execute(less, context.inputs), execute(graph, context.inputs)) < 0.1
+
+
+def test_the_score_of_a_layer_is_what_leaving_it_out_changes() -> None:
+    graph, context = stream(1.0)
+    found = layers(graph, ("feedforward",), Costs(graph, [], context.inputs))
+    for change in ("error", "angle", "divergence", "statistics"):
+        scores = OutputChange(change).of(graph, found, context)
+        for layer, score in zip(found, scores, strict=True):
+            less = graph.copy()
+            copies = layers(less, ("feedforward",), Costs(less, [], context.inputs))
+            without(less, [copy for copy in copies if copy.name == layer.name])
+            outputs, wanted = (list(execute(g, context.inputs)) for g in (less, graph))
+            assert float(score) == pytest.approx(changed(outputs, wanted, change), rel=1e-9)
+
+
+def test_one_after_another_sees_what_is_gone() -> None:
+    """Two branches that do the same: each alone can go, and one of them does not."""
+    text = """
+def graph(x: f64[64, 6], *, a: f64[6, 6], b: f64[6, 6], c: f64[6, 6], o: f64[3, 6]):
+    h: f64[64, 6] = linear(x, a)
+    r: f64[64, 6] = add(x, h)
+    i: f64[64, 6] = linear(x, b)
+    s: f64[64, 6] = add(r, i)
+    j: f64[64, 6] = linear(x, c)
+    t: f64[64, 6] = add(s, j)
+    y: f64[64, 3] = linear(t, o)
+    return y
+"""
+    graph, inputs = filled(text)
+    graph.store["b"] = -1.3 * graph.store["a"]
+    size = 1.15 * graph.store["a"].norm() / 6**0.5  # between the two
+    graph.store["c"] = size * torch.eye(6, dtype=torch.float64)
+    context = Context(inputs=inputs, calibration=[inputs])
+    step = DropLayers(remove=0.6, score="output", recover=False)
+    at_once, _ = step(graph, context)
+    after, _ = DropLayers(remove=0.6, score="output", recover=False, greedy=True)(graph, context)
+    wanted = execute(graph, inputs)
+    errors = [difference(execute(less, inputs), wanted) for less in (at_once, after)]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_a_knapsack_takes_what_does_least_for_its_size() -> None:
+    graph, context = stream(0.6)
+    total = Costs(graph, [], context.inputs).parameters()
+    step = DropLayers(
+        remove=90 / total, of="parameters", score="output", solver=IntegerProgramming()
+    )
+    _, remarks = step(graph, context)
+    scores = remarks[-1].data["scores"]
+    fits = [name for name in ("j", "m")]  # the third has 36 parameters
+    assert remarks[-1].data["gone"] == [min(fits, key=scores.__getitem__)]
+
+
+# -- making up -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_linear_layer_is_made_up_for_exactly_where_that_is_possible(bias: bool) -> None:
+    """s = r + m and t = s + s e': with r = 0, t is a map of m."""
+    text = """
+def graph(x: f64[64, 6], z: f64[64, 6], *, d: f64[6, 6], f: f64[6], e: f64[6, 6], g: f64[6],
+          o: f64[3, 6]):
+    m: f64[64, 6] = linear(x, d, f)
+    s: f64[64, 6] = add(z, m)
+    n: f64[64, 6] = linear(s, e, g)
+    t: f64[64, 6] = add(s, n)
+    y: f64[64, 3] = linear(t, o)
+    return y
+"""
+    if not bias:
+        text = text.replace(", f)", ")").replace(", g)", ")")
+        text = text.replace(" f: f64[6],", "").replace(" g: f64[6],", "")
+    graph, inputs = filled(text)
+    inputs[1] = torch.zeros_like(inputs[1])
+    context = Context(inputs=inputs, calibration=[inputs])
+    less, remarks = DropLayers(remove=0.5, sites=("n",), damping=0.0).attempt(graph, context)
+    assert "n" not in [node.name for node in less.nodes]
+    assert any("m makes up for it" in remark.text for remark in remarks)
+    torch.testing.assert_close(execute(less, inputs), execute(graph, inputs))
+
+
+def test_gaps_are_bridged_one_after_another() -> None:
+    graph, context = stream(1.0)
+    wanted = execute(graph, context.inputs)
+    errors: list[float] = []
+    for recover in (True, False):
+        step = DropLayers(remove=0.6, sites=("m", "n"), recover=recover, damping=1e-6)
+        errors.append(difference(execute(step(graph, context)[0], context.inputs), wanted))
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_strong_damping_is_plain_dropping() -> None:
+    graph, context = stream(1.0)
+    plain, _ = DropLayers(remove=0.3, recover=False)(graph, context)
+    held, _ = DropLayers(remove=0.3, damping=1e12)(graph, context)
+    torch.testing.assert_close(execute(plain, context.inputs), execute(held, context.inputs))
+
+
+# -- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"remove": 1.0}, "not the part of a network"),
+        ({"score": "luck"}, "no score 'luck'"),
+        ({"kinds": ("thoughts",)}, "no layers of kind 'thoughts'"),
+        ({"of": "money"}, "nothing can be removed of 'money'"),
+        ({"greedy": True, "solver": IntegerProgramming()}, "no use of a solver"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, object], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        DropLayers(**options)  # type: ignore[arg-type]
+
+
+def test_a_budget_beyond_all_layers() -> None:
+    graph, context = stream()
+    with pytest.raises(InputError, match=r"all layers that can go have 92.7 %"):
+        DropLayers(remove=0.95, of="parameters")(graph, context)
+
+
+def test_a_protected_layer_stays() -> None:
+    graph, context = stream()
+    _, remarks = DropLayers(remove=0.3, protect=("m",))(graph, context)
+    assert "m" not in remarks[-1].data["gone"]
+    assert any("m is protected" in remark.text for remark in remarks)
+
+
+def test_half_precision_is_scored_in_single() -> None:
+    graph, context = stream(0.1)
+    single = astype(graph, torch.float32)
+    inputs = [value.float() for value in context.inputs]
+    _, remarks = DropLayers(remove=0.3)(single, Context(inputs=inputs, calibration=[inputs]))
+    assert remarks[-1].data["gone"] == ["m"]
