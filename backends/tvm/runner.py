@@ -16,8 +16,9 @@ from ..outputs import Outputs
 from .build import LIBRARY, Library, built, prepared
 from .cuda import ARCH, Kernels, gpu, present
 from .emit import MAIN, emit, fed
+from .measuring import Tracker, here
 from .processor import has_dots, host
-from .tuning import Progress, Records, search, silent
+from .tuning import Progress, Records, check_packages, search, silent
 
 WEIGHTS = "weights.safetensors"
 DEVICES = ("cpu", "cuda")
@@ -131,6 +132,8 @@ def lower(
     tune: int = 0,
     device: str = "cpu",
     arch: str = ARCH,
+    tracker: str = "",
+    key: str = "",
     records: Records | None = None,
     progress: Progress = silent,
 ) -> TvmRunner:
@@ -141,6 +144,8 @@ def lower(
             schedules are what runs.
         device: ``cpu`` or ``cuda``.
         arch: Of a GPU, as nvcc names it.
+        tracker: Whose servers time the schedules, ``host:port``; by default this machine does.
+        key: What these servers are called.
         records: What an earlier search found, in place of another.
     """
     if device not in DEVICES:
@@ -148,19 +153,24 @@ def lower(
             f"target 'tvm' compiles for no device {device!r}",
             do=f"choose one of: {', '.join(DEVICES)}",
         )
+    place = Tracker.named(tracker, key) if tracker or key else None
     target = host() if device == "cpu" else gpu(arch)
+    where = ""
     program = emit(graph, dots=device == "cpu" and has_dots(target))
     module = prepared(program.module, target)
     if tune and records is None:
+        check_packages()
         _check_sizes(graph)
-        if device == "cuda":
+        if device == "cuda" and place is None:
             present()  # on which schedules are timed
-        records = search(module, target, tune, progress=progress)
+        clock = here() if place is None else place.clock(target)
+        where = clock.place and f" {clock.place}"
+        records = search(module, target, tune, clock=clock, progress=progress)
     if records is None:
         note = "not tuned: every function has its default schedule; tune=200 searches for better"
     else:
         module = records.apply(module, target)
-        note = f"tuned by MetaSchedule: {records.count} schedules were timed"
+        note = f"tuned by MetaSchedule: {records.count} schedules were timed{where}"
     code = built(module, target)
     if device == "cpu":
         return TvmRunner(Library(code), program.weights, graph, [note], records)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ...ir import TargetError
+from .measuring import Clock
 from .processor import x86_instructions
 from .schedule import scheduled
 
@@ -70,21 +71,8 @@ class Records:
                 return relax.transform.MetaScheduleApplyDatabase()(module)
 
 
-def search(
-    module: Any,
-    target: Any,
-    trials: int,
-    *,
-    progress: Progress = silent,
-    seed: int = 0,
-) -> Records:
-    """Time this many schedules of the functions of a module, in all.
-
-    Of a processor the default schedules are timed as well: one that nothing beats stays.
-
-    Raises:
-        TargetError: A package that the search needs is missing.
-    """
+def check_packages() -> None:
+    """Raise ``TargetError`` where a package that a search needs is missing."""
     missing = [
         name for name in ("xgboost", "cloudpickle") if importlib.util.find_spec(name) is None
     ]
@@ -93,10 +81,28 @@ def search(
             f"target 'tvm' needs {', '.join(missing)} to tune, which is not installed",
             do="pip install 'regauge[tvm]', or compile without tune",
         )
+
+
+def search(
+    module: Any,
+    target: Any,
+    trials: int,
+    *,
+    clock: Clock,
+    progress: Progress = silent,
+    seed: int = 0,
+) -> Records:
+    """Time this many schedules of the functions of a module, in all.
+
+    Of a processor the default schedules are timed as well: one that nothing beats stays.
+
+    Raises:
+        TargetError: No server of a tracker was able to time one.
+    """
     x86_instructions()
     schedule: Any = import_module("tvm.s_tir.meta_schedule")
     integration: Any = import_module("tvm.s_tir.meta_schedule.relax_integration")
-    timer = schedule.runner.LocalRunner()
+    failures: list[str] = []
     with tempfile.TemporaryDirectory(prefix="regauge-") as name, _quiet():
         folder = Path(name)
         database = _database(folder)
@@ -115,21 +121,28 @@ def search(
             known = list(_defaults(contexts, target))
             shown = progress(range(len(known) + trials), "timing schedules")
             with closing(shown) as steps:
-                _time(known, target, builder, timer, database, steps)
-                callbacks = [*schedule.MeasureCallback.create("default"), _stepping(steps)]
+                failures += _time(known, target, builder, clock, database, steps)
+                step = _stepping(steps, failures)
+                callbacks = [*schedule.MeasureCallback.create("default"), step]
                 schedule.tune.tune_tasks(
                     tasks=contexts,
                     task_weights=weights,
                     work_dir=name,
                     max_trials_global=trials,
-                    num_trials_per_iter=_ROUND,
+                    num_trials_per_iter=max(_ROUND, clock.servers),
                     builder=builder,
-                    runner=timer,
+                    runner=clock.runner,
                     database=database,
                     measure_callbacks=callbacks,
                 )
-        found = [folder / name for name in FILES]
-        return Records(*(path.read_text(encoding="utf-8") for path in found))
+        found = Records.within(folder)
+    assert found is not None, "a database writes its files when it is made"
+    if clock.servers and failures and not found.count:
+        raise TargetError(
+            f"no schedule was timed {clock.place}: {failures[0].strip().splitlines()[-1]}",
+            do="look at what the servers print; each needs this release of TVM and a C++ compiler",
+        )
+    return found
 
 
 def _defaults(contexts: list[Any], target: Any) -> Iterator[tuple[Any, Any]]:
@@ -147,38 +160,49 @@ def _time(
     known: list[tuple[Any, Any]],
     target: Any,
     builder: Any,
-    timer: Any,
+    clock: Clock,
     database: Any,
     steps: Iterator[Any],
-) -> None:
-    """Time schedules, and write down what they took."""
+) -> list[str]:
+    """Time schedules of a processor, and write down what they took; the errors of those that did
+    not run."""
     schedule: Any = import_module("tvm.s_tir.meta_schedule")
     built = builder.build([schedule.builder.BuilderInput(found.mod, target) for _, found in known])
-    for (module, found), made in zip(known, built, strict=True):
+    shapes = [schedule.arg_info.ArgInfo.from_entry_func(module) for module, _ in known]
+    ran = [place for place, made in enumerate(built) if made.artifact_path is not None]
+    failures = [str(made.error_msg) for made in built if made.artifact_path is None]
+    inputs = (
+        schedule.runner.RunnerInput(built[place].artifact_path, "cpu", shapes[place])
+        for place in ran
+    )
+    for place, result in zip(ran, clock.times(inputs), strict=True):
         next(steps, None)
-        if made.artifact_path is None:
+        shutil.rmtree(Path(built[place].artifact_path).parent, ignore_errors=True)
+        if not result.run_secs:
+            failures.append(str(result.error_msg))
             continue
-        shapes = schedule.arg_info.ArgInfo.from_entry_func(module)
-        given = schedule.runner.RunnerInput(made.artifact_path, "cpu", shapes)
-        (future,) = timer.run([given])
-        seconds = future.result().run_secs
-        shutil.rmtree(Path(made.artifact_path).parent, ignore_errors=True)
-        if seconds:
-            workload = database.commit_workload(module)
-            record = schedule.database.TuningRecord(found.trace, workload, seconds, target, shapes)
-            database.commit_tuning_record(record)
+        module, found = known[place]
+        workload = database.commit_workload(module)
+        record = schedule.database.TuningRecord(
+            found.trace, workload, result.run_secs, target, shapes[place]
+        )
+        database.commit_tuning_record(record)
+    return failures
 
 
-def _stepping(steps: Iterator[Any]) -> Any:
-    """A callback of the search that takes one step for each schedule that was timed."""
+def _stepping(steps: Iterator[Any], failures: list[str]) -> Any:
+    """A callback of the search that takes one step for each schedule that was timed, and gathers
+    the errors of those that did not run."""
     measuring: Any = import_module("tvm.s_tir.meta_schedule.measure_callback")
 
     class Step(measuring.PyMeasureCallback):
         def apply(
             self, scheduler: Any, task_id: int, candidates: Any, built: Any, timed: Any
         ) -> None:
-            for _ in timed:
+            for result in timed:
                 next(steps, None)
+                if result.error_msg:
+                    failures.append(str(result.error_msg))
 
     return import_module("tvm.ir.utils").derived_object(Step)()
 
