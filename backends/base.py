@@ -225,7 +225,7 @@ class Target:
         return importlib.import_module(f".{self.module}", __package__)
 
 
-_OURS = ("progress", "records")  # what lowerings are handed, and nobody chooses
+_OURS = ("progress",)  # what lowerings are handed, and nobody chooses
 
 BLOCKS = BlockKernels(
     bits=(2, 4, 8),

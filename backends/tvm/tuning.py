@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ...ir import TargetError
+from .device import Device
 from .measuring import Clock
 from .processor import x86_instructions
 from .schedule import scheduled
 
 Progress: TypeAlias = Callable[[Iterable[Any], str], Generator[Any]]
-FILES = ("tuning_workloads.json", "tuning_records.json")
+FILES = ("tuning_workloads.json", "tuning_records.json", "tuning_device.json")
 _ROUND = 16  # schedules of one function that are timed before the next function's turn
 _NO_TIME = 1e9  # seconds; MetaSchedule writes 1e10 for a failure
 _LOG = "tvm.s_tir.meta_schedule"
@@ -38,10 +39,11 @@ def silent(sequence: Iterable[Any], description: str) -> Generator[Any]:
 
 @dataclass(frozen=True)
 class Records:
-    """What a search found: the text of TVM's two files."""
+    """What a search found: the text of TVM's two files, and the device that schedules ran on."""
 
     workloads: str
     records: str
+    device: Device
 
     @property
     def count(self) -> int:
@@ -55,20 +57,32 @@ class Records:
         paths = [folder / name for name in FILES]
         if not all(path.is_file() for path in paths):
             return None
-        return cls(*(path.read_text(encoding="utf-8") for path in paths))
+        workloads, records, device = (path.read_text(encoding="utf-8") for path in paths)
+        return cls(workloads, records, Device(**json.loads(device)))
 
     def save(self, folder: Path) -> None:
-        for name, text in zip(FILES, (self.workloads, self.records), strict=True):
+        device = json.dumps(self.device.to_json(), indent=1) + "\n"
+        for name, text in zip(FILES, (self.workloads, self.records, device), strict=True):
             (folder / name).write_text(text, encoding="utf-8")
 
     def apply(self, module: Any, target: Any) -> Any:
         """The module with the best schedule of each function that was tuned."""
         x86_instructions()
         relax: Any = import_module("tvm.relax")
+        with target, self._open() as database, database, _quiet():
+            return relax.transform.MetaScheduleApplyDatabase()(module)
+
+    def unknown(self, module: Any, target: Any) -> tuple[int, int]:
+        """How many functions of a module have no schedule here, and how many there are."""
+        with self._open() as database, _quiet():
+            tasks = [task.dispatched[0] for task in _tasks(module, target)]
+            return sum(not _has(database, task, target) for task in tasks), len(tasks)
+
+    @contextmanager
+    def _open(self) -> Generator[Any]:
         with tempfile.TemporaryDirectory(prefix="regauge-") as name:
             self.save(Path(name))
-            with target, _database(Path(name)), _quiet():
-                return relax.transform.MetaScheduleApplyDatabase()(module)
+            yield _database(Path(name))
 
 
 def check_packages() -> None:
@@ -89,12 +103,16 @@ def search(
     trials: int,
     *,
     clock: Clock,
+    known: Records | None = None,
     progress: Progress = silent,
     seed: int = 0,
 ) -> Records:
     """Time this many schedules of the functions of a module, in all.
 
     Of a processor the default schedules are timed as well: one that nothing beats stays.
+
+    Args:
+        known: What was found on this device before; functions that have a schedule keep it.
 
     Raises:
         TargetError: No server of a tracker was able to time one.
@@ -105,8 +123,14 @@ def search(
     failures: list[str] = []
     with tempfile.TemporaryDirectory(prefix="regauge-") as name, _quiet():
         folder = Path(name)
+        if known is not None:
+            known.save(folder)
         database = _database(folder)
-        tasks = integration.extract_tasks(module, target)
+        tasks = [
+            task
+            for task in _tasks(module, target)
+            if not _has(database, task.dispatched[0], target)
+        ]
         contexts, weights = integration.extracted_tasks_to_tune_contexts(
             extracted_tasks=tasks,
             work_dir=name,
@@ -118,10 +142,10 @@ def search(
             builder = schedule.builder.LocalBuilder(
                 max_workers=threads, initializer=x86_instructions
             )
-            known = list(_defaults(contexts, target))
-            shown = progress(range(len(known) + trials), "timing schedules")
+            defaults = list(_defaults(contexts, target))
+            shown = progress(range(len(defaults) + trials), "timing schedules")
             with closing(shown) as steps:
-                failures += _time(known, target, builder, clock, database, steps)
+                failures += _time(defaults, target, builder, clock, database, steps)
                 step = _stepping(steps, failures)
                 callbacks = [*schedule.MeasureCallback.create("default"), step]
                 schedule.tune.tune_tasks(
@@ -135,8 +159,8 @@ def search(
                     database=database,
                     measure_callbacks=callbacks,
                 )
-        found = Records.within(folder)
-    assert found is not None, "a database writes its files when it is made"
+        workloads, records = ((folder / f).read_text(encoding="utf-8") for f in FILES[:2])
+        found = Records(workloads, records, Device.of(target))
     if clock.servers and failures and not found.count:
         raise TargetError(
             f"no schedule was timed {clock.place}: {failures[0].strip().splitlines()[-1]}",
@@ -215,9 +239,20 @@ def _strategy() -> Any:
     )
 
 
+def _tasks(module: Any, target: Any) -> list[Any]:
+    """The functions that schedules are for, each once."""
+    integration: Any = import_module("tvm.s_tir.meta_schedule.relax_integration")
+    return list(integration.extract_tasks(module, target))
+
+
+def _has(database: Any, module: Any, target: Any) -> bool:
+    """Whether a function, of its code and shapes, has a schedule."""
+    return database.query_tuning_record(module, target, "main") is not None
+
+
 def _database(folder: Path) -> Any:
     database: Any = import_module("tvm.s_tir.meta_schedule.database")
-    workloads, records = (str(folder / name) for name in FILES)
+    workloads, records = (str(folder / name) for name in FILES[:2])
     return database.JSONDatabase(workloads, records)
 
 
