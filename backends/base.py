@@ -318,6 +318,19 @@ TARGETS: dict[str, Target] = {
             dynamic_scales=False,
         ),
         Target(
+            name="litert",
+            module="litert",
+            requires=("litert_torch", "ai_edge_litert"),
+            install="regauge[litert]",
+            takes="f32; int8 weights and static int8 activations; fixed sizes; for phones, by "
+            "LiteRT",
+            unsigned_activations=False,
+            weights=NoFormats(),
+            fixed_sizes=True,
+            integers_only=True,
+            dynamic_scales=False,
+        ),
+        Target(
             name="tvm",
             module="tvm.runner",
             requires=("tvm", "safetensors"),
