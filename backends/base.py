@@ -225,7 +225,7 @@ class Target:
         return importlib.import_module(f".{self.module}", __package__)
 
 
-_OURS = ("progress", "records")  # what lowerings are handed, and nobody chooses
+_OURS = ("progress",)  # what lowerings are handed, and nobody chooses
 
 BLOCKS = BlockKernels(
     bits=(2, 4, 8),
@@ -313,6 +313,19 @@ TARGETS: dict[str, Target] = {
                 }
             ),
             masked=-30.0,
+            fixed_sizes=True,
+            integers_only=True,
+            dynamic_scales=False,
+        ),
+        Target(
+            name="litert",
+            module="litert",
+            requires=("litert_torch", "ai_edge_litert"),
+            install="regauge[litert]",
+            takes="f32; int8 weights and static int8 activations; fixed sizes; for phones, by "
+            "LiteRT",
+            unsigned_activations=False,
+            weights=NoFormats(),
             fixed_sizes=True,
             integers_only=True,
             dynamic_scales=False,

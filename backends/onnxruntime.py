@@ -1,8 +1,9 @@
-"""ONNX Runtime on the CPU: the graph as an ONNX model in the form that it runs fastest."""
+"""ONNX Runtime: the graph as an ONNX model in the form that it runs fastest on the CPU, which other
+execution providers take as well."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import torch
 from ..ir import Graph, Node, TargetError
 from .onnx import WIDE_SUMS, ModelFile, emit
 from .onnx.forms.cached import Unfit, find_fits
+from .onnx.half import computed, stored
 from .onnx.runner import OnnxRunner
 from .onnx.state import BoundSteps, Past
 from .runner import Steps
+
+HALF = "float16"
+_CPU = "CPUExecutionProvider"
 
 
 class OnnxRuntimeRunner(OnnxRunner):
@@ -23,13 +28,24 @@ class OnnxRuntimeRunner(OnnxRunner):
         model: What is read.
         graph: What was lowered: its inputs and outputs say what the session's are.
         threads: How many threads one op may use; all cores where not given.
+        providers: ONNX Runtime's execution providers, the first that takes an op runs it; the CPU
+            comes last by itself.
+        notes: What a report says of the model.
 
     Raises:
-        TargetError: ONNX Runtime does not take the model.
+        TargetError: ONNX Runtime does not take the model, or has no such provider.
     """
 
-    def __init__(self, model: ModelFile, graph: Graph, *, threads: int | None = None) -> None:
-        self.threads = threads
+    def __init__(
+        self,
+        model: ModelFile,
+        graph: Graph,
+        *,
+        threads: int | None = None,
+        providers: str | Sequence[str] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.threads, self.providers, self.notes = threads, _known(providers), tuple(notes)
         self._session = self._open(model)
         self._given = [info.name for info in self._session.get_outputs()]
         names = [info.name for info in self._session.get_inputs()]
@@ -74,7 +90,7 @@ class OnnxRuntimeRunner(OnnxRunner):
         )
 
     def _open(self, model: ModelFile) -> Any:
-        return _session(model, self.threads)
+        return _session(model, self.threads, self.providers)
 
     def _run(self, feeds: Mapping[str, Any]) -> Iterable[torch.Tensor]:
         return self._once(feeds) if self._past is None else self._past.run(feeds, self._once)
@@ -88,31 +104,79 @@ class OnnxRuntimeRunner(OnnxRunner):
         return [_from_runtime(value) for value in found]
 
 
-def lower(graph: Graph, *, threads: int | None = None) -> OnnxRuntimeRunner:
-    """The graph as a session."""
-    return OnnxRuntimeRunner(ModelFile.of(emit(graph)), graph, threads=threads)
+def lower(
+    graph: Graph,
+    *,
+    threads: int | None = None,
+    half: str | None = None,
+    providers: str | Sequence[str] = (),
+) -> OnnxRuntimeRunner:
+    """The graph as a session.
+
+    Args:
+        half: ``float16`` for half precision: on the CPU, which computes in float32, of what is
+            stored; on other providers of what is computed, but for norms, softmax and sums.
+        providers: Execution providers, such as ``CUDAExecutionProvider``, by name or several with
+            commas between them.
+
+    Raises:
+        TargetError: There is no such precision or provider, or an op has no ONNX form.
+    """
+    if half not in (None, HALF):
+        raise TargetError(
+            f"target 'onnxruntime' has no half precision {half!r}", do=f"give {HALF!r}"
+        )
+    model, notes = emit(graph), []
+    if half is not None:
+        if _known(providers) == [_CPU]:
+            notes = stored(model)
+        else:
+            model, notes = computed(model)
+    return OnnxRuntimeRunner(
+        ModelFile.of(model), graph, threads=threads, providers=providers, notes=notes
+    )
 
 
-def load(folder: Path, graph: Graph, *, threads: int | None = None) -> OnnxRuntimeRunner:
+def load(
+    folder: Path,
+    graph: Graph,
+    *,
+    threads: int | None = None,
+    providers: str | Sequence[str] = (),
+) -> OnnxRuntimeRunner:
     """The session of a saved model."""
-    return OnnxRuntimeRunner(ModelFile.within(folder), graph, threads=threads)
+    return OnnxRuntimeRunner(ModelFile.within(folder), graph, threads=threads, providers=providers)
 
 
-def _session(model: ModelFile, threads: int | None) -> Any:
+def _known(providers: str | Sequence[str]) -> list[str]:
+    """The names of providers, the CPU's at the end; raises ``TargetError`` for one not there."""
     import onnxruntime  # only where it is used: it takes a while to load
+
+    given = providers.split(",") if isinstance(providers, str) else providers
+    names = [name.strip() for name in given if name]
+    available = onnxruntime.get_available_providers()
+    if missing := [name for name in names if name not in available]:
+        raise TargetError(
+            f"this ONNX Runtime has no {missing[0]}",
+            do=f"choose of {', '.join(available)}; the extra 'gpu' of regauge has NVIDIA's",
+        )
+    return [*(name for name in names if name != _CPU), _CPU]
+
+
+def _session(model: ModelFile, threads: int | None, providers: list[str]) -> Any:
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about its own optimizer
     if threads is not None:
         options.intra_op_num_threads = threads
     source = model.source if isinstance(model.source, bytes) else str(model.source)
-    cpu = ["CPUExecutionProvider"]
     try:
-        session = onnxruntime.InferenceSession(source, options, providers=cpu)
+        session = onnxruntime.InferenceSession(source, options, providers=providers)
         if WIDE_SUMS.items() <= session.get_modelmeta().custom_metadata_map.items():
             # the slower kernels where there is no VNNI; elsewhere it changes nothing
             options.add_session_config_entry("session.x64quantprecision", "1")
-            session = onnxruntime.InferenceSession(source, options, providers=cpu)
+            session = onnxruntime.InferenceSession(source, options, providers=providers)
         return session
     except Exception as error:
         raise TargetError(

@@ -6,7 +6,9 @@ import sys
 import regauge as rg
 
 OPTIONAL = [
+    "ai_edge_litert",
     "executorch",
+    "litert_torch",
     "onnx",
     "onnxruntime",
     "onnxruntime_qnn",

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from ...ir import Graph, Node, TargetError
+from ...ir import Graph, Node, TargetError, ops
 from ...ir.clips import CLIPS, clip_limits
 from ...ir.codes import bias_codes
 from ...ir.gauge import weighted
@@ -24,11 +24,12 @@ from ...ir.gauge import weighted
 _Q = "quantized_decomposed"
 
 
-def exported(graph: Graph, *, biases: bool) -> ExportedProgram:
+def exported(graph: Graph, *, biases: bool, rounded: bool = False) -> ExportedProgram:
     """The graph as an exported program of flat inputs and outputs, all sizes fixed.
 
     Args:
         biases: Whether biases are codes; XNNPACK rounds them itself.
+        rounded: Whether weights are numbers with a quantize behind them, in place of codes.
     """
     import_module("torch.ao.quantization.fx._decomposed")  # registers the ops
     new = graph.copy()
@@ -37,6 +38,9 @@ def exported(graph: Graph, *, biases: bool) -> ExportedProgram:
     for node in list(new.nodes):
         if biases and weighted(node):
             _round_bias(new, node)
+    for node in list(new.nodes) if rounded else ():
+        if node.op == "dequantize" and node.args[0].op == "param":
+            _unfold(new, node)
     for node in list(new.nodes):
         if node.op == "quantize":
             new.supersede(node, _quantize(new, node))
@@ -90,14 +94,38 @@ def _limits(dtype: torch.dtype, *, symmetric: bool = False) -> dict[str, Any]:
     return {"quant_min": low, "quant_max": info.max, "dtype": dtype}
 
 
+def _unfold(graph: Graph, node: Node) -> None:
+    """The numbers that codes stand for, rounded to the same codes."""
+    codes, scale, zero = node.args[0], node.args[1], node.operand(2)
+    operands = tuple(graph.value(arg) for arg in node.args if arg is not None)
+    value = graph.param(f"{codes.name}_values", ops.get("dequantize").run(operands, node.attrs))
+    quantizer = graph.add(
+        "quantize", value, scale, zero, dtype=codes.dtype, type=codes.type, before=node
+    )
+    node.replace_input(codes, quantizer)
+
+
 def _quantize(graph: Graph, node: Node) -> Node:
-    value, scale, zero = node.args
+    value, scale, zero = node.args[0], node.args[1], node.operand(2)
+    if scale.shape != ():
+        scales, zeros = _channels(graph, node, scale, zero)
+        return graph.add(
+            f"{_Q}.quantize_per_channel.default",
+            value,
+            scales,
+            zeros,
+            axis=0,
+            **_limits(node.dtype, symmetric=True),
+            type=node.type,
+            where=node.where,
+            before=node,
+        )
     return graph.add(
         f"{_Q}.quantize_per_tensor.default",
         value,
         scale=float(graph.value(scale)),
-        zero_point=int(graph.value(zero)),
-        **_limits(node.dtype),
+        zero_point=_offset(graph, zero),
+        **_limits(node.dtype, symmetric=value.op == "param" and not _offset(graph, zero)),
         type=node.type,
         where=node.where,
         before=node,
@@ -114,25 +142,45 @@ def _dequantize(graph: Graph, node: Node) -> None:
                 f"{_Q}.dequantize_per_tensor.default",
                 codes,
                 scale=float(graph.value(scale)),
-                zero_point=0 if zero is None else int(graph.value(zero)),
-                **_limits(codes.dtype, symmetric=codes.op == "param"),
+                zero_point=_offset(graph, zero),
+                **_limits(codes.dtype, symmetric=_is_symmetric(graph, codes, zero)),
                 **attrs,
             )
         else:
-            scales = graph.value(scale).flatten()
-            zeros = torch.zeros(len(scales), dtype=torch.int64)
-            if zero is not None:
-                zeros = graph.value(zero).flatten().long()
+            scales, zeros = _channels(graph, node, scale, zero)
             new = graph.add(
                 f"{_Q}.dequantize_per_channel.default",
                 codes,
-                graph.param(f"{node.name}_scales", scales, origin=()),
-                graph.param(f"{node.name}_zeros", zeros, origin=()),
+                scales,
+                zeros,
                 axis=0,
                 **_limits(codes.dtype, symmetric=True),
                 **attrs,
             )
         reader.replace_input(node, new)
+
+
+def _offset(graph: Graph, zero: Node | None) -> int:
+    return 0 if zero is None else int(graph.value(zero))
+
+
+def _is_symmetric(graph: Graph, codes: Node, zero: Node | None) -> bool:
+    """Whether codes are those of a weight, of which the least is not used."""
+    if codes.op == "param":
+        return True
+    return bool(codes.inputs) and codes.inputs[0].op == "param" and not _offset(graph, zero)
+
+
+def _channels(graph: Graph, node: Node, scale: Node, zero: Node | None) -> tuple[Node, Node]:
+    """The scales and zero points of channels, as vectors."""
+    scales = graph.value(scale).flatten()
+    zeros = torch.zeros(len(scales), dtype=torch.int64)
+    if zero is not None:
+        zeros = graph.value(zero).flatten().long()
+    return (
+        graph.param(f"{node.name}_scales", scales, origin=()),
+        graph.param(f"{node.name}_zeros", zeros, origin=()),
+    )
 
 
 def _round_bias(graph: Graph, node: Node) -> None:

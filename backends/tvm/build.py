@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,8 +12,9 @@ from typing import Any
 
 from ...ir import TargetError
 from . import cuda, schedule
+from .device import Device
 
-LIBRARY = "model.so"
+LIBRARY, SOURCE = "model.so", "module.json"
 LINKERS = ("c++", "g++", "clang++")  # a library is linked by one of them; nothing is compiled
 
 
@@ -49,11 +51,57 @@ def _steps(target: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class Source:
+    """What a library is compiled of, and for.
+
+    Args:
+        module: TVM's text of a module before its functions have schedules.
+    """
+
+    module: str
+    device: Device
+
+    @classmethod
+    def of(cls, module: Any, target: Any) -> Source:
+        ir: Any = import_module("tvm.ir")
+        return cls(str(ir.save_json(module)), Device.of(target))
+
+    @classmethod
+    def within(cls, folder: Path) -> Source | None:
+        """The one that ``save`` wrote, if it did."""
+        path = folder / SOURCE
+        if not path.is_file():
+            return None
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return cls(json.dumps(found["module"]), Device(**found["device"]))
+
+    def save(self, folder: Path) -> None:
+        found = {"device": self.device.to_json(), "module": json.loads(self.module)}
+        (folder / SOURCE).write_text(json.dumps(found) + "\n", encoding="utf-8")
+
+    def compiled(self, target: Any) -> Library:
+        """A library of it for another target."""
+        ir: Any = import_module("tvm.ir")
+        module = ir.load_json(self.module)
+        return Library(built(module, target), source=Source(self.module, Device.of(target)))
+
+
+@dataclass(frozen=True)
 class Library:
-    """Code that was compiled, or that lies in a file and is read where it runs."""
+    """Code that was compiled, or that lies in a file and is read where it runs.
+
+    Args:
+        source: Of code of one processor.
+    """
 
     code: Any = None
     path: Path | None = None
+    source: Source | None = None
+
+    @classmethod
+    def within(cls, folder: Path) -> Library:
+        """The one that ``save`` wrote."""
+        return cls(path=folder / LIBRARY, source=Source.within(folder))
 
     def open(self) -> Any:
         """What TVM's virtual machine runs."""
@@ -61,11 +109,13 @@ class Library:
         return self.code if self.path is None else tvm.runtime.load_module(str(self.path))
 
     def save(self, folder: Path) -> None:
-        """Write ``model.so``.
+        """Write ``model.so``, and what it is compiled of.
 
         Raises:
             TargetError: There is nothing that links a library.
         """
+        if self.source is not None:
+            self.source.save(folder)
         if self.path is not None:
             shutil.copy(self.path, folder / LIBRARY)
             return

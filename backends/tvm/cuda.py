@@ -132,6 +132,11 @@ def present() -> str:
             "compiled",
             do="run it on a machine that has one; to compile it here, set measure=False",
         )
+    return arch_of(device)
+
+
+def arch_of(device: Any) -> str:
+    """The architecture of a GPU that exists, of this machine or of another."""
     return "sm_" + str(device.compute_version).replace(".", "")
 
 

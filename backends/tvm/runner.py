@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -13,14 +14,18 @@ from safetensors.torch import load_file, save_file
 from ...ir import Graph, TargetError
 from ...ir.types import show, symbols
 from ..outputs import Outputs
-from .build import LIBRARY, Library, built, prepared
+from .build import Library, Source, built, prepared
 from .cuda import ARCH, Kernels, gpu, present
+from .device import Device
 from .emit import MAIN, emit, fed
+from .measuring import Clock, Tracker, here
 from .processor import has_dots, host
-from .tuning import Progress, Records, search, silent
+from .reuse import tuned as find
+from .tuning import Progress, Records, check_packages, silent
 
 WEIGHTS = "weights.safetensors"
 DEVICES = ("cpu", "cuda")
+_ALIGNMENT = 64  # bytes: TVM's code reads whole vectors there, and stops the process elsewhere
 
 
 class TvmRunner:
@@ -63,10 +68,10 @@ class TvmRunner:
     def _started(self) -> tuple[Any, list[Any]]:
         tvm: Any = import_module("tvm")
         machine = tvm.relax.VirtualMachine(self._library.open(), tvm.cpu())
-        return machine[MAIN], list(self._weights.values())
+        return machine[MAIN], list(map(self._given, self._weights.values()))
 
     def _given(self, value: torch.Tensor) -> Any:
-        return value
+        return value if value.data_ptr() % _ALIGNMENT == 0 else value.clone()
 
     def _taken(self, value: Any) -> torch.Tensor:
         return value
@@ -131,7 +136,9 @@ def lower(
     tune: int = 0,
     device: str = "cpu",
     arch: str = ARCH,
-    records: Records | None = None,
+    tracker: str = "",
+    key: str = "",
+    tuned: str = "",
     progress: Progress = silent,
 ) -> TvmRunner:
     """The graph as compiled code of this processor, or of a GPU.
@@ -141,40 +148,56 @@ def lower(
             schedules are what runs.
         device: ``cpu`` or ``cuda``.
         arch: Of a GPU, as nvcc names it.
-        records: What an earlier search found, in place of another.
+        tracker: Whose servers time the schedules, ``host:port``; by default this machine does.
+        key: What these servers are called.
+        tuned: The folder of a saved artifact, whose schedules are used where they fit: on the same
+            device, with the same release of TVM, for functions of the same code and shapes.
     """
     if device not in DEVICES:
         raise TargetError(
             f"target 'tvm' compiles for no device {device!r}",
             do=f"choose one of: {', '.join(DEVICES)}",
         )
+    place = Tracker.named(tracker, key) if tracker or key else None
     target = host() if device == "cpu" else gpu(arch)
     program = emit(graph, dots=device == "cpu" and has_dots(target))
     module = prepared(program.module, target)
-    if tune and records is None:
+    source = Source.of(module, target)
+
+    def clock() -> Clock:
+        check_packages()
         _check_sizes(graph)
+        if place is not None:
+            return place.clock(target)
         if device == "cuda":
             present()  # on which schedules are timed
-        records = search(module, target, tune, progress=progress)
-    if records is None:
-        note = "not tuned: every function has its default schedule; tune=200 searches for better"
-    else:
-        module = records.apply(module, target)
-        note = f"tuned by MetaSchedule: {records.count} schedules were timed"
-    code = built(module, target)
+        return here()
+
+    found = find(module, target, tune, folder=tuned, clock=clock, progress=progress)
+    code = built(found.apply(module, target), target)
     if device == "cpu":
-        return TvmRunner(Library(code), program.weights, graph, [note], records)
+        library = Library(code, source=source)
+        return TvmRunner(library, program.weights, graph, found.notes, found.records)
     kernels = Kernels.of(code, arch)
-    return CudaRunner(kernels, Library(code), program.weights, graph, [note, kernels.note], records)
+    notes = [*found.notes, kernels.note]
+    return CudaRunner(kernels, Library(code), program.weights, graph, notes, found.records)
 
 
 def load(folder: Path, graph: Graph) -> TvmRunner:
-    """The saved library with its weights."""
-    library, weights = Library(path=folder / LIBRARY), load_file(folder / WEIGHTS)
+    """The saved library with its weights; one for another processor is compiled anew, with a
+    warning."""
+    library, weights = Library.within(folder), load_file(folder / WEIGHTS)
     records, kernels = Records.within(folder), Kernels.within(folder)
-    if kernels is None:
+    if kernels is not None:
+        return CudaRunner(kernels, library, weights, graph, records=records)
+    if library.source is None or library.source.device.name == Device.of(host()).name:
         return TvmRunner(library, weights, graph, records=records)
-    return CudaRunner(kernels, library, weights, graph, records=records)
+    note = (
+        f"{folder}: model.so was compiled for {library.source.device}, and this is "
+        f"{Device.of(host())}: it is compiled anew, every function with its default schedule"
+    )
+    warnings.warn(note, RuntimeWarning, stacklevel=2)
+    return TvmRunner(library.source.compiled(host()), weights, graph, [note])
 
 
 def _check_sizes(graph: Graph) -> None:

@@ -86,9 +86,23 @@ def test_it_is_saved_and_loaded(graph_of: Make, inputs_of: Feed, tmp_path: Path)
     runner, inputs = target("tvm").lower(graph), inputs_of(graph)
     assert runner.bytes == 4 * (48 + 30 + 6)
     runner.save(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"model.so", "weights.safetensors"}
+    files = {"model.so", "module.json", "weights.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == files
     loaded = target("tvm").load(tmp_path, graph)
     torch.testing.assert_close(loaded(inputs), runner(inputs), rtol=0, atol=0)
+
+
+def test_values_may_lie_anywhere(graph_of: Make, inputs_of: Feed, tmp_path: Path) -> None:
+    """Inputs that are parts of others, and weights as a file has them."""
+    graph = graph_of(
+        "x: f32[16, 32], *, v: f32[48, 32], u: f32[48, 48]", "a = linear(x, v)", "y = linear(a, u)"
+    )
+    runner, (x,) = target("tvm").lower(graph), inputs_of(graph)
+    runner.save(tmp_path)
+    shifted = torch.cat([torch.zeros(1), x.flatten()])[1:].reshape(x.shape)
+    assert shifted.data_ptr() % 64 == 4
+    for other in (runner, target("tvm").load(tmp_path, graph)):
+        torch.testing.assert_close(other([shifted]), execute(graph, [x]), rtol=2e-5, atol=2e-5)
 
 
 def test_a_missing_linker_is_named(
@@ -151,7 +165,10 @@ def test_tuning_is_kept_and_gives_the_same_code_again(
     runner.save(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} >= set(FILES)
     assert Records.within(tmp_path) == runner.records
-    again = lower(graph, records=runner.records)
+    again = lower(graph, tuned=str(tmp_path))
+    assert again.notes == (
+        f"{runner.records.count} schedules were timed when {tmp_path} was tuned",
+    )
     torch.testing.assert_close(again(inputs), runner(inputs), rtol=0, atol=0)
 
 

@@ -128,7 +128,7 @@ def test_an_unknown_target_lists_the_known(net: nn.Module, x: Tensor) -> None:
         rg.compile(net, (x,), target="tpu")
     assert str(error.value) == (
         "there is no target 'tpu'\n"
-        "  do  choose one of: onnxruntime, openvino, qnn, xnnpack, ethos-u, tvm, torch, "
+        "  do  choose one of: onnxruntime, openvino, qnn, xnnpack, ethos-u, litert, tvm, torch, "
         "compressed-tensors, c"
     )
 
@@ -137,7 +137,8 @@ def test_an_option_that_the_target_lacks_lists_those_it_has(net: nn.Module, x: T
     with pytest.raises(ir.TargetError) as error:
         rg.compile(net, (x,), options={"tune": 4})
     assert str(error.value) == (
-        "target 'onnxruntime' has no option 'tune'\n  do  choose of its options: threads"
+        "target 'onnxruntime' has no option 'tune'\n"
+        "  do  choose of its options: threads, half, providers"
     )
 
 
