@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import torch
 
 from ..ir import Graph, Node, TargetError
+from ..ir.state import find_caches
 from .onnx import WIDE_SUMS, ModelFile, emit
 from .onnx.forms.cached import Unfit, find_fits
 from .onnx.runner import OnnxRunner
 from .onnx.state import BoundSteps, Past
+from .pages import in_huge_pages
 from .runner import Steps
 
 
@@ -30,13 +33,14 @@ class OnnxRuntimeRunner(OnnxRunner):
 
     def __init__(self, model: ModelFile, graph: Graph, *, threads: int | None = None) -> None:
         self.threads = threads
-        self._session = self._open(model)
+        with in_huge_pages() if find_caches(graph) else contextlib.nullcontext():
+            self._session = self._open(model)
         self._given = [info.name for info in self._session.get_outputs()]
         names = [info.name for info in self._session.get_inputs()]
         super().__init__(model, graph, names)
         self._graph = graph
         more = [name for name in names if name not in self._names]
-        self._past = Past(more[0], graph) if more else None
+        self._past = Past(graph, *more) if more else None
 
     @property
     def copies(self) -> str:
@@ -64,7 +68,7 @@ class OnnxRuntimeRunner(OnnxRunner):
         name_of = dict(zip(values, self._given, strict=True))
         return BoundSteps(
             self._session,
-            past=self._past.name,
+            past=self._past,
             ids=ids,
             scores=(name_of[scores], self._graph.outputs[scores]),
             state={name: name_of[place] for name, place in state.items()},
