@@ -102,7 +102,7 @@ def steps_of(graph: Graph, x: Tensor) -> Any:
 @pytest.mark.parametrize("head", [HEAD, CAPPED, BY_TOKEN])
 def test_steps_score_the_last_token_and_calls_all(head: str, batch: int) -> None:
     graph = graph_of(head)
-    tolerance = {"rtol": 1e-4, "atol": 1e-4}
+    tolerance: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
     x, *empty = inputs_of(batch, 0, 7)
     whole, *_ = execute(graph, [x, *empty])
     steps = steps_of(graph, x)
