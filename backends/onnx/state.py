@@ -83,7 +83,7 @@ def _buffers(empty: Sequence[torch.Tensor], capacity: int) -> list[torch.Tensor]
     ]
     sizes = [math.prod(shape) for shape in shapes]
     with in_huge_pages():
-        whole = torch.zeros(sum(sizes), dtype=empty[0].dtype)
+        whole = torch.empty(sum(sizes), dtype=empty[0].dtype).zero_()
     return [part.view(shape) for part, shape in zip(whole.split(sizes), shapes, strict=True)]
 
 

@@ -38,3 +38,17 @@ def test_what_is_taken_inside_is_in_huge_pages() -> None:
 def test_an_error_inside_passes_through() -> None:
     with pytest.raises(KeyError), in_huge_pages():
         raise KeyError("x")
+
+
+@pytest.mark.skipif(
+    not MODE.exists() or "[madvise]" not in MODE.read_text(), reason="nobody is asked here"
+)
+def test_memory_that_was_freed_and_is_taken_again_counts() -> None:
+    parts = [torch.ones(1 << 12) for _ in range(MEGABYTES << 6)]  # too small to be given back alone
+    kept = torch.ones(1 << 12)
+    del parts
+    before = huge_kilobytes()
+    with in_huge_pages():
+        parts = [torch.ones(1 << 12) for _ in range(MEGABYTES << 6)]
+    assert huge_kilobytes() - before > 0.8 * MEGABYTES * 1024
+    assert len(parts) and len(kept)
