@@ -11,6 +11,7 @@ it stored once a block.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +40,18 @@ class Blocks:
     codes: torch.Tensor
     scale: torch.Tensor
     zero: torch.Tensor | None
+
+
+def joined(parts: Sequence[Blocks]) -> Blocks:
+    """Weights of one format and width as one of all their rows."""
+    zeros = [part.zero for part in parts if part.zero is not None]
+    return Blocks(
+        parts[0].bits,
+        parts[0].size,
+        torch.cat([part.codes for part in parts]),
+        torch.cat([part.scale for part in parts]),
+        torch.cat(zeros) if zeros else None,
+    )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ execution providers take as well."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import torch
 
 from ..ir import Graph, Node, TargetError
+from ..ir.state import find_caches
 from .onnx import WIDE_SUMS, ModelFile, emit
 from .onnx.forms.cached import Unfit, find_fits
 from .onnx.half import computed, stored
 from .onnx.runner import OnnxRunner
 from .onnx.state import BoundSteps, Past
+from .pages import in_huge_pages
 from .runner import Steps
 
 HALF = "float16"
@@ -46,13 +49,14 @@ class OnnxRuntimeRunner(OnnxRunner):
         notes: Sequence[str] = (),
     ) -> None:
         self.threads, self.providers, self.notes = threads, _known(providers), tuple(notes)
-        self._session = self._open(model)
+        with in_huge_pages() if find_caches(graph) else contextlib.nullcontext():
+            self._session = self._open(model)
         self._given = [info.name for info in self._session.get_outputs()]
         names = [info.name for info in self._session.get_inputs()]
         super().__init__(model, graph, names)
         self._graph = graph
         more = [name for name in names if name not in self._names]
-        self._past = Past(more[0], graph) if more else None
+        self._past = Past(graph, *more) if more else None
 
     @property
     def copies(self) -> str:
@@ -80,7 +84,7 @@ class OnnxRuntimeRunner(OnnxRunner):
         name_of = dict(zip(values, self._given, strict=True))
         return BoundSteps(
             self._session,
-            past=self._past.name,
+            past=self._past,
             ids=ids,
             scores=(name_of[scores], self._graph.outputs[scores]),
             state={name: name_of[place] for name, place in state.items()},

@@ -37,7 +37,7 @@ class Steps(Protocol):
     """A batch of sequences that goes on: scores for what is new, which joins the state."""
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
-        """``[batch, length]`` -> ``[batch, length, vocabulary]``."""
+        """``[batch, length]`` -> ``[batch, some, vocabulary]``, at least of the last one."""
         ...
 
 

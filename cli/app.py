@@ -15,12 +15,14 @@ from .. import __version__
 from .. import compile as compile_model
 from ..backends.base import TARGETS
 from ..driver.artifact import check_folder, read_report
+from ..driver.artifact import load as load_artifact
 from ..driver.progress import Bars
 from ..ir import InputError
 from .calibration import read
 from .inspect import show
 from .shapes import parse
 from .source import load
+from .text import write
 
 app = typer.Typer(
     name="regauge",
@@ -42,6 +44,10 @@ SHAPES = typer.Option(
     "name:number varies and has this size in the example. Once for each input.",
     show_default=False,
 )
+SAVED = typer.Argument(help="A saved artifact.", show_default=False)
+TOKENIZER = typer.Option(
+    "--tokenizer", help="The checkpoint folder that holds the tokenizer.", show_default=False
+)
 OUT = typer.Option("--out", "-o", help="The folder to write.", show_default=False)
 PASSES = typer.Option("--passes", "-p", help="Presets and passes, separated by commas.")
 TARGET = typer.Option("--target", "-t", help="Where it shall run; see `regauge targets`.")
@@ -54,6 +60,11 @@ OPTION = typer.Option(
     "-O",
     help="What the target takes besides, as threads=1 or tune=200; may be given more than once.",
     show_default=False,
+)
+CACHE = typer.Option(
+    "--cache",
+    help="Let a causal language model take its keys and values and give them back, for `regauge "
+    "generate`; batch and lengths may then vary, and --shapes are the example's alone.",
 )
 CALIBRATION = typer.Option(
     "--calibration",
@@ -98,6 +109,7 @@ def compile_(
     target: Annotated[str, TARGET] = "onnxruntime",
     calibration: Annotated[str, CALIBRATION] = "",
     shapes: Annotated[list[str] | None, SHAPES] = None,
+    cache: Annotated[bool, CACHE] = False,
     measure: Annotated[bool, typer.Option(help="Measure error and latency on the example.")] = True,
     resume: Annotated[Path | None, RESUME] = None,
     option: Annotated[list[str] | None, OPTION] = None,
@@ -114,7 +126,8 @@ def compile_(
         passes=[name.strip() for name in passes.split(",") if name.strip()],
         calibration=batches,
         target=target,
-        dynamic_shapes=found.dynamic_shapes,
+        dynamic_shapes=None if cache else found.dynamic_shapes,
+        cache=cache,
         measure=measure,
         resume=resume,
         options=dict(map(_option, option or [])),
@@ -123,6 +136,37 @@ def compile_(
         artifact.save(out)
     print(artifact.report)
     print(f"\nsaved to {out}", file=sys.stderr)
+
+
+@app.command()
+def generate(
+    folder: Annotated[Path, SAVED],
+    prompt: Annotated[str, typer.Argument(help="What the text begins with.", show_default=False)],
+    tokenizer: Annotated[Path, TOKENIZER],
+    tokens: Annotated[int, typer.Option("--tokens", "-n", help="At most so many new ones.")] = 128,
+    temperature: Annotated[
+        float, typer.Option(help="What scores are divided by before one is drawn; 0 for the best.")
+    ] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw from so many best alone.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the fewest best of this probability.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    option: Annotated[list[str] | None, OPTION] = None,
+) -> None:
+    """Print what follows a prompt, token by token, by an artifact compiled with --cache."""
+    with Bars() as bars, bars.stage(f"loading {folder}"):
+        artifact = load_artifact(folder, options=dict(map(_option, option or [])))
+    write(
+        artifact,
+        tokenizer,
+        prompt,
+        max_new_tokens=tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+    )
 
 
 @app.command()
@@ -137,7 +181,7 @@ def inspect(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="A saved artifact.", show_default=False)],
+    folder: Annotated[Path, SAVED],
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
     html: Annotated[
         Path | None,

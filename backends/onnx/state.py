@@ -2,12 +2,14 @@
 
 Who emits a graph in the form of ``forms/cached.py`` gives it one more input, the number of tokens
 of the past. A call that hands caches on has as many as they are long. ``BoundSteps`` keeps caches
-in buffers with room for more, which are both what an op reads and what it writes.
+in buffers with room for more, which are both what an op reads and what it writes. Another input,
+of ``forms/last.py``, says from which token on scores are wanted: a call wants all, a step the last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ import torch
 from ...ir import Graph, Node, TensorType
 from ...ir.state import find_caches
 from ...ir.types import evaluate
+from ..pages import in_huge_pages
 
 Feeds = Mapping[str, Any]
 
@@ -23,12 +26,13 @@ class Past:
     """How many tokens the caches of a call hold, as an input of the model.
 
     Args:
-        name: The input.
         graph: What was lowered.
+        name: The input.
+        first: The input of the first token to score, where the model has one.
     """
 
-    def __init__(self, name: str, graph: Graph) -> None:
-        self.name = name
+    def __init__(self, graph: Graph, name: str, first: str = "") -> None:
+        self.name, self.first = name, first
         cache = find_caches(graph)[0]
         self._cache, self._length = cache.past, cache.fresh.shape[2]
         self._inputs = {node.name: node for node in graph.inputs}
@@ -42,7 +46,8 @@ class Past:
         they are run one by one.
         """
         batch, _, tokens, _ = feeds[self._cache.name].shape
-        many = {**feeds, self.name: torch.tensor(tokens)}
+        every = {self.first: torch.tensor(0)} if self.first else {}
+        many = {**feeds, **every, self.name: torch.tensor(tokens)}
         if batch == 1 or not tokens or self._new(feeds) == 1:
             return once(many)
         found = [once(self._one(many, index)) for index in range(batch)]
@@ -70,12 +75,24 @@ class Past:
         return {name: part(name, value) for name, value in feeds.items()}
 
 
+def _buffers(empty: Sequence[torch.Tensor], capacity: int) -> list[torch.Tensor]:
+    """Caches with room for so many tokens, one behind the other."""
+    shapes = [
+        (batch, heads, capacity, width)
+        for batch, heads, _, width in (cache.shape for cache in empty)
+    ]
+    sizes = [math.prod(shape) for shape in shapes]
+    with in_huge_pages():
+        whole = torch.empty(sum(sizes), dtype=empty[0].dtype).zero_()
+    return [part.view(shape) for part, shape in zip(whole.split(sizes), shapes, strict=True)]
+
+
 class BoundSteps:
     """Sequences whose caches stay where they are.
 
     Args:
         session: The inference session.
-        past: The input of how many tokens there are.
+        past: The inputs of how many tokens there are, and of which are scored.
         ids: The input of new ones.
         scores: The output to return, and its node.
         state: The inputs of caches, and the outputs that take their place.
@@ -88,7 +105,7 @@ class BoundSteps:
         self,
         session: Any,
         *,
-        past: str,
+        past: Past,
         ids: str,
         scores: tuple[str, Node],
         state: Mapping[str, str],
@@ -107,25 +124,27 @@ class BoundSteps:
         for name, value in given.items():
             if name in known and name != ids and name not in state:
                 self._bound.bind_ortvalue_input(name, to_runtime(value))
-        self.buffers: list[torch.Tensor] = []
-        for name, output in state.items():
-            batch, heads, _, width = given[name].shape
-            buffer = torch.zeros(batch, heads, capacity, width, dtype=given[name].dtype)
-            self.buffers.append(buffer)
+        self.buffers = _buffers([given[name] for name in state], capacity)
+        for (name, output), buffer in zip(state.items(), self.buffers, strict=True):
             value = to_runtime(buffer)
             self._bound.bind_ortvalue_input(name, value)
             self._bound.bind_ortvalue_output(output, value)
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
-        """The scores, which the next call may write over."""
-        shape = (*ids.shape[:2], self._width)
+        """The scores, of the last token where the model takes that; the next call may write over
+        them."""
+        batch, length = ids.shape[:2]
+        first = length - 1 if self._past.first else 0
+        shape = (batch, length - first, self._width)
         if self._found.shape != shape:
             self._found = torch.empty(shape, dtype=self._dtype)
             self._bound.bind_ortvalue_output(self._scores, self._to_runtime(self._found))
-        self._bound.bind_ortvalue_input(self._ids, self._to_runtime(ids))
-        self._bound.bind_ortvalue_input(self._past, self._to_runtime(torch.tensor(self._tokens)))
+        numbers = {self._past.name: self._tokens, self._past.first: first}
+        given = {name: torch.tensor(number) for name, number in numbers.items() if name}
+        for name, value in {**given, self._ids: ids}.items():
+            self._bound.bind_ortvalue_input(name, self._to_runtime(value))
         self._session.run_with_iobinding(self._bound)
-        self._tokens += ids.shape[1]
+        self._tokens += length
         return self._found
 
     def rewind(self, tokens: int) -> None:

@@ -74,6 +74,69 @@ def test_compile_hands_options_to_the_target(run: Run, place: Path) -> None:
     assert (place / "made" / "model.onnx").is_file()
 
 
+# -- generate -----------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(place: Path) -> Path:
+    """A small decoder and its tokenizer of single words."""
+    import torch
+    import transformers as hf
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "eos_token_id": 39}
+    model = hf.LlamaForCausalLM(hf.LlamaConfig(**sizes, **heads)).eval()  # type: ignore[arg-type]
+    model.save_pretrained(place / "model")
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(40)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    hf.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(place / "model")
+    return place / "model"
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "torch"])
+def test_generate_prints_what_the_model_would_say(run: Run, checkpoint: Path, target: str) -> None:
+    import torch
+    import transformers as hf
+
+    words = ["-t", target, "--no-measure", "-o", "made", "--cache", "-s", "input_ids=1,8"]
+    assert run("compile", str(checkpoint), *words)[0] == 0
+    asked = ["w3 w7 w5", "--tokenizer", str(checkpoint), "-n", "6"]
+    code, out, _ = run("generate", "made", *asked)
+    model: Any = hf.AutoModelForCausalLM.from_pretrained(checkpoint)
+    ids = torch.tensor([[3, 7, 5]])
+    wanted = model.generate(ids, max_new_tokens=6, do_sample=False)[0, 3:].tolist()
+    assert code == 0
+    assert out.split() == [f"w{i}" for i in wanted]
+    code, drawn, _ = run("generate", "made", *asked, "--temperature", "9", "--seed", "4")
+    assert code == 0 and drawn.split() != out.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["w1", "--tokenizer", "empty"], "the folder holds no tokenizer"),
+        (["", "--tokenizer", "model"], "the prompt has no tokens"),
+        (["w1", "--tokenizer", "model", "--top-k", "3"], "at temperature 0 nothing is drawn"),
+        (["w1", "--tokenizer", "model", "-O", "tune=3"], "target 'torch' has no option 'tune'"),
+    ],
+)
+def test_generate_says_what_is_wrong(
+    run: Run, place: Path, checkpoint: Path, words: list[str], what: str
+) -> None:
+    (place / "empty").mkdir()
+    assert run("compile", str(checkpoint), *TORCH, "-o", "made", "--cache")[0] == 0
+    code, _, err = run("generate", "made", *words)
+    assert code == 2 and what in " ".join(err.split())
+
+
+def test_generate_wants_an_artifact_with_a_cache(run: Run, checkpoint: Path) -> None:
+    assert run("compile", "nets:pair", *TORCH, "-o", "made")[0] == 0
+    code, _, err = run("generate", "made", "w1", "--tokenizer", str(checkpoint))
+    assert code == 2 and "this artifact of Net keeps no cache to generate with" in err
+
+
 BAD_COMPILE = [
     ("nets", "'nets' is neither a folder nor module:factory"),
     ("gone:pair", "there is no module 'gone'"),

@@ -6,15 +6,16 @@ what the graph computes.
 
 from ....ir import Graph
 from ..dialect import Dialect
-from . import attention, blocks, cached, padding, pairs, quantized, residual, rotary
+from . import attention, blocks, cached, last, packed, padding, pairs, quantized, residual, rotary
 
 
 def fuse(graph: Graph, dialect: Dialect) -> Graph:
     """A copy of the graph in the forms of who reads it."""
     new = graph.copy()
-    caches = (cached,) if dialect.runtime else ()
+    caches = (cached, last) if dialect.runtime else ()
     codes = (quantized, blocks, residual) if dialect.runtime else (pairs,)
-    for form in (rotary, *caches, attention, padding, *codes):
+    joined = (packed,) if dialect.runtime else ()
+    for form in (rotary, *caches, attention, padding, *codes, *joined):
         form.fuse(new)
         new.prune()
     return new

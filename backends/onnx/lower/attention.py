@@ -95,11 +95,13 @@ def cached(
     b: Builder,
     node: Node,
     query: Node,
-    key: Node,
-    value: Node,
+    key: Node | None,
+    value: Node | None,
     past_keys: Node,
     past_values: Node,
     past: Node,
+    cos: Node | None = None,
+    sin: Node | None = None,
     *,
     heads: int,
     kv_heads: int,
@@ -110,29 +112,64 @@ def cached(
     [B, Q, H*D], [B, G, P', D], [B, G, P', D]``.
 
     P may be more than ``past``, which is how many tokens there are; P' is P, or ``past + Q`` where
-    that is more.
+    that is more. Without keys and values, ``query`` holds all three side by side. It and the keys
+    are turned by ``cos`` and ``sin``, ``[1, Q, D]``, where these are given.
     """
     operands = [b.tensor(part) for part in (query, key, value)]
-
-    def lengths() -> tuple[str, str]:
-        """The place of the last key of each sequence, and how many keys there are."""
-        total = b.op("Add", b.number(past), b.size(operands[0], 1))
-        last = b.cast(b.op("Sub", total, b.ints(1)), torch.int32)
-        every = b.op("Expand", last, b.op("Shape", operands[0], start=0, end=1))
-        return every, b.op("Squeeze", b.cast(total, torch.int32))
-
+    tables = () if cos is None or sin is None else _turns(b, operands[0], query, past, (cos, sin))
     return b.ops(
         f"{MICROSOFT}GroupQueryAttention",
         *operands,
         b.tensor(past_keys),
         b.tensor(past_values),
-        *b.memo(("lengths", past.name, query.shape[:2]), lengths),
+        *_lengths(b, operands[0], query, past),
+        *tables,
         count=3,
         num_heads=heads,
         kv_num_heads=kv_heads,
         scale=scale,
         local_window_size=window or -1,
+        **({"do_rotary": 1} if tables else {}),
     )
+
+
+def _lengths(b: Builder, x: str, query: Node, past: Node) -> tuple[str, str]:
+    """The place of the last key of each sequence, and how many keys there are."""
+
+    def make() -> tuple[str, str]:
+        total = b.op("Add", b.number(past), b.size(x, 1))
+        last = b.cast(b.op("Sub", total, b.ints(1)), torch.int32)
+        every = b.op("Expand", last, b.op("Shape", x, start=0, end=1))
+        return every, b.op("Squeeze", b.cast(total, torch.int32))
+
+    return b.memo(("lengths", past.name, query.shape[:2]), make)
+
+
+def _turns(
+    b: Builder, x: str, query: Node, past: Node, tables: tuple[Node, Node]
+) -> tuple[str, str, str]:
+    """Tables with a row for each key, as the op asks for, of which the first are those of the new
+    tokens; and which rows these are."""
+
+    def rows(table: Node) -> str:
+        return b.memo(("rows", table.name), lambda: _filled(b, table, past))
+
+    def places() -> str:
+        new = b.op("Squeeze", b.size(x, 1))
+        every = b.op("Range", b.constant(0, torch.int64), new, b.constant(1, torch.int64))
+        return b.op("Expand", every, b.op("Shape", x, start=0, end=2))
+
+    cos, sin = rows(tables[0]), rows(tables[1])
+    return cos, sin, b.memo(("places", query.shape[:2]), places)
+
+
+def _filled(b: Builder, table: Node, past: Node) -> str:
+    """``[past + Q, D / 2]`` of ``[1, Q, D]``."""
+    half = b.op("Squeeze", _first_half(b, table), b.ints(0))
+    pads = b.memo(
+        ("pads", past.name), lambda: b.op("Concat", b.ints(0, 0), b.number(past), b.ints(0), axis=0)
+    )
+    return b.op("Pad", half, pads)
 
 
 def rotary(b: Builder, node: Node, input: Node, cos: Node, sin: Node, *, heads: int) -> str:
@@ -148,15 +185,18 @@ def rotary(b: Builder, node: Node, input: Node, cos: Node, sin: Node, *, heads: 
 
 def _half(b: Builder, table: Node, input: Node, x: str) -> str:
     def make() -> str:
-        half = b.op(
-            "Slice", b.tensor(table), b.ints(0), b.ints(int(table.shape[-1]) // 2), b.ints(-1)
-        )
+        half = _first_half(b, table)
         if table.shape[0] == input.shape[0]:
             return half
         # The op has no broadcasting over the batch.
         return b.op("Expand", half, b.op("Concat", b.size(x, 0), b.ints(1, 1), axis=0))
 
     return b.memo(("half", table.name, input.shape[0]), make)
+
+
+def _first_half(b: Builder, table: Node) -> str:
+    width = int(table.shape[-1]) // 2
+    return b.op("Slice", b.tensor(table), b.ints(0), b.ints(width), b.ints(-1))
 
 
 LOWERINGS = {

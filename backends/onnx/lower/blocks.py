@@ -9,6 +9,7 @@ multiplied by is stored once; what is a reshape in the file is folded when it is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
@@ -17,7 +18,7 @@ from ....ir import Node, TargetError
 from ....ir.formats import Packed, named, unpack
 from ....ir.graph import Arg
 from ...base import target
-from ...blocks import BlockKernels, Blocks
+from ...blocks import BlockKernels, Blocks, joined
 from ..builder import MICROSOFT, Builder, Declined, rank
 from .contractions import affine
 
@@ -87,6 +88,17 @@ def linear_blocks(
         table = _dequantized(b, node, (codes, scale, whole, zero), format, shape)
         return affine(b, input, b.op("Transpose", table, perm=[1, 0]), bias)
     blocks, *operands = _stored(b, node, (codes, scale, whole, zero), format, shape)
+    return _product(b, input, blocks, operands, bias, shape)
+
+
+def _product(
+    b: Builder,
+    input: Node,
+    blocks: Blocks,
+    operands: Sequence[str],
+    bias: Node | None,
+    shape: tuple[int, ...],
+) -> str:
     x = b.tensor(input)
     row = b.op("Reshape", x, b.ints(1, -1)) if rank(input) == 1 else x
     product = b.op(
@@ -102,6 +114,34 @@ def linear_blocks(
         accuracy_level=_INT8,
     )
     return b.op("Reshape", product, b.ints(-1)) if rank(input) == 1 else product
+
+
+def linears_blocks(
+    b: Builder,
+    node: Node,
+    weights: Sequence[_Parts],
+    input: Node,
+    bias: Node | None = None,
+    *,
+    format: str,
+    shapes: Sequence[tuple[int, ...]],
+) -> str:
+    """Layers of one input and format as one: their results side by side."""
+    blocks = joined([
+        _blocks(b, node, parts, format, shape)
+        for parts, shape in zip(weights, shapes, strict=True)
+    ])  # fmt: skip
+    codes, scale, _, _ = weights[0]
+    operands = [
+        b.parameter(codes, "joined", lambda _: blocks.codes),
+        b.parameter(scale, "joined", lambda _: blocks.scale),
+    ]
+    if (zeros := blocks.zero) is not None:
+        operands.append(b.parameter(codes, "joined_zeros", lambda _: zeros))
+    else:
+        operands.append("")
+    whole = (sum(shape[0] for shape in shapes), shapes[0][1])
+    return _product(b, input, blocks, operands, bias, whole)
 
 
 def _dequantized(b: Builder, node: Node, parts: _Parts, name: str, shape: tuple[int, ...]) -> str:
@@ -195,5 +235,6 @@ def decode(
 LOWERINGS = {
     "decode": decode,
     "ort.linear_blocks": linear_blocks,
+    "ort.linears_blocks": linears_blocks,
     "ort.embedding_blocks": embedding_blocks,
 }

@@ -146,7 +146,7 @@ def graph(x: f64[64, 6], *, a: f64[6, 6], b: f64[6, 6], c: f64[6, 6], o: f64[3, 
 """
     graph, inputs = filled(text)
     graph.store["b"] = -1.3 * graph.store["a"]
-    size = 1.15 * graph.store["a"].norm() / 6**0.5  # between the two
+    size = graph.store["a"].norm() / 6**0.5  # between the two
     graph.store["c"] = size * torch.eye(6, dtype=torch.float64)
     context = Context(inputs=inputs, calibration=[inputs])
     step = DropLayers(remove=0.6, score="output", recover=False)
