@@ -12,6 +12,7 @@ from .fusion.fold_batch_norm import FoldBatchNorm as FoldBatchNorm
 from .fusion.join_readers import JoinReaders as JoinReaders
 from .fusion.merge_branches import MergeBranches as MergeBranches
 from .fusion.merge_chains import MergeChains as MergeChains
+from .fusion.merge_equal import MergeEqual as MergeEqual
 from .gauges.center_residual import CenterResidual as CenterResidual
 from .gauges.choose import ChooseBest as ChooseBest
 from .gauges.choose import smooth_quant_plus as smooth_quant_plus
@@ -50,6 +51,7 @@ from .structure.importance import Taylor as Taylor
 from .structure.layer_scores import LayerScore as LayerScore
 from .structure.layer_scores import OutputChange as OutputChange
 from .structure.layer_scores import Similarity as Similarity
+from .structure.parallelize import Parallelize as Parallelize
 from .structure.prune import Prune as Prune
 
 __all__ = [
@@ -78,7 +80,9 @@ __all__ = [
     "Magnitude",
     "MergeBranches",
     "MergeChains",
+    "MergeEqual",
     "OutputChange",
+    "Parallelize",
     "Pass",
     "PassReport",
     "Promise",

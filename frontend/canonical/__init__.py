@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ...ir import Graph
+from ...ir.merge import merge_equal
 from . import (
     activations,
     attention,
@@ -26,7 +27,7 @@ from . import (
 )
 from .check import check as check
 from .masks import simplify
-from .merge import merge, name_in_order, read_sizes_off_inputs
+from .order import name_in_order, read_sizes_off_inputs
 from .rewrite import join, rewrite
 
 __all__ = ["canonicalize", "check"]
@@ -61,7 +62,7 @@ def canonicalize(graph: Graph, *, learned: Collection[str] | None = None) -> Non
     while changed:
         changed = rewrite(graph, _RULES)
         changed |= read_sizes_off_inputs(graph)
-        changed |= merge(graph)
+        changed |= bool(merge_equal(graph))
         changed |= simplify(graph)
         if not changed:  # positions are understood before they become numbers
             changed = constants.fold(graph, learned)

@@ -23,7 +23,7 @@ import torch
 from ...ir import Graph, Node, TensorType
 from ...ir.graph import Arg
 from .indices import FALSE, LOWEST, TRUE, Affine, analyse, decided
-from .merge import size_node
+from .order import size_node
 from .rewrite import number, sizes
 
 

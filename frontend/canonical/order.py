@@ -1,27 +1,11 @@
-"""Equal nodes are one node, sizes are read off the inputs, and names follow the order."""
+"""Sizes are read off the inputs, and names follow the order."""
 
 from __future__ import annotations
 
 import re
 
 from ...ir import Graph, Node
-from ...ir.text import line
 from .rewrite import sizes
-
-
-def merge(graph: Graph) -> bool:
-    """Let readers of a node read an earlier one that computes the same; says whether any did."""
-    known: dict[str, Node] = {}
-    changed = False
-    for node in graph.nodes:
-        what = line(node).partition(": ")[2]  # type, op and arguments, without the name
-        first = known.setdefault(what, node)
-        if first is not node:
-            graph.replace(node, first)
-            changed = True
-    if changed:
-        graph.prune()
-    return changed
 
 
 def size_node(graph: Graph, size: str, before: Node) -> Node | None:
