@@ -160,17 +160,14 @@ class Prune(SitePass):
         for group, stays in steps:
             value = graph[group.value.name]
             if bool(stays.all()):
-                remarks.append(missed(value, f"all {group.count} {group.role} are worth more"))
+                remarks.append(missed(value, f"{group.role}: all stay"))
                 continue
             region = transport(graph, value, Kind.PERMUTATION, axes=group.axes)
             assert isinstance(region, Region)
             drop(graph, region, group.coordinates(stays))
-            count = int(stays.sum())
-            remarks.append(
-                applied(
-                    value, f"{group.role}: {count * group.size} of {len(group.unit)} channels stay"
-                )
-            )
+            what = "heads" if group.role == "heads" else f"channels of {group.role}"
+            left = int(stays.sum()) * group.size
+            remarks.append(applied(value, f"{left} of {len(group.unit)} {what} stay"))
         return remarks
 
 
@@ -294,7 +291,8 @@ class _Plan:
 
     def _legal(self, group: Group) -> list[int]:
         """The numbers of units that may stay, from the least; all may."""
-        fits = [n for n in range(1, group.count) if n * group.size % self.prune.multiple == 0]
+        multiple = 1 if group.role == "heads" else self.prune.multiple
+        fits = [n for n in range(1, group.count) if n * group.size % multiple == 0]
         return [*fits, group.count]
 
 

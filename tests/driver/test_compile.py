@@ -13,7 +13,7 @@ import regauge as rg
 from regauge import ir
 from regauge.backends.base import target
 from regauge.driver.presets import label, legalized, resolve
-from regauge.passes import FoldNormAffine, Pass, Quantize, manager
+from regauge.passes import FoldNormAffine, Pass, Prune, Quantize, manager
 from regauge.passes.quantization.rounder import Rounder
 
 Equal = Callable[[Any, Any], None]
@@ -243,6 +243,18 @@ def test_an_order_that_breaks_a_promise_says_which_pass_must_move(
         "Nothing comes after Honest, but a pass of the stage fold must come before quantize\n"
         "  do  move Nothing before Honest"
     )
+
+
+def test_an_exact_pass_behind_a_smaller_network_is_checked_against_that(
+    net: nn.Module, x: Tensor
+) -> None:
+    """And not against the model: pruning changed the function, folding must not."""
+    prune = Prune(remove=0.5, score="magnitude", recover=False)
+    artifact = rg.compile(net, (x,), passes=[prune, "exact"], target="torch", measure=False)
+    by_name = {report.name: report for report in artifact.report.passes}
+    assert by_name["Prune"].damage > 1e-2
+    assert by_name["MergeChains"].promise == "exact" and by_name["MergeChains"].damage < 1e-9
+    assert artifact.report.passes[-1].name == "Round"
 
 
 def test_what_could_not_be_done_is_in_the_report_with_its_reason(
