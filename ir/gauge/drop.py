@@ -129,13 +129,18 @@ def _obstacle(graph: Graph, region: Region, copies: torch.Tensor) -> Blocked | N
 
 
 def _partitions(region: Region) -> list[torch.Tensor]:
-    """Each coordinate alone, and by its place along each axis of the values that have several."""
+    """Each coordinate alone; by its place along each axis of the values that have several; and by
+    its place in the groups of a convolution that writes them."""
     found = [torch.arange(region.size)]
     actions = [*region.actions.values(), *(edit.action for edit in region.edits.values())]
     for labels in {id(a.labels): a.labels for a in actions if len(a.axes) > 1}.values():
         for axis in range(labels.dim()):
             if labels.shape[axis] > 1:
                 found.append(_by_place(labels, axis, region.size))
+    for node, action in region.actions.items():
+        groups = node.attrs.get("groups", 1) if node.op.startswith("conv") else 1
+        if groups > 1 and len(action.axes) == 1:
+            found.append(_by_place(action.labels.reshape(groups, -1), 1, region.size))
     return found
 
 

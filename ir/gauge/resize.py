@@ -171,6 +171,8 @@ class Plan:
         """How many groups are left, of which each has as many channels as the others."""
         whole: list[torch.Tensor] = []
         for side in sides:
+            if not side:
+                whole.append(torch.ones(groups, dtype=torch.bool))
             for left in side.values():
                 counts = left.reshape(groups, -1).sum(1)
                 if counts[counts > 0].unique().numel() != 1:

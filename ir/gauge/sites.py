@@ -132,17 +132,19 @@ def pairs(graph: Graph) -> list[Site]:
 def classes(graph: Graph) -> list[Site]:
     """The channel classes that weights write, each once, with what mixes channels tried."""
     found: list[Site] = []
-    covered: set[Node] = set()
+    covered: set[tuple[Node, int]] = set()
     for node in graph.nodes:
-        if node.op not in WRITERS or node in covered or not isinstance(node.type, TensorType):
+        if node.op not in WRITERS or not isinstance(node.type, TensorType):
             continue
         axis = WRITERS[node.op]
+        if (node, axis) in covered:
+            continue
         site = Site(node, axis, ())
         for kind in (Kind.PERMUTATION, Kind.CENTRE, Kind.ORTHOGONAL):
             site.found[kind] = transport(graph, node, kind, axes=(axis,))
         region = site.found[Kind.PERMUTATION]
         if isinstance(region, Region):
-            covered |= region.actions.keys()
-        covered.add(node)
+            covered |= {(n, along) for n, action in region.actions.items() for along in action.axes}
+        covered.add((node, axis))
         found.append(site)
     return found

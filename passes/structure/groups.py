@@ -140,10 +140,10 @@ def groups(
             if not attended.isdisjoint(region.actions):
                 continue  # the heads of an attention, all their channels at once
             role = "stream" if _joins(region) else "hidden"
-        else:
-            role = "stream"
-        if role in roles:
-            look(site, role, region)
+            if role in roles:
+                look(site, role, region)
+        elif not {"stream", "hidden"}.isdisjoint(roles):
+            stopped.append((site.value, region))
     place = {node: index for index, node in enumerate(graph.nodes)}
     return sorted(found, key=lambda group: place[group.value]), stopped
 
