@@ -50,7 +50,10 @@ from .structure.importance import Taylor as Taylor
 from .structure.layer_scores import LayerScore as LayerScore
 from .structure.layer_scores import OutputChange as OutputChange
 from .structure.layer_scores import Similarity as Similarity
+from .structure.patterns import Pattern as Pattern
 from .structure.prune import Prune as Prune
+from .structure.rates import RateDistortion as RateDistortion
+from .structure.sparsify import Sparsify as Sparsify
 
 __all__ = [
     "PRESETS",
@@ -81,11 +84,13 @@ __all__ = [
     "OutputChange",
     "Pass",
     "PassReport",
+    "Pattern",
     "Promise",
     "Prune",
     "Quantize",
     "QuantizeCache",
     "QuantizeResults",
+    "RateDistortion",
     "Reconstruct",
     "Reconstruction",
     "Remark",
@@ -93,6 +98,7 @@ __all__ = [
     "Similarity",
     "Smooth",
     "SortChannels",
+    "Sparsify",
     "SplitOutliers",
     "Stage",
     "Taylor",
