@@ -51,6 +51,7 @@ from .structure.layer_scores import LayerScore as LayerScore
 from .structure.layer_scores import OutputChange as OutputChange
 from .structure.layer_scores import Similarity as Similarity
 from .structure.patterns import Pattern as Pattern
+from .structure.permute_inputs import PermuteInputs as PermuteInputs
 from .structure.prune import Prune as Prune
 from .structure.rates import RateDistortion as RateDistortion
 from .structure.sparsify import Sparsify as Sparsify
@@ -85,6 +86,7 @@ __all__ = [
     "Pass",
     "PassReport",
     "Pattern",
+    "PermuteInputs",
     "Promise",
     "Prune",
     "Quantize",

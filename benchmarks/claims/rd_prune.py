@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from base import Figures, Subject, digits_resnet, digits_vit, publish
-from scipy.stats import spearmanr
 
 from regauge.passes import Sparsify
 from regauge.passes.structure.patterns import Whole
-from regauge.passes.structure.rates import Damage, Layer, RateDistortion, Rates, named_rates
+from regauge.passes.structure.rates import Damage, Layer
 
 PARTS = (0.7, 0.8, 0.9, 0.95)
-NAMES = {
+WAYS = {
     "even": "the same of each",
     "erk": "ERK",
     "magnitude": "one threshold of all",
@@ -28,24 +26,34 @@ SAYS = (
 
 def measure() -> Figures:
     rows: list[list[Any]] = []
-    facts: dict[str, Any] = {"subjects": ""}
     titles: list[str] = []
     for subject in (digits_resnet(), digits_vit()):
         name = subject.title.split(" ")[0]
         titles.append(subject.title)
         rows.append([name, "0 %", "", "", "", subject.quality(subject.graph), ""])
-        rates = {way: prepared(subject, way) for way in NAMES}
         for part in PARTS:
-            for way, label in NAMES.items():
-                rows.append([name, f"{100 * part:g} %", label, *judged(subject, rates[way], part)])
+            for way, label in WAYS.items():
+                rows.append([name, f"{100 * part:g} %", label, *judged(subject, way, part)])
                 print(rows[-1], flush=True)
-    facts["subjects"] = "; ".join(titles)
-    return Figures(rows, facts)
+    return Figures(rows, {"subjects": "; ".join(titles)})
 
 
-def found(subject: Subject) -> list[Layer]:
-    """The layers that may lose weights."""
-    return Sparsify(0.5, least=256).layers(subject.graph)
+def judged(subject: Subject, way: str, part: float) -> tuple[float, float, float, float]:
+    """The sum of the errors of outputs with zeros in one layer, the error with those in all, and
+    accuracies: as they are, and with weights that make up for them."""
+    plain = Sparsify(part, "layer", "magnitude", "none", way, least=256)
+    graph, remarks = plain.attempt(subject.graph, subject.context)
+    rates: dict[str, float] = remarks[-1].data["rates"]
+    damage = Damage(subject.graph, subject.context, 2, "rd_prune")
+    layers = {
+        Layer(node, node.args[1], tuple(subject.graph.value(node.args[1]).shape)): rates[name]
+        for node in subject.graph.nodes
+        if len(node.args) > 1 and (name := getattr(node.args[1], "name", "")) in rates
+    }
+    single = sum(damage.of({layer: rate}, Whole()) for layer, rate in layers.items())
+    made_up = subject.after([Sparsify(rates, "layer", least=256)])
+    together = damage.of(layers, Whole())
+    return single, together, subject.quality(graph), subject.quality(made_up)
 
 
 if __name__ == "__main__":
