@@ -18,9 +18,18 @@ WAYS = {
     "rate-distortion": "curves, dynamic programming",
 }
 SAYS = (
-    "{subjects}. Claimed: the error of the outputs with zeros in all layers is the sum of those "
-    "with zeros in one alone, so that dynamic programming over curves of each layer finds the best "
-    "division, and that is better than the same part of each and than ERK at 70 to 95 %."
+    "{subjects}. Claimed: the error of the outputs with zeros in all layers is near the sum of "
+    "those with zeros in one layer alone, so that dynamic programming over curves of each layer "
+    "finds the best division, better than the same part of each and than ERK at 70 to 95 %. Zeros "
+    "by magnitude, at once, none of the other weights changed; errors are |y' - y|² / |y|² on 64 "
+    "images of the calibration data, accuracies on test images. Borne out by the ViT at every "
+    "number of zeros, and by the ResNet at 70 and 80 %: at 80 % of zeros the ViT keeps 0.91 where "
+    "ERK leaves 0.38. The sum orders divisions by their error as long as errors are below about a "
+    "half, and is then within a factor of 2 of the error of all (it is the less of the two: "
+    "layers add to what is wrong before them); beyond, outputs are lost and it means nothing, as "
+    "for the ResNet at 90 and 95 %. Once the other weights make up for the zeros (last column, the "
+    "same zeros of each layer chosen by a search) most of the difference is gone up to 90 %, and "
+    "curves made without that are no longer the best for the ResNet, where ERK is."
 )
 
 
