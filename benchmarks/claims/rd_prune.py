@@ -27,8 +27,8 @@ SAYS = (
     "ERK leaves 0.38. The sum orders divisions by their error as long as errors are below about a "
     "half, and is then within a factor of 2 of the error of all (it is the less of the two: "
     "layers add to what is wrong before them); beyond, outputs are lost and it means nothing, as "
-    "for the ResNet at 90 and 95 %. Once the other weights make up for the zeros (last column, the "
-    "same zeros of each layer chosen by a search) most of the difference is gone up to 90 %, and "
+    "for the ResNet at 90 and 95 %. Once the other weights make up for the zeros (last column, as "
+    "many of each layer, chosen by a search) most of the difference is gone up to 90 %, and "
     "curves made without that are no longer the best for the ResNet, where ERK is."
 )
 

@@ -93,19 +93,20 @@ def sweep(weight: torch.Tensor, hessian: Hessian, pattern: Pattern, remove: floa
     """The weights with zeros that a sweep over the columns leaves."""
     factor = hessian.factor("natural", DAMP, dtype=weight.dtype)
     feedback, power = factor.feedback, factor.power.to(weight.dtype)
-    found, errors, n = torch.zeros_like(weight), torch.zeros_like(weight), weight.shape[1]
+    source = weight.T.contiguous()  # [n, O]: columns are taken one by one
+    found, errors = torch.zeros_like(source), torch.zeros_like(source)
     size = pattern.unit * (max(STRIP // pattern.unit, 1) if pattern.ratio is None else 1)
-    for start in range(0, n, size):
-        stop = min(start + size, n)
-        target = weight[:, start:stop] + errors[:, :start] @ feedback[start:stop, :start].T
+    for start in range(0, len(source), size):
+        stop = min(start + size, len(source))
+        target = source[start:stop] + feedback[start:stop, :start] @ errors[:start]
         before, now = (pattern.count(len(weight), end) for end in (start, stop))
         part = (round(remove * now) - round(remove * before)) / (now - before)
-        stays = pattern.mask(target.square() * power[start:stop], part)
+        stays = pattern.mask(target.T.square() * power[start:stop], part).T
         for j in range(start, stop):
-            wanted = target[:, j - start] + errors[:, start:j] @ feedback[j, start:j]
-            found[:, j] = wanted * stays[:, j - start]
-            errors[:, j] = weight[:, j] - found[:, j]
-    return found
+            wanted = target[j - start] + feedback[j, start:j] @ errors[start:j]
+            found[j] = wanted * stays[j - start]
+            errors[j] = source[j] - found[j]
+    return found.T.contiguous()
 
 
 def search(weight: torch.Tensor, hessian: Hessian, pattern: Pattern, remove: float) -> torch.Tensor:
