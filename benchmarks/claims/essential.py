@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from base import Figures, Subject, digits_vit, minilm, publish, smollm2
+from base import Figures, Subject, digits_vit, minilm, publish
 
 from regauge.ir.blocks import repeated
 from regauge.passes import Sparsify
@@ -12,15 +12,19 @@ from regauge.passes import Sparsify
 SAYS = (
     "{subjects}. Claimed (A60): of a trained transformer's weights a large part can be set to zero "
     "at once, by magnitude, with little lost, up to a point behind which quality falls sharply. "
-    "What is called the knee here is found without labels, by the change of the outputs on "
-    "calibration data; the other columns are judged on other data."
+    "Linear layers of the blocks, as many zeros in each. What is called the knee is what "
+    "`remove='essential'` finds without labels, from the change of the outputs on calibration data "
+    "in steps of 5 %; quality is judged on other data. Borne out by the ViT: half of its weights go "
+    "for 2 points of accuracy, and a fifth more takes 31. The encoder has no such point, its error "
+    "grows from the first weights on, and what is called its knee costs a relative error of 0.38: "
+    "the knee is where it gets steeper, not a promise that little is lost."
 )
 PARTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
 def measure() -> Figures:
     rows: list[list[Any]] = []
-    subjects = (digits_vit(), minilm(8, 8), smollm2(4, 4))
+    subjects = (digits_vit(), minilm(8, 8))
     for subject in subjects:
         name = subject.title.split(";")[0]
         knee = part_of(subject)

@@ -242,13 +242,15 @@ def essential(
 
 def drop_point(parts: Sequence[float], damages: Sequence[float]) -> float:
     """The knee of a curve: the part whose damage is farthest below the chord from the first point
-    to that at which the damage is greatest (Satopaa et al. 2011), both axes scaled to 1."""
-    top = max(range(len(damages)), key=damages.__getitem__)
-    if top == 0 or damages[top] <= damages[0]:
-        return parts[top]
+    to the last with a damage below 1, which outputs of zeros have (Satopaa et al. 2011), both axes
+    scaled to 1."""
+    count = next((i for i, damage in enumerate(damages) if damage >= 1), len(damages))
+    top = count - 1
+    if top < 1 or damages[top] <= damages[0]:
+        return parts[max(top, 0)]
     width, height = parts[top] - parts[0], damages[top] - damages[0]
     return max(
-        zip(parts[: top + 1], damages[: top + 1], strict=True),
+        zip(parts[:count], damages[:count], strict=True),
         key=lambda at: (at[0] - parts[0]) / width - (at[1] - damages[0]) / height,
     )[0]
 

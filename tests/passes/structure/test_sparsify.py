@@ -315,7 +315,11 @@ def test_the_curve_of_a_layer_is_what_its_zeros_change() -> None:
 @pytest.mark.parametrize("at", [0.3, 0.5, 0.8])
 def test_the_drop_point_of_a_corner_is_the_corner(at: float) -> None:
     parts = [i / 20 for i in range(20)]
-    assert drop_point(parts, [max(part - at, 0.0) + 0.01 * part for part in parts]) == at
+    curve = [max(part - at, 0.0) + 0.01 * part for part in parts]
+    assert drop_point(parts, curve) == at
+    assert drop_point([*parts, 0.96, 0.97, 0.98], [*curve, 5.0, 9.0, 0.5]) == at
+    assert drop_point(parts, [0.0] * 20) == 0.95
+    assert drop_point(parts, [0.0, *[2.0] * 19]) == 0.0
 
 
 def test_essential_is_where_the_outputs_change() -> None:
