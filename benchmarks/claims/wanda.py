@@ -13,7 +13,16 @@ from regauge.ir.blocks import repeated
 from regauge.passes import Sparsify
 from regauge.passes.structure.zeros import Method, Recovery
 
-SAYS = "{subjects}."
+SAYS = (
+    "{subjects}. Claimed (A23): of the weights of a row those of least |W| ‖x‖ are worth least, so "
+    "that with half of them at zero, none of the others changed, far less is lost than by "
+    "magnitude, and the same for two of each four. SparseGPT and the search also change the others, "
+    "which make up for the zeros. Linear layers of the blocks, each by what it reads when those "
+    "before it have their zeros (the authors prune a block at once); the head stays. Seconds are "
+    "of the whole pass on a machine that others used too. Half of each row leaves the decoder a "
+    "perplexity of {magnitude:.4g} by magnitude, {wanda:.4g} by Wanda, {sweep:.4g} by SparseGPT "
+    "and {search:.4g} by the search. Nothing runs faster for it here."
+)
 PATTERNS = {
     "rows": "half of each row",
     "2:4": "two of each four in a row",
@@ -30,6 +39,7 @@ WAYS: dict[tuple[Method, Recovery], str] = {
 
 def measure() -> Figures:
     rows: list[list[Any]] = []
+    facts: dict[str, Any] = {}
     subjects = (smollm2(8, 4), minilm(16, 8))
     for subject in subjects:
         name = subject.title.split(";")[0]
@@ -41,8 +51,11 @@ def measure() -> Figures:
                 graph = subject.after([step])
                 seconds = round(time.perf_counter() - start)
                 rows.append([name, zeros, way, subject.quality(graph), seconds])
+                if pattern == "rows":
+                    facts.setdefault(score, rows[-1][3])
                 print(rows[-1], flush=True)
-    return Figures(rows, {"subjects": "; ".join(f"{s.title} ({s.measure})" for s in subjects)})
+    facts["subjects"] = "; ".join(f"{s.title} ({s.measure})" for s in subjects)
+    return Figures(rows, facts)
 
 
 def layers(subject: Subject) -> tuple[str, ...]:
