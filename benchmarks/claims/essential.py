@@ -15,9 +15,9 @@ SAYS = (
     "Linear layers of the blocks, as many zeros in each. What is called the knee is what "
     "`remove='essential'` finds without labels, from the change of the outputs on calibration data "
     "in steps of 5 %; quality is judged on other data. Borne out by the ViT: half of its weights "
-    "go for 2 points of accuracy, and a fifth more takes 31. The encoder has no such point, its error "
-    "grows from the first weights on, and what is called its knee costs a relative error of 0.38: "
-    "the knee is where it gets steeper, not a promise that little is lost."
+    "go for 2 points of accuracy, and a fifth more takes 31. The encoder has no such point, its "
+    "error grows from the first weights on, and what is called its knee costs a relative error of "
+    "0.38: the knee is where it gets steeper, not a promise that little is lost."
 )
 PARTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 

@@ -16,8 +16,8 @@ from regauge.passes.structure.zeros import Method, Recovery
 SAYS = (
     "{subjects}. Claimed (A23): of the weights of a row those of least |W| ‖x‖ are worth least, so "
     "that with half of them at zero, none of the others changed, far less is lost than by "
-    "magnitude, and the same for two of each four. SparseGPT and the search also change the others, "
-    "which make up for the zeros. Linear layers of the blocks, each by what it reads when those "
+    "magnitude, and the same for two of each four. SparseGPT and the search also change the "
+    "others, which make up for the zeros. Linear layers of the blocks, each by what it reads when those "
     "before it have their zeros (the authors prune a block at once); the head stays. Seconds are "
     "of the whole pass on a machine that others used too. Half of each row leaves the decoder a "
     "perplexity of {magnitude:.4g} by magnitude, {wanda:.4g} by Wanda, {sweep:.4g} by SparseGPT "
