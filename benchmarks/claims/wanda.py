@@ -18,8 +18,8 @@ SAYS = (
     "that with half of them at zero, none of the others changed, far less is lost than by "
     "magnitude, and the same for two of each four. SparseGPT and the search also change the "
     "others, which make up for the zeros. Linear layers of the blocks, each by what it reads when "
-    "those before it have their zeros (the authors prune a block at once); the head stays. Seconds are "
-    "of the whole pass on a machine that others used too. Half of each row leaves the decoder a "
+    "those before it have their zeros (the authors prune a block at once); the head stays. "
+    "Seconds are of the whole pass on a machine that others used too. Half of each row leaves the decoder a "
     "perplexity of {magnitude:.4g} by magnitude, {wanda:.4g} by Wanda, {sweep:.4g} by SparseGPT "
     "and {search:.4g} by the search. Nothing runs faster for it here."
 )
