@@ -19,9 +19,9 @@ SAYS = (
     "magnitude, and the same for two of each four. SparseGPT and the search also change the "
     "others, which make up for the zeros. Linear layers of the blocks, each by what it reads when "
     "those before it have their zeros (the authors prune a block at once); the head stays. "
-    "Seconds are of the whole pass on a machine that others used too. Half of each row leaves the decoder a "
-    "perplexity of {magnitude:.4g} by magnitude, {wanda:.4g} by Wanda, {sweep:.4g} by SparseGPT "
-    "and {search:.4g} by the search. Nothing runs faster for it here."
+    "Seconds are of the whole pass on a machine that others used too. Half of each row leaves "
+    "the decoder a perplexity of {magnitude:.4g} by magnitude, {wanda:.4g} by Wanda, {sweep:.4g} "
+    "by SparseGPT and {search:.4g} by the search. Nothing runs faster for it here."
 )
 PATTERNS = {
     "rows": "half of each row",
