@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from ..ir import Graph, TargetError
 from ..ir.interpret import execute
+from . import weight_file
 
 if TYPE_CHECKING:
     from .torch_kernels import KernelRunner
@@ -35,8 +35,8 @@ class TorchRunner:
             return execute(self.graph, inputs)
 
     def save(self, folder: Path) -> None:
-        names = sorted(self.graph.params)
-        save_file({name: self.graph.store[name].clone() for name in names}, folder / WEIGHTS)
+        weights = {name: self.graph.store[name] for name in self.graph.params}
+        weight_file.write(weights, folder / WEIGHTS)
 
     @property
     def bytes(self) -> int:
@@ -81,7 +81,7 @@ def lower(
 def load(folder: Path, graph: Graph) -> TorchRunner | KernelRunner:
     """The graph with the weights of the folder, on the device that it was compiled for."""
     new = graph.copy()
-    new.store.tensors.update(load_file(folder / WEIGHTS))
+    new.store.tensors.update(weight_file.read(folder / WEIGHTS))
     if not (folder / SETTINGS).exists():
         return TorchRunner(new)
     return import_module(".torch_kernels", __package__).load(folder / SETTINGS, new)

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from ..codegen import partition, tuning
 from ..codegen.op import spelled
 from ..ir import Graph, TargetError, ops
+from . import weight_file
 from .torch_eager import SETTINGS, WEIGHTS
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -89,8 +89,8 @@ class KernelRunner:
         return tuple(v.to(home) if isinstance(v, torch.Tensor) else v for v in found)
 
     def save(self, folder: Path) -> None:
-        names = sorted(self.graph.params)
-        save_file({name: self.graph.store[name].clone() for name in names}, folder / WEIGHTS)
+        weights = {name: self.graph.store[name] for name in self.graph.params}
+        weight_file.write(weights, folder / WEIGHTS)
         regions = {spelled(part.region): part.region for part in self.division.placed}
         kept = {"settings": asdict(self.settings), "tuned": None}
         if self.device.type == "cuda":

@@ -52,7 +52,11 @@ from .structure.layer_scores import LayerScore as LayerScore
 from .structure.layer_scores import OutputChange as OutputChange
 from .structure.layer_scores import Similarity as Similarity
 from .structure.parallelize import Parallelize as Parallelize
+from .structure.patterns import Pattern as Pattern
+from .structure.permute_inputs import PermuteInputs as PermuteInputs
 from .structure.prune import Prune as Prune
+from .structure.rates import RateDistortion as RateDistortion
+from .structure.sparsify import Sparsify as Sparsify
 
 __all__ = [
     "PRESETS",
@@ -85,11 +89,14 @@ __all__ = [
     "Parallelize",
     "Pass",
     "PassReport",
+    "Pattern",
+    "PermuteInputs",
     "Promise",
     "Prune",
     "Quantize",
     "QuantizeCache",
     "QuantizeResults",
+    "RateDistortion",
     "Reconstruct",
     "Reconstruction",
     "Remark",
@@ -97,6 +104,7 @@ __all__ = [
     "Similarity",
     "Smooth",
     "SortChannels",
+    "Sparsify",
     "SplitOutliers",
     "Stage",
     "Taylor",

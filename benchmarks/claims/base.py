@@ -116,7 +116,16 @@ def minilm(windows: int = 32, judged: int = 16) -> Subject:
 
 def digits_vit() -> Subject:
     """A pre-LN vision transformer of 203k parameters: accuracy."""
-    model, data = zoo.digits_vit(), zoo.digits()
+    return _digits("ViT", zoo.digits_vit())
+
+
+def digits_resnet() -> Subject:
+    """A residual network of 78k parameters: accuracy."""
+    return _digits("ResNet", zoo.digits_resnet())
+
+
+def _digits(name: str, model: torch.nn.Module) -> Subject:
+    data = zoo.digits()
     calibration = [[part] for part in data.train[:256].split(32)]
     count = len(data.test) // 32 * 32
     graph = rg.trace(model, (calibration[0][0],))
@@ -125,7 +134,7 @@ def digits_vit() -> Subject:
         logits = torch.cat([run([part]) for part in data.test[:count].split(32)])
         return float((logits.argmax(-1) == data.test_labels[:count]).float().mean())
 
-    title = f"ViT on scikit-learn's digits; 256 images to calibrate on, {count} others"
+    title = f"{name} on scikit-learn's digits; 256 images to calibrate on, {count} others"
     return Subject(title, "accuracy", graph, calibration, judge)
 
 

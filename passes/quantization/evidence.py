@@ -47,6 +47,7 @@ class Evidence:
         counts: Sequence[torch.Tensor] | None = None,
         centered: bool = False,
         drifts: int = 0,
+        enough: float = ROWS_PER_CHANNEL,
     ) -> Evidence:
         """What is in the rows of a value, one tensor a batch.
 
@@ -55,6 +56,7 @@ class Evidence:
             counts: What each row counts in the products, ``[k]``.
             centered: Whether the products are about the means: a bias takes up the rest.
             drifts: Over how many parts of each batch's rows to ask how the streams differ.
+            enough: Rows for each channel, below which there are no products.
         """
         count, sums = 0, (torch.zeros(()), torch.zeros(()))
         for parts in zip(exact, rows, strict=True):  # either may be computed as it is read
@@ -62,7 +64,7 @@ class Evidence:
             sums = tuple(total + part.sum(0) for total, part in zip(sums, parts, strict=True))
         mean_exact, mean = (total / count for total in sums)
         size = len(mean)
-        if count < ROWS_PER_CHANNEL * size:
+        if count < enough * size:
             return cls(count, mean_exact, mean)
         center, between = mean * centered, (mean_exact - mean) * centered
         found = tuple(Drift.none(size) for _ in range(drifts))

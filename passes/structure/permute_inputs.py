@@ -1,0 +1,170 @@
+"""Put the inputs of contractions in an order in which zeros of n of each m cost less.
+
+    maximise  sum over groups of m neighbours, and rows, of the n greatest worths in the group
+
+A permutation of channels is a gauge: what writes them and all that read them are permuted together,
+so nothing changes but which inputs are neighbours. From the order that is, two channels of
+different groups are swapped as long as that gains, the best swaps first (Pool and Yu 2021, channel
+permutations for N:M sparsity). With n of the m places, t the n-th greatest worth of a group without
+channel i, and S the sum of those greater, channel j in the place of i leaves ``S + max(w_j, t)``.
+
+Exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ...ir import Graph, InputError
+from ...ir.gauge import Region, Site, apply, inputs_of_contractions, transport
+from ...ir.laws import Kind
+from ..base import Context, Remark, Stage, applied, blocked, missed
+from ..calibration import as_matrix, observe
+from ..sites import Asked, SitePass
+from ..ties import tie_in_the_way
+from .patterns import NofM, Pattern, named_pattern
+
+SWEEPS = 50  # over all pairs of channels, at most
+ELEMENTS = 2**24  # that are compared at once
+
+
+@dataclass(frozen=True)
+class PermuteInputs(SitePass):
+    """Permute channels so that a pattern of n of each m keeps more.
+
+    Weights count by Wanda's worth where there is calibration data, by magnitude where there is
+    none.
+
+    Args:
+        pattern: n of m, as of ``Sparsify``.
+        untie: Permute even where a tied parameter must then be stored twice.
+    """
+
+    pattern: Pattern | str = "2:4"
+    untie: bool = False
+    what: ClassVar[str] = "a value that contractions read, or one of them"
+    stage: ClassVar[Stage] = Stage.GAUGE
+
+    def __post_init__(self) -> None:
+        if not isinstance(named_pattern(self.pattern), NofM):
+            raise InputError(
+                f"the order of inputs does not matter to the pattern {self.pattern}",
+                do="n of m, such as pattern='2:4'",
+            )
+
+    def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
+        pattern = named_pattern(self.pattern)
+        assert isinstance(pattern, NofM)
+        sites = [s for s in inputs_of_contractions(graph) if s.size % pattern.m == 0]
+        power = self._power(graph, context, sites)
+        remarks: list[Remark] = []
+        done: set[str] = set()
+        for site in sites:
+            if not asked(site.value, *site.readers) or site.value.name in done:
+                continue
+            region = transport(graph, site.value, Kind.PERMUTATION, axes=site.axes)
+            if not isinstance(region, Region):
+                remarks.append(blocked(site.value, str(region), region))
+                continue
+            together = [s for s in sites if _plain(region, s)]
+            done.update(s.value.name for s in sites if s.value in region.actions)
+            if site not in together:
+                remarks.append(missed(site.value, "its channels move several at once"))
+            elif sentence := tie_in_the_way(graph, region, self.untie):
+                remarks.append(missed(site.value, sentence))
+            else:
+                worth = torch.cat(
+                    [
+                        as_matrix(graph.value(reader.args[1])).double().square()
+                        * power.get(s.value.name, 1.0)
+                        for s in together
+                        for reader in s.readers
+                        if reader.args[1].op == "param"
+                    ]
+                )
+                order, before, after = best_order(worth, pattern, region.members)
+                if after > before:
+                    apply(graph, region, order)
+                    gain = f"{100 * before:.4g} to {100 * after:.4g} % of the worth is kept"
+                    remarks.append(applied(site.value, gain, before=before, after=after))
+                else:
+                    remarks.append(missed(site.value, "no swap keeps more"))
+        return remarks
+
+    def _power(self, graph: Graph, context: Context, sites: list[Site]) -> dict[str, torch.Tensor]:
+        """The mean square of each channel, by the name of the value."""
+        if not context.calibration:
+            return {}
+        axes = {site.value.name: site.axes for site in sites}
+        seen = observe(graph, context, axes, self.name)
+        return {name: one.rows.double().square().mean(0) for name, one in seen.items()}
+
+
+def _plain(region: Region, site: Site) -> bool:
+    """Whether the channels of a site are the coordinates of a region, in order."""
+    action = region.actions.get(site.value)
+    if action is None or action.axes != site.axes or site.size != region.size:
+        return False
+    labels = action.labels.flatten().long()
+    return torch.equal(labels, torch.arange(region.size))
+
+
+def best_order(
+    worth: torch.Tensor, pattern: NofM, cells: list[torch.Tensor]
+) -> tuple[torch.Tensor, float, float]:
+    """An order of the columns of ``[R, n]`` that no swap improves, and the parts of the worth that
+    are kept before and after.
+
+    Args:
+        cells: The channels that may change places with each other.
+    """
+    n, total = worth.shape[1], float(worth.sum().clamp(min=1e-300))
+    order, place = torch.arange(n), torch.arange(n) // pattern.m
+    cell = torch.empty(n, dtype=torch.int64)
+    for index, members in enumerate(cells):
+        cell[members] = index
+    first = last = kept(worth, pattern)
+    for _ in range(SWEEPS):
+        now = worth[:, order]
+        gains = _gains(now, pattern)
+        gains[(place[:, None] == place) | (cell[:, None] != cell)] = 0.0
+        changed: set[int] = set()
+        tried = order.clone()
+        best, where = gains.triu().flatten().sort(descending=True)
+        for gain, at in zip(best[: 4 * n].tolist(), where[: 4 * n].tolist(), strict=True):
+            i, j = divmod(at, n)
+            groups = {i // pattern.m, j // pattern.m}
+            if gain > 1e-12 * total and not groups & changed:  # gains of others have changed
+                tried[i], tried[j] = order[j], order[i]
+                changed |= groups
+        if not changed:
+            break
+        order, last = tried, kept(worth[:, tried], pattern)
+    return order, first / total, last / total
+
+
+def kept(worth: torch.Tensor, pattern: NofM) -> float:
+    """The worth that the best mask of a pattern keeps."""
+    return float(worth.unflatten(1, (-1, pattern.m)).topk(pattern.n, -1).values.sum())
+
+
+def _gains(worth: torch.Tensor, pattern: NofM) -> torch.Tensor:
+    """What is gained by each swap of two columns of different groups, ``[n, n]``."""
+    n, m = worth.shape[1], pattern.m
+    groups = worth.unflatten(1, (-1, m))  # [R, G, m]
+    own = groups.topk(pattern.n, -1).values.sum((0, 2)).repeat_interleave(m)  # [n]
+    others = torch.stack([torch.cat([groups[..., :i], groups[..., i + 1 :]], -1) for i in range(m)])
+    top = (
+        others.movedim(0, 2).flatten(1, 2).topk(min(pattern.n, m - 1), -1).values
+    )  # [R, n, n of m]
+    least, rest = top[..., -1], top[..., :-1].sum((0, 2))
+    moved = torch.empty(n, n, dtype=worth.dtype)  # [i, j]: the group of i, with j in its place
+    size = max(ELEMENTS // (len(worth) * n), 1)
+    for start in range(0, n, size):
+        some = least[:, start : start + size, None]
+        moved[start : start + size] = torch.maximum(worth[:, None], some).sum(0)
+    moved += rest[:, None] - own[:, None]
+    return moved + moved.T

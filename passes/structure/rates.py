@@ -1,0 +1,274 @@
+"""How many zeros each layer gets, for a part of all weights.
+
+**ERK**: the part that stays of a layer is in proportion to the sum of its sizes over their product.
+**Magnitude**: one threshold of |w| over all layers.
+**Rate-distortion** (A81, F9.2): ``D_l(p)``, the change of the model's outputs with a part p of
+layer l alone at zero, by magnitude, is run for each of some p; a solver finds those of least sum.
+**Essential** (A60): the part, the same of each layer, behind which the outputs change sharply.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ...ir import Graph, InputError, Node
+from ...ir.codes import in_kernel_order, out_of_kernel_order
+from ...ir.interpret import execute
+from ..allocation.problem import Problem
+from ..allocation.solvers import DynamicProgramming, Solver
+from ..base import Context
+from ..quantization.simulated import floats
+from .groups import in_full
+from .patterns import Pattern
+
+MOST = 0.99  # of a layer that goes: at least something of each stays
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A contraction whose weight may lose some, with the weight and its shape."""
+
+    node: Node
+    weight: Node
+    shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.weight.name
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Rates(abc.ABC):
+    """A value with typed options."""
+
+    @abc.abstractmethod
+    def of(
+        self,
+        graph: Graph,
+        context: Context,
+        layers: Sequence[Layer],
+        pattern: Pattern,
+        remove: float,
+    ) -> dict[str, float]:
+        """The part of each layer that goes, by the weight's name: together, that of all."""
+
+
+@dataclass(frozen=True)
+class Even(Rates):
+    """The same part of each."""
+
+    def of(
+        self,
+        graph: Graph,
+        context: Context,
+        layers: Sequence[Layer],
+        pattern: Pattern,
+        remove: float,
+    ) -> dict[str, float]:
+        return {layer.name: remove for layer in layers}
+
+
+@dataclass(frozen=True)
+class ErdosRenyi(Rates):
+    """What stays is in proportion to the sum of a weight's sizes; of small layers, all."""
+
+    def of(
+        self,
+        graph: Graph,
+        context: Context,
+        layers: Sequence[Layer],
+        pattern: Pattern,
+        remove: float,
+    ) -> dict[str, float]:
+        wanted = (1 - remove) * sum(layer.size for layer in layers)
+        low, high = 0.0, float(max(layer.size / sum(layer.shape) for layer in layers))
+        for _ in range(100):
+            middle = (low + high) / 2
+            kept = sum(min(middle * sum(layer.shape), layer.size) for layer in layers)
+            low, high = (middle, high) if kept < wanted else (low, middle)
+        return {layer.name: 1 - min(high * sum(layer.shape) / layer.size, 1.0) for layer in layers}
+
+
+@dataclass(frozen=True)
+class OneThreshold(Rates):
+    """What one threshold of |w| over all layers leaves out of each."""
+
+    def of(
+        self,
+        graph: Graph,
+        context: Context,
+        layers: Sequence[Layer],
+        pattern: Pattern,
+        remove: float,
+    ) -> dict[str, float]:
+        sizes = [graph.value(layer.weight).abs().flatten().float() for layer in layers]
+        order = torch.argsort(torch.cat(sizes), stable=True)
+        gone = torch.zeros(len(order))
+        gone[order[: round(remove * len(order))]] = 1
+        parts = gone.split([len(size) for size in sizes])
+        return {
+            layer.name: min(float(part.mean()), MOST)
+            for layer, part in zip(layers, parts, strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class RateDistortion(Rates):
+    """The parts of least change of the outputs, were the changes of layers to add up.
+
+    Args:
+        solver: What finds them.
+        steps: Parts that are tried of each layer: 0, 1/steps and so on; beyond the last but one,
+            finer, as the last of a layer are worth most.
+        batches: At most so many of the calibration batches.
+    """
+
+    solver: Solver = field(default_factory=DynamicProgramming)
+    steps: int = 20
+    batches: int = 2
+
+    @property
+    def parts(self) -> list[float]:
+        """That are tried."""
+        last = 1 - 1 / self.steps
+        return [*(i / self.steps for i in range(self.steps)), (last + MOST) / 2, MOST]
+
+    def of(
+        self,
+        graph: Graph,
+        context: Context,
+        layers: Sequence[Layer],
+        pattern: Pattern,
+        remove: float,
+    ) -> dict[str, float]:
+        problem = self.problem(graph, context, layers, pattern, remove)
+        problem.check()
+        chosen = self.solver.solve(problem)
+        return {layer.name: self.parts[index] for layer, index in zip(layers, chosen, strict=True)}
+
+    def problem(
+        self,
+        graph: Graph,
+        context: Context,
+        layers: Sequence[Layer],
+        pattern: Pattern,
+        remove: float,
+    ) -> Problem:
+        """The curves, and what stays of each layer as the cost of each of its parts."""
+        damage = Damage(graph, context, self.batches, type(self).__name__)
+        parts = torch.tensor(self.parts, dtype=torch.float64)
+        found = torch.zeros(len(layers), len(parts), dtype=torch.float64)
+        for row, layer in enumerate(context.progress(layers, "Sparsify: curves of layers")):
+            for column, part in enumerate(self.parts[1:], 1):
+                found[row, column] = damage.of({layer: part}, pattern)
+        sizes = torch.tensor([layer.size for layer in layers], dtype=torch.float64)
+        cost, limit = sizes[:, None] * (1 - parts), float((1 - remove) * sizes.sum())
+        names = tuple(layer.name for layer in layers)
+        return Problem(names, found, cost, limit, unit=(" weights", 1.0))
+
+
+class Damage:
+    """The change of a model's outputs on calibration data, ``|y' - y|^2 / |y|^2``, with zeros in
+    some layers, by magnitude."""
+
+    def __init__(self, graph: Graph, context: Context, batches: int, who: str) -> None:
+        self.graph = in_full(graph)
+        self.batches = context.need_calibration(who)[:batches]
+        self.wanted = [self._outputs(batch, {}) for batch in self.batches]
+        self.power = sum(float(y.double().square().sum()) for ys in self.wanted for y in ys)
+
+    def of(self, parts: Mapping[Layer, float], pattern: Pattern) -> float:
+        params = {
+            layer.name: cut(self.graph.store[layer.name], pattern, part)
+            for layer, part in parts.items()
+        }
+        found = 0.0
+        for batch, wanted in zip(self.batches, self.wanted, strict=True):
+            for one, other in zip(self._outputs(batch, params), wanted, strict=True):
+                found += float((one - other).double().square().sum())
+        return found / max(self.power, 1e-300)
+
+    def _outputs(self, batch: Sequence[Any], params: Mapping[str, torch.Tensor]) -> Any:
+        with torch.no_grad():
+            return list(floats(execute(self.graph, batch, params=params)))
+
+
+def cut(weight: torch.Tensor, pattern: Pattern, part: float) -> torch.Tensor:
+    """A weight without its least."""
+    rows = in_kernel_order(weight)
+    return out_of_kernel_order(rows * pattern.mask(rows.square(), part), weight.shape)
+
+
+@dataclass(frozen=True)
+class Knee:
+    """Where a curve of damage turns up.
+
+    Attributes:
+        part: The last part before it.
+        parts, damages: The curve.
+    """
+
+    part: float
+    parts: list[float]
+    damages: list[float]
+
+
+PARTS: list[float] = [i / 20 for i in range(20)]
+
+
+def essential(
+    graph: Graph, context: Context, layers: Sequence[Layer], pattern: Pattern, batches: int = 2
+) -> Knee:
+    """Where the outputs change sharply as more goes of each layer, by magnitude, at once (A60)."""
+    if not layers:
+        return Knee(0.0, [], [])
+    damage = Damage(graph, context, batches, "Sparsify")
+    found = [
+        damage.of({layer: part for layer in layers}, pattern) if part else 0.0
+        for part in context.progress(PARTS, "Sparsify: where it matters")
+    ]
+    return Knee(drop_point(PARTS, found), PARTS, found)
+
+
+def drop_point(parts: Sequence[float], damages: Sequence[float]) -> float:
+    """The knee of a curve: the part whose damage is farthest below the chord from the first point
+    to the last with a damage below 1, which outputs of zeros have (Satopaa et al. 2011), both axes
+    scaled to 1."""
+    count = next((i for i, damage in enumerate(damages) if damage >= 1), len(damages))
+    top = count - 1
+    if top < 1 or damages[top] <= damages[0]:
+        return parts[max(top, 0)]
+    width, height = parts[top] - parts[0], damages[top] - damages[0]
+    return max(
+        zip(parts[:count], damages[:count], strict=True),
+        key=lambda at: (at[0] - parts[0]) / width - (at[1] - damages[0]) / height,
+    )[0]
+
+
+RATES: dict[str, Rates] = {
+    "even": Even(),
+    "erk": ErdosRenyi(),
+    "magnitude": OneThreshold(),
+    "rate-distortion": RateDistortion(),
+}
+
+
+def named_rates(given: str | Rates) -> Rates:
+    """Those of a name."""
+    if isinstance(given, Rates):
+        return given
+    if given not in RATES:
+        raise InputError(
+            f"there are no rates {given!r}", do=f"one of {', '.join(map(repr, RATES))}"
+        )
+    return RATES[given]

@@ -1,0 +1,211 @@
+"""Put zeros into the weights of contractions, of a pattern that storage or kernels can use.
+
+    rates (how many of each layer)  ->  score (which)  ->  the weights that stay make up for them
+
+A linear layer or a convolution gives ``W x``; zeros are put where ``E |V x - W x|^2`` grows least
+(``refit``), over what it reads behind the layers before it that have their zeros already: Wanda
+(A23), the Optimal Brain Surgeon, SparseGPT, or a search of zeros and weights together. A bias takes
+up the mean error. Parameters keep their sizes: what is smaller, or faster, depends on who stores
+and runs them.
+
+Codes keep zeros where they are rounded to the nearest, in any format whose grid holds zero: with or
+without a zero point. What is solved for (GPTQ), or makes up for errors before it, fills them again.
+
+Exact at the limit ``remove=0``. Approximate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias, get_args
+
+from ...ir import Graph, InputError, Node
+from ...ir.gauge import weighted
+from ...ir.gauge.sites import CONTRACTIONS
+from ..base import Context, Promise, Remark, Stage, applied, decided, missed
+from ..quantization.evidence import MakeUp
+from ..quantization.patches import Patches
+from ..quantization.streams import run_streams
+from ..sites import Asked, SitePass
+from .groups import in_full
+from .patterns import Pattern, named_pattern
+from .rates import Even, Layer, Rates, essential, named_rates
+from .zeros import METHODS, Method, Recovery, Zeros
+
+Remove: TypeAlias = float | Mapping[str, float] | Literal["essential"]
+
+
+@dataclass(frozen=True)
+class Sparsify(SitePass):
+    """Set weights to zero.
+
+    Args:
+        remove: The part of the weights of all layers that goes, from 0 to below 1; or that of each
+            layer, by the name of its weight, others stay; or ``essential``: as much as goes before
+            the outputs change sharply (A60, ``rates.essential``). Half, where it is not given and
+            the pattern does not say it.
+        pattern: ``rows``: as many in each row, anywhere; ``layer``: anywhere; ``n:m``: n of each m
+            neighbouring inputs stay; ``RxC``: blocks of R outputs and C inputs go as a whole.
+        score: What goes: the least by ``magnitude``, by ``wanda`` or by ``obs``; or what a
+            ``sweep`` (SparseGPT) or a ``search`` finds, which costs about 20 times as much.
+        recover: How what stays makes up for it: not at all (``none``), as a ``sweep`` leaves it
+            (with that score alone), or by ``least-squares``, the best there is for these zeros.
+        rates: How zeros are divided among layers: the same part of each (``even``), by one
+            threshold of ``magnitude``, by their sizes (``erk``), or ``RateDistortion`` (A81).
+        make_up: The share of the errors before it that a layer makes up for (``Quantize``).
+        least: Weights of fewer elements stay.
+        protect: The names of weights, or of their readers, that stay.
+    """
+
+    remove: Remove | None = None
+    pattern: Pattern | str = "rows"
+    score: Method = "search"
+    recover: Recovery = "least-squares"
+    rates: Rates | str = "even"
+    make_up: MakeUp = 0.0
+    least: int = 1024
+    protect: tuple[str, ...] = ()
+    what: ClassVar[str] = "a contraction, its weight, or what it reads"
+    promise: ClassVar[Promise] = Promise.APPROXIMATE
+    stage: ClassVar[Stage] = Stage.STRUCTURE
+
+    def __post_init__(self) -> None:
+        pattern, rates = named_pattern(self.pattern), named_rates(self.rates)
+        parts = self.remove.values() if isinstance(self.remove, Mapping) else (self.remove,)
+        for part in parts:
+            _check_part(part)
+        if pattern.ratio is not None:
+            if self.remove is not None and set(parts) != {pattern.ratio}:
+                raise InputError(
+                    f"remove={self.remove!r} is not what the pattern {pattern} leaves out",
+                    do=f"leave it out: {pattern} removes {pattern.ratio:.4g}",
+                )
+            if not isinstance(rates, Even):
+                raise InputError(f"the pattern {pattern} takes the same part of each layer")
+        if self.remove == "essential" and not isinstance(rates, Even):
+            raise InputError("remove='essential' is found for the same part of each layer")
+        if self.score not in METHODS:
+            names = ", ".join(map(repr, METHODS))
+            raise InputError(f"there is no score {self.score!r}", do=f"one of {names}")
+        if self.recover not in get_args(Recovery):
+            names = ", ".join(map(repr, get_args(Recovery)))
+            raise InputError(f"nothing recovers by {self.recover!r}", do=f"one of {names}")
+        if self.recover == "sweep" and self.score != "sweep":
+            raise InputError(
+                "a sweep recovers for the zeros that it finds",
+                do="score='sweep', or recover='least-squares', which is better for any zeros",
+            )
+
+    @property
+    def learns(self) -> bool:
+        """Whether zeros depend on data."""
+        return self.score != "magnitude" or self.recover != "none"
+
+    def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
+        pattern = named_pattern(self.pattern)
+        found, remarks = self._layers(graph, asked, pattern)
+        rates, note = self._rates(graph, context, found, pattern)
+        found = [layer for layer in found if rates.get(layer.name, 0.0) > 0]
+        if not found:
+            return remarks
+        zeros = Zeros(pattern, self.score, self.recover, self.make_up, rates)
+        if self.learns:
+            batches = context.need_calibration(self.name)
+            wide = in_full(graph)
+            targets = {wide[layer.node.name]: 0 for layer in found}
+            run_streams(wide, batches, targets, zeros.of(wide, context, targets), context,
+                        f"{self.name}: zeros", exact_too=zeros.needs_exact)  # fmt: skip
+        else:
+            for layer in found:
+                zeros.by_size(graph, layer.node)
+        total = gone = 0
+        for layer in found:  # the graph as it was had to be run until here
+            made = zeros.made[layer.node.name]
+            old = graph.value(layer.weight)
+            new = graph.give(layer.node, 1, made.weight.to(old.dtype))
+            if made.bias is not None:
+                bias = graph.value(layer.node.args[2])
+                graph.give(layer.node, 2, made.bias.to(bias.dtype))
+            empty = int((graph.value(new) == 0).sum())
+            total, gone = total + old.numel(), gone + empty
+            text = f"{empty:,} of {old.numel():,} weights are zero ({pattern})"
+            remarks.append(applied(layer.node, "; ".join([text, *made.notes]), zeros=empty))
+        every = sum(graph.value(param).numel() for param in graph.params.values())
+        text = (
+            f"{gone:,} of {total:,} weights in {len(found)} layers are zero "
+            f"({100 * gone / total:.3g} %), of all parameters {100 * gone / every:.3g} %{note}"
+        )
+        data = {"zeros": gone, "rates": rates, "preparation": True}
+        return [*remarks, decided(graph, text, **data)]
+
+    # -- what there is ------------------------------------------------------------------------
+
+    def _layers(
+        self, graph: Graph, asked: Asked, pattern: Pattern
+    ) -> tuple[list[Layer], list[Remark]]:
+        found: list[Layer] = []
+        remarks: list[Remark] = []
+        for node in graph.nodes:
+            if node.op not in CONTRACTIONS or not weighted(node):
+                continue
+            weight: Node = node.args[1]
+            if not asked(node, weight, node.args[0]):
+                continue
+            if sentence := self._refusal(graph, node, weight, pattern):
+                remarks.append(missed(node, sentence))
+            else:
+                found.append(Layer(node, weight, tuple(graph.value(weight).shape)))
+        return found, remarks
+
+    def _refusal(self, graph: Graph, node: Node, weight: Node, pattern: Pattern) -> str:
+        """Why a layer stays dense; empty where it need not."""
+        if node.name in self.protect or weight.name in self.protect:
+            return f"{weight.name} is protected"
+        if weight.op != "param":
+            return f"{weight.name} is codes already; zeros come before them"
+        if others := [user.name for user in weight.users if user is not node]:
+            return f"{weight.name} is also read by {', '.join(others)}"
+        value = graph.value(weight)
+        if value.numel() < self.least:
+            return f"{weight.name} has only {value.numel()} elements"
+        if self.learns and node.op != "linear" and Patches.of(node) is None:
+            return (
+                f"{weight.name} has a kernel for each group of channels, or one that reads too "
+                "much; score='magnitude' with recover='none' asks nothing of what is read"
+            )
+        if sentence := pattern.refusal(len(value), value.shape[1]):
+            return f"{weight.name} stays dense: {sentence}"
+        return ""
+
+    def _rates(
+        self, graph: Graph, context: Context, found: Sequence[Layer], pattern: Pattern
+    ) -> tuple[dict[str, float], str]:
+        """The part of each layer that goes, by the weight's name, and what is said of it."""
+        if isinstance(self.remove, Mapping):
+            names = {layer.name for layer in found}
+            if unknown := [name for name in self.remove if name not in names]:
+                raise InputError(
+                    f"remove names {unknown[0]}, which is no weight that can lose any",
+                    do=f"names among {', '.join(sorted(names)[:5])}",
+                )
+            return dict(self.remove), ""
+        if pattern.ratio is not None:
+            return {layer.name: pattern.ratio for layer in found}, ""
+        if self.remove == "essential":
+            knee = essential(graph, context, found, pattern)
+            part, note = knee.part, f"; more than {knee.part:.3g} changes the outputs sharply"
+        else:
+            part, note = 0.5 if self.remove is None else self.remove, ""
+        rates = named_rates(self.rates)
+        return rates.of(graph, context, found, pattern, part), note
+
+
+def _check_part(part: object) -> None:
+    if part is None or part == "essential":
+        return
+    if not isinstance(part, int | float) or not 0 <= part < 1:
+        raise InputError(
+            f"remove={part!r} is not the part of the weights that goes",
+            do="a part from 0 to below 1, such as remove=0.5, or 'essential'",
+        )
