@@ -42,6 +42,11 @@ from .quantization.reconstruct import Reconstruct as Reconstruct
 from .state.cache_inputs import CacheInputs as CacheInputs
 from .state.quantize_cache import QuantizeCache as QuantizeCache
 from .structure.drop_layers import DropLayers as DropLayers
+from .structure.factorize import Factorize as Factorize
+from .structure.forms import Kronecker as Kronecker
+from .structure.forms import LowRank as LowRank
+from .structure.forms import Monarch as Monarch
+from .structure.forms import TensorTrain as TensorTrain
 from .structure.importance import Activation as Activation
 from .structure.importance import Importance as Importance
 from .structure.importance import Magnitude as Magnitude
@@ -67,17 +72,21 @@ __all__ = [
     "CompressResidual",
     "Context",
     "DropLayers",
+    "Factorize",
     "FoldAttentionBias",
     "FoldBatchNorm",
     "FoldNormAffine",
     "Importance",
     "JoinReaders",
+    "Kronecker",
     "LayerScore",
     "LearnScales",
     "Legalize",
+    "LowRank",
     "Magnitude",
     "MergeBranches",
     "MergeChains",
+    "Monarch",
     "OutputChange",
     "Pass",
     "PassReport",
@@ -96,6 +105,7 @@ __all__ = [
     "SplitOutliers",
     "Stage",
     "Taylor",
+    "TensorTrain",
     "UnitScale",
     "apply",
     "awq",
