@@ -41,6 +41,7 @@ from .quantization.quantize_results import QuantizeResults as QuantizeResults
 from .quantization.reconstruct import Reconstruct as Reconstruct
 from .state.cache_inputs import CacheInputs as CacheInputs
 from .state.quantize_cache import QuantizeCache as QuantizeCache
+from .structure.cluster_outputs import ClusterOutputs as ClusterOutputs
 from .structure.drop_layers import DropLayers as DropLayers
 from .structure.factorize import Factorize as Factorize
 from .structure.forms import Kronecker as Kronecker
@@ -68,6 +69,7 @@ __all__ = [
     "CenterResidual",
     "Choice",
     "ChooseBest",
+    "ClusterOutputs",
     "Complexify",
     "CompressResidual",
     "Context",
