@@ -57,6 +57,7 @@ from .structure.layer_scores import LayerScore as LayerScore
 from .structure.layer_scores import OutputChange as OutputChange
 from .structure.layer_scores import Similarity as Similarity
 from .structure.prune import Prune as Prune
+from .structure.sparsify_inputs import SparsifyInputs as SparsifyInputs
 
 __all__ = [
     "PRESETS",
@@ -104,6 +105,7 @@ __all__ = [
     "Similarity",
     "Smooth",
     "SortChannels",
+    "SparsifyInputs",
     "SplitOutliers",
     "Stage",
     "Taylor",
