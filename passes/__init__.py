@@ -57,6 +57,7 @@ from .structure.layer_scores import LayerScore as LayerScore
 from .structure.layer_scores import OutputChange as OutputChange
 from .structure.layer_scores import Similarity as Similarity
 from .structure.prune import Prune as Prune
+from .structure.share_experts import ShareExperts as ShareExperts
 from .structure.sparsify_inputs import SparsifyInputs as SparsifyInputs
 
 __all__ = [
@@ -102,6 +103,7 @@ __all__ = [
     "Reconstruction",
     "Remark",
     "Rotate",
+    "ShareExperts",
     "Similarity",
     "Smooth",
     "SortChannels",
