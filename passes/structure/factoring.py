@@ -21,7 +21,7 @@ from ..quantization.evidence import Evidence, MakeUp
 from ..quantization.patches import Patches
 from ..quantization.simulated import floats, squared_error
 from ..quantization.solvers import Hessian
-from ..quantization.streams import Compute, Values, run_streams
+from ..quantization.streams import Compute, Values, Visit, run_streams
 from ..shelf import Mapped
 from .forms import Form, LowRank, Tensors, refined
 
@@ -169,7 +169,7 @@ class Factoring:
         self._stream(offered, visit)
         return [found[layer.node] for layer in layers]
 
-    def _stream(self, targets: Mapping[Node, Any], visit: Any) -> None:
+    def _stream(self, targets: Mapping[Node, Any], visit: Visit) -> None:
         self.known = None
         batches = self.context.need_calibration(self.who)
         places = dict.fromkeys(targets, 0)
