@@ -23,11 +23,12 @@ STEPS = 10
 DAMPING = 0.01
 SAYS = (
     "{vit}, all layers of the blocks; {decoder}, the feed-forward layers of blocks {blocks}, 8 "
-    "windows of 256 tokens to fit to and 4 others to judge by. Half of each layer's parameters go; no training. Claimed (A21): structured families other than low "
-    "rank, block tensor trains (Monarch) above all, are better for the same products, and a "
-    "trained matrix is to be projected on them optimally. Lost is the part of the power of a "
-    "layer's result, on average over layers: of the transformer each layer's on calibration "
-    "images, by what it reads behind those before it; of the decoder by itself, on other text. "
+    "windows of 256 tokens to fit to and 4 others to judge by. Half of each layer's parameters go; "
+    "no training. Claimed (A21): structured families other than low rank, block tensor trains "
+    "(Monarch) above all, are better for the same products, and a trained matrix is to be "
+    "projected on them optimally. Lost is the part of the power of a layer's result, on average "
+    "over layers: of the transformer each layer's on calibration images, by what it reads behind "
+    "those before it; of the decoder by itself, on other text. "
     "Products are as a part of the dense layer's. That the projection matters is borne out: fitted "
     "to data every form keeps far more of the small model than fitted to the weights, and descent "
     "helps the forms without a closed solution further. That other families are better is not, "
