@@ -42,7 +42,13 @@ from .quantization.quantize_results import QuantizeResults as QuantizeResults
 from .quantization.reconstruct import Reconstruct as Reconstruct
 from .state.cache_inputs import CacheInputs as CacheInputs
 from .state.quantize_cache import QuantizeCache as QuantizeCache
+from .structure.cluster_outputs import ClusterOutputs as ClusterOutputs
 from .structure.drop_layers import DropLayers as DropLayers
+from .structure.factorize import Factorize as Factorize
+from .structure.forms import Kronecker as Kronecker
+from .structure.forms import LowRank as LowRank
+from .structure.forms import Monarch as Monarch
+from .structure.forms import TensorTrain as TensorTrain
 from .structure.importance import Activation as Activation
 from .structure.importance import Importance as Importance
 from .structure.importance import Magnitude as Magnitude
@@ -56,7 +62,9 @@ from .structure.patterns import Pattern as Pattern
 from .structure.permute_inputs import PermuteInputs as PermuteInputs
 from .structure.prune import Prune as Prune
 from .structure.rates import RateDistortion as RateDistortion
+from .structure.share_experts import ShareExperts as ShareExperts
 from .structure.sparsify import Sparsify as Sparsify
+from .structure.sparsify_inputs import SparsifyInputs as SparsifyInputs
 
 __all__ = [
     "PRESETS",
@@ -69,22 +77,27 @@ __all__ = [
     "CenterResidual",
     "Choice",
     "ChooseBest",
+    "ClusterOutputs",
     "Complexify",
     "CompressResidual",
     "Context",
     "DropLayers",
+    "Factorize",
     "FoldAttentionBias",
     "FoldBatchNorm",
     "FoldNormAffine",
     "Importance",
     "JoinReaders",
+    "Kronecker",
     "LayerScore",
     "LearnScales",
     "Legalize",
+    "LowRank",
     "Magnitude",
     "MergeBranches",
     "MergeChains",
     "MergeEqual",
+    "Monarch",
     "OutputChange",
     "Parallelize",
     "Pass",
@@ -101,13 +114,16 @@ __all__ = [
     "Reconstruction",
     "Remark",
     "Rotate",
+    "ShareExperts",
     "Similarity",
     "Smooth",
     "SortChannels",
     "Sparsify",
+    "SparsifyInputs",
     "SplitOutliers",
     "Stage",
     "Taylor",
+    "TensorTrain",
     "UnitScale",
     "apply",
     "awq",

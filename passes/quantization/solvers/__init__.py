@@ -19,6 +19,7 @@ from .grid import INT8 as INT8
 from .grid import Grid as Grid
 from .hessian import Hessian as Hessian
 from .low_rank import low_rank as low_rank
+from .low_rank import singular as singular
 from .names import SOLVERS as SOLVERS
 from .names import named_solver as named_solver
 from .plain import Nearest as Nearest

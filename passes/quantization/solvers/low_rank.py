@@ -13,6 +13,22 @@ import torch
 from .hessian import Hessian
 
 
+def singular(
+    matrix: torch.Tensor, hessian: Hessian | None, damp: float = 0.01
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """``matrix = left diag(values) right``, ``[O, k]``, ``[k]`` and ``[k, n]``, whose first r terms
+    are the best approximation of rank r in the norm of the Hessian.
+
+    Args:
+        damp: What is added to the diagonal of the Hessian, as a part of its mean.
+    """
+    if hessian is None:
+        return torch.linalg.svd(matrix, full_matrices=False)
+    root = torch.linalg.cholesky(hessian.damped(damp)).to(matrix.dtype)  # H = R R'
+    left, values, right = torch.linalg.svd(matrix @ root, full_matrices=False)
+    return left, values, torch.linalg.solve_triangular(root, right, upper=False, left=False)
+
+
 def low_rank(
     error: torch.Tensor, rank: int, hessian: Hessian | None, damp: float = 0.01
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -23,11 +39,6 @@ def low_rank(
         rank: r; not more than the matrix has.
         damp: What is added to the diagonal of the Hessian, as a part of its mean.
     """
-    if hessian is None:
-        left, values, right = torch.linalg.svd(error, full_matrices=False)
-    else:
-        root = torch.linalg.cholesky(hessian.damped(damp)).to(error.dtype)  # H = R R'
-        left, values, right = torch.linalg.svd(error @ root, full_matrices=False)
-        right = torch.linalg.solve_triangular(root, right[:rank], upper=False, left=False)
+    left, values, right = singular(error, hessian, damp)
     share = values[:rank].sqrt()
     return share[:, None] * right[:rank], left[:, :rank] * share

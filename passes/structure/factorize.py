@@ -1,0 +1,199 @@
+"""Re-factored operators: a linear layer whose weight is a structured one, of fewer numbers.
+
+    W x  ~  V x,    V of a form: low rank, a sum of Kronecker products, Monarch, a tensor train
+
+Every form has one size, its rank, and is exact where that is full. With a Hessian H of what the
+layer reads V is to be the best of its form for ``tr[(W - V) H (W - V)']``: what is lost of the
+layer's result, not of its weights. Layers are re-factored in order, each by what it reads behind
+those before it. The graph computes a form by ordinary ops (``linear``, ``bmm``, ``reshape``), so
+every target runs it.
+
+Source: A21 (Monarch, block tensor trains), A95 (tensor trains), F12.1 to F12.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ...ir import Graph, InputError, Node
+from ...ir.gauge import weighted
+from ..allocation.solvers import Solver
+from ..base import Context, Promise, Remark, Stage, applied, decided, missed
+from ..quantization.evidence import MakeUp
+from ..sites import Asked, SitePass
+from .costs import Costs
+from .factoring import Factored, Factoring, Layer, Score, allocate
+from .forms import Form, LowRank, Writer
+
+
+@dataclass(frozen=True)
+class Factorize(SitePass):
+    """Give weights a structured form.
+
+    Args:
+        form: Which one (``forms``).
+        remove: The part of the weights' parameters that is to go, between 0 and 1: of each layer;
+            with a solver, of all layers together.
+        rank: Of every layer, in place of ``remove``.
+        solver: Which rank each layer gets, for least damage under the budget; it may also stay as
+            it is.
+        score: What a solver takes for damage: ``layer``: what is lost of the layer's result, as a
+            part of it; ``output``: of the model's outputs, run with this layer alone re-factored.
+        whitened: Whether data say what counts (the Hessian); otherwise all weights count the same
+            and nothing is run.
+        sequential: Whether a layer is fitted to what it reads behind those that are re-factored
+            already; otherwise to what it read before.
+        make_up: How far a layer also makes up for what was lost before it, from 0 to 1, or the
+            share that is best on held-out rows.
+        damping: Of the Hessian, as a part of its mean diagonal.
+        steps: Of descent on the layer's error, from the fit: for all forms but low rank, whose fit
+            is the best.
+        larger: Re-factor even where that takes more parameters.
+        protect: The names of layers that stay.
+    """
+
+    form: Form = field(default_factory=LowRank)
+    remove: float = 0.3
+    rank: int | None = None
+    solver: Solver | None = None
+    score: Score = "layer"
+    whitened: bool = True
+    sequential: bool = True
+    make_up: MakeUp = "held-out"
+    damping: float = 0.01
+    steps: int = 0
+    larger: bool = False
+    protect: tuple[str, ...] = ()
+    what: ClassVar[str] = "a linear layer or convolution with a weight of its own"
+    promise: ClassVar[Promise] = Promise.APPROXIMATE
+    stage: ClassVar[Stage] = Stage.STRUCTURE
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.remove < 1:
+            raise InputError(
+                f"remove={self.remove} is not the part of a network",
+                do="a part from 0 to below 1, such as remove=0.3",
+            )
+        if self.rank is not None and self.rank < 1:
+            raise InputError(f"there is no rank {self.rank}", do="a rank from 1")
+        if self.rank is not None and self.solver is not None:
+            raise InputError("a solver chooses ranks, and rank says them", do="give one of the two")
+        if self.solver is not None and not self.whitened:
+            raise InputError(
+                "a solver needs to know what is lost, and whitened=False runs nothing",
+                do="whitened=True, or no solver",
+            )
+
+    def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
+        before = Costs(graph, [], context.inputs)
+        layers, remarks = self._layers(graph, asked)
+        factoring = Factoring(
+            graph,
+            context,
+            self.name,
+            self.form,
+            sequential=self.sequential,
+            make_up=self.make_up,
+            damping=self.damping,
+            steps=self.steps,
+        )
+        ranks = self._ranks(factoring, layers, remarks)
+        if not ranks:
+            return remarks
+        found = factoring.run(ranks) if self.whitened else factoring.plain(ranks)
+        for layer, factored in found.items():
+            remarks.append(self._replace(graph, layer, factored))
+        graph.prune()
+        after = Costs(graph, [], context.inputs)
+        counts = (before.parameters(), before.macs()), (after.parameters(), after.macs())
+        text = ", ".join(
+            f"{what} {was:,} to {now:,} (-{100 * (1 - now / max(was, 1)):.3g} %)"
+            for what, was, now in zip(("parameters", "products"), *counts, strict=True)
+        )
+        data = {
+            "ranks": {layer.node.name: rank for layer, rank in ranks.items()},
+            "parameters": counts[1][0],
+            "macs": counts[1][1],
+            "preparation": True,
+        }
+        return [*remarks, decided(graph, f"{len(found)} layers; {text}", **data)]
+
+    # -- which layers, and of which rank ---------------------------------------------------------
+
+    def _layers(self, graph: Graph, asked: Asked) -> tuple[list[Layer], list[Remark]]:
+        found: list[Layer] = []
+        remarks: list[Remark] = []
+        for node in graph.nodes:
+            if not weighted(node) or not asked(node):
+                continue
+            layer = Layer.of(node)
+            if reason := self._refused(node, layer):
+                remarks.append(missed(node, reason))
+            elif layer is not None:
+                found.append(layer)
+        return found, remarks
+
+    def _refused(self, node: Node, layer: Layer | None) -> str:
+        """Why a layer stays as it is; empty where it does not."""
+        weight: Node = node.args[1]
+        if node.name in self.protect:
+            return f"{node.name} is protected"
+        if weight.op != "param":
+            return f"{weight.name} is stored as codes"
+        if others := [user.name for user in weight.users if user is not node]:
+            return f"{weight.name} is also read by {', '.join(others)}"
+        if node.op != "linear" and not self.form.convolves:
+            return f"{self.form} stands for no convolution; LowRank does"
+        if layer is None:
+            return "its channels fall into groups, or its kernel reads too many numbers"
+        return self.form.refused(layer.outputs, layer.inputs)
+
+    def _ranks(
+        self, factoring: Factoring, layers: Sequence[Layer], remarks: list[Remark]
+    ) -> dict[Layer, int]:
+        ranks: dict[Layer, int] = {}
+        fitting = [layer for layer in layers if self._is_smaller(layer, remarks)]
+        if self.solver is not None and fitting:
+            budget = (1 - self.remove) * sum(layer.size for layer in fitting)
+            ranks = allocate(factoring, fitting, self.solver, budget, self.score)
+            stay = [layer for layer in fitting if layer not in ranks]
+            remarks += [missed(layer.node, "all of it is worth more") for layer in stay]
+            return ranks
+        for layer in fitting:
+            ranks[layer] = min(self._rank(layer), self.form.most(layer.outputs, layer.inputs))
+        return ranks
+
+    def _rank(self, layer: Layer) -> int:
+        if self.rank is not None:
+            return self.rank
+        room = (1 - self.remove) * layer.size
+        return self.form.rank_within(layer.outputs, layer.inputs, room)
+
+    def _is_smaller(self, layer: Layer, remarks: list[Remark]) -> bool:
+        """Whether the form would have fewer numbers than the layer; if not, that is remarked."""
+        least = self.rank or (1 if self.solver else max(1, self._rank(layer)))
+        least = min(least, self.form.most(layer.outputs, layer.inputs))
+        count = self.form.parameters(layer.outputs, layer.inputs, least)
+        room = layer.size - 1 if self.rank or self.solver else (1 - self.remove) * layer.size
+        if count <= room or self.larger:
+            return True
+        text = f"{self.form} of rank {least} has {count:,} parameters, the weight {layer.size:,}"
+        remarks.append(missed(layer.node, text))
+        return False
+
+    # -- what becomes of a layer -----------------------------------------------------------------
+
+    def _replace(self, graph: Graph, layer: Layer, factored: Factored) -> Remark:
+        node, name = layer.node, layer.node.name
+        if factored.bias is not None:
+            graph.give(node, 2, factored.bias)
+        new = self.form.emit(Writer(graph, node), factored.tensors)
+        graph.supersede(node, new)
+        count = sum(tensor.numel() for tensor in factored.tensors)
+        text = f"{self.form} of rank {factored.rank}: {layer.size:,} parameters to {count:,}"
+        if factored.lost is not None:
+            text += f", {100 * factored.lost:.3g} % of the power of its result lost"
+        data = {"rank": factored.rank, "lost": factored.lost, "layer": name}
+        return applied(new, "; ".join([text, *factored.notes]), **data)
