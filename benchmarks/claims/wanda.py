@@ -16,12 +16,13 @@ from regauge.passes.structure.zeros import Method, Recovery
 SAYS = (
     "{subjects}. Claimed (A23): of the weights of a row those of least |W| ‖x‖ are worth least, so "
     "that with half of them at zero, none of the others changed, far less is lost than by "
-    "magnitude, and the same for two of each four. SparseGPT and the search also change the "
-    "others, which make up for the zeros. Linear layers of the blocks, each by what it reads when "
-    "those before it have their zeros (the authors prune a block at once); the head stays. "
+    "magnitude, and the same for two of each four. SparseGPT also changes the others, which make "
+    "up for the zeros; least squares, ours, are the best that they can do. Linear layers of the "
+    "blocks, each by what it reads when those before it have their zeros (the authors prune a "
+    "block at once); the head stays. "
     "Seconds are of the whole pass on a machine that others used too. Half of each row leaves "
-    "the decoder a perplexity of {magnitude:.4g} by magnitude, {wanda:.4g} by Wanda, {sweep:.4g} "
-    "by SparseGPT and {search:.4g} by the search. Nothing runs faster for it here."
+    "the decoder a perplexity of {magnitude:.4g} by magnitude, {wanda:.4g} by Wanda, {swept:.4g} "
+    "by SparseGPT and {solved:.4g} by least squares. Nothing runs faster for it here."
 )
 PATTERNS = {
     "rows": "half of each row",
@@ -33,8 +34,11 @@ WAYS: dict[tuple[Method, Recovery], str] = {
     ("magnitude", "none"): "magnitude",
     ("wanda", "none"): "Wanda",
     ("sweep", "sweep"): "SparseGPT",
-    ("search", "least-squares"): "search, and least squares",
+    ("sweep", "least-squares"): "SparseGPT's, and least squares",
 }
+FACTS: dict[tuple[Method, Recovery], str] = dict(
+    zip(WAYS, ("magnitude", "wanda", "swept", "solved"), strict=True)
+)
 
 
 def measure() -> Figures:
@@ -52,7 +56,7 @@ def measure() -> Figures:
                 seconds = round(time.perf_counter() - start)
                 rows.append([name, zeros, way, subject.quality(graph), seconds])
                 if pattern == "rows":
-                    facts.setdefault(score, rows[-1][3])
+                    facts.setdefault(FACTS[score, recover], rows[-1][3])
                 print(rows[-1], flush=True)
     facts["subjects"] = "; ".join(f"{s.title} ({s.measure})" for s in subjects)
     return Figures(rows, facts)

@@ -48,7 +48,7 @@ class Sparsify(SitePass):
         pattern: ``rows``: as many in each row, anywhere; ``layer``: anywhere; ``n:m``: n of each m
             neighbouring inputs stay; ``RxC``: blocks of R outputs and C inputs go as a whole.
         score: What goes: the least by ``magnitude``, by ``wanda`` or by ``obs``; or what a
-            ``sweep`` (SparseGPT) or a ``search`` finds, which costs about 20 times as much.
+            ``sweep`` (SparseGPT) or a ``search`` finds, which costs some ten times as much.
         recover: How what stays makes up for it: not at all (``none``), as a ``sweep`` leaves it
             (with that score alone), or by ``least-squares``, the best there is for these zeros.
         rates: How zeros are divided among layers: the same part of each (``even``), by one
@@ -60,7 +60,7 @@ class Sparsify(SitePass):
 
     remove: Remove | None = None
     pattern: Pattern | str = "rows"
-    score: Method = "search"
+    score: Method = "sweep"
     recover: Recovery = "least-squares"
     rates: Rates | str = "even"
     make_up: MakeUp = 0.0

@@ -399,7 +399,7 @@ def graph(x: f64[512, 128], *, a: f64[64, 128]):
         ({"remove": "half"}, "is not the part of the weights"),
         ({"score": "size"}, "there is no score 'size'"),
         ({"recover": "hope"}, "nothing recovers by 'hope'"),
-        ({"recover": "sweep"}, "for the zeros that it finds"),
+        ({"score": "wanda", "recover": "sweep"}, "for the zeros that it finds"),
         ({"pattern": "diagonal"}, "there is no pattern 'diagonal'"),
         ({"pattern": "4:4"}, "4 of each 4 is no pattern"),
         ({"pattern": "0:4"}, "0 of each 4 is no pattern"),
