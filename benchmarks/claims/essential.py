@@ -18,8 +18,8 @@ SAYS = (
     "go for 2 points of accuracy, and a fifth more takes 31. The encoder has no such point, its "
     "error grows from the first weights on, and what is called its knee costs a relative error of "
     "0.38: the knee is where it gets steeper, not a promise that little is lost. The curve is "
-    "looked at up to a change of 1; this was settled on these two models, where the knee of the whole "
-    "curve lay 5 % and 30 % further on, so they are no independent evidence for the rule."
+    "looked at up to a change of 1; this was settled on these two models, where the knee of the "
+    "whole curve lay 5 % and 30 % further on, so they are no independent evidence for the rule."
 )
 PARTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
