@@ -7,8 +7,8 @@ from typing import Any
 from base import Figures, Subject, digits_resnet, digits_vit, publish
 
 from regauge.passes import Sparsify
-from regauge.passes.structure.patterns import Whole
-from regauge.passes.structure.rates import Damage, Layer
+from regauge.passes.structure.sparsity.patterns import Whole
+from regauge.passes.structure.sparsity.rates import Damage, Layer
 
 PARTS = (0.7, 0.8, 0.9, 0.95)
 WAYS = {

@@ -14,7 +14,7 @@ from regauge.ir.blocks import repeated
 from regauge.ir.gauge import weighted
 from regauge.passes import Factorize, Kronecker, LowRank, Monarch, TensorTrain
 from regauge.passes.structure.costs import Costs
-from regauge.passes.structure.forms import Form, refined
+from regauge.passes.structure.factors.forms import Form, refined
 
 FORMS: tuple[Form, ...] = (LowRank(), Monarch(), Kronecker(), TensorTrain())
 BLOCKS = (3, 19)

@@ -12,7 +12,7 @@ from layers import Layer, layers
 from structured import DAMPING, is_wide
 
 from regauge.passes import Kronecker, LowRank, TensorTrain
-from regauge.passes.structure.forms import Form
+from regauge.passes.structure.factors.forms import Form
 
 BLOCKS = (1, 10, 19, 28)
 PARTS = (0.7, 0.5, 0.3, 0.1)  # of the parameters

@@ -11,7 +11,7 @@ from base import Figures, Subject, minilm, publish, smollm2
 
 from regauge.ir.blocks import repeated
 from regauge.passes import Sparsify
-from regauge.passes.structure.zeros import Method, Recovery
+from regauge.passes.structure.sparsity.zeros import Method, Recovery
 
 SAYS = (
     "{subjects}. Claimed (A23): of the weights of a row those of least |W| ‖x‖ are worth least, so "

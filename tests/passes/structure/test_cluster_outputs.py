@@ -13,9 +13,9 @@ from regauge.backends.onnxruntime import lower
 from regauge.ir import Graph, InputError, SiteError, astype, parse
 from regauge.ir.interpret import execute
 from regauge.passes import ClusterOutputs, Context
-from regauge.passes.structure.cluster_outputs import TieBreak
-from regauge.passes.structure.clusters import clusters, means
 from regauge.passes.structure.costs import Costs
+from regauge.passes.structure.factors.cluster_outputs import TieBreak
+from regauge.passes.structure.factors.clusters import clusters, means
 
 HEAD = """
 def graph(x: f64[4, 50, 8], *, a: f64[8, 8], w: f64[40, 8]):

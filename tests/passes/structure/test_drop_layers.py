@@ -16,9 +16,14 @@ from regauge.passes import Context
 from regauge.passes.allocation.solvers import IntegerProgramming
 from regauge.passes.manager import difference
 from regauge.passes.structure.costs import Costs
-from regauge.passes.structure.drop_layers import DropLayers
-from regauge.passes.structure.layer_scores import LayerScore, OutputChange, Similarity, changed
-from regauge.passes.structure.layers import LAYER_KINDS, LayerKind, layers, without
+from regauge.passes.structure.depth.drop_layers import DropLayers
+from regauge.passes.structure.depth.layer_scores import (
+    LayerScore,
+    OutputChange,
+    Similarity,
+    changed,
+)
+from regauge.passes.structure.depth.layers import LAYER_KINDS, LayerKind, layers, without
 
 # Three branches over a stream; the second does nearly nothing, the third is a linear map.
 STREAM = """

@@ -19,8 +19,8 @@ from regauge.passes.allocation.solvers import IntegerProgramming
 from regauge.passes.manager import difference
 from regauge.passes.quantization.solvers import Hessian
 from regauge.passes.structure.costs import Costs
-from regauge.passes.structure.factoring import Score
-from regauge.passes.structure.forms import Form, refined, split
+from regauge.passes.structure.factors.factoring import Score
+from regauge.passes.structure.factors.forms import Form, refined, split
 
 FORMS: list[Form] = [LowRank(), Kronecker(), Monarch(), TensorTrain(), TensorTrain(cores=4)]
 forms = pytest.mark.parametrize("form", FORMS, ids=str)

@@ -14,7 +14,7 @@ from regauge.ir import Graph, InputError, astype
 from regauge.ir.interpret import execute, flatten
 from regauge.passes import Context, FoldNormAffine, JoinReaders, MergeEqual
 from regauge.passes.manager import difference
-from regauge.passes.structure.parallelize import Parallelize
+from regauge.passes.structure.depth.parallelize import Parallelize
 
 BLOCK = """
     n{i}: f64[5, 6] = rms_norm(h{i}, normalized_shape=(6,), eps=0.1)

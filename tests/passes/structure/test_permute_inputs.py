@@ -12,8 +12,8 @@ from regauge.ir import InputError
 from regauge.ir.interpret import execute
 from regauge.passes import Context, PermuteInputs, Sparsify
 from regauge.passes.manager import difference
-from regauge.passes.structure.patterns import NofM
-from regauge.passes.structure.permute_inputs import best_order, kept
+from regauge.passes.structure.sparsity.patterns import NofM
+from regauge.passes.structure.sparsity.permute_inputs import best_order, kept
 
 HIDDEN = """
 def graph(x: f64[256, 8], *, a: f64[16, 8], b: f64[6, 16], c: f64[5, 16]):

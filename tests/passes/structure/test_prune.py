@@ -20,8 +20,8 @@ from regauge.passes.manager import difference
 from regauge.passes.structure.costs import Costs
 from regauge.passes.structure.elimination import Elimination, order_of_elimination
 from regauge.passes.structure.groups import ROLES, Role, groups, readers
-from regauge.passes.structure.importance import Activation, Importance, Magnitude, Taylor
-from regauge.passes.structure.prune import Measure, Prune
+from regauge.passes.structure.width.importance import Activation, Importance, Magnitude, Taylor
+from regauge.passes.structure.width.prune import Measure, Prune
 
 HIDDEN = """
 def graph(x: f64[64, 4], *, a: f64[8, 4], b: f64[8], o: f64[2, 8], c: f64[2]):

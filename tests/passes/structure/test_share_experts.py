@@ -15,7 +15,7 @@ from regauge.ir import Graph, InputError, SiteError, astype, parse
 from regauge.ir.interpret import execute, flatten
 from regauge.passes import Context, ShareExperts
 from regauge.passes.manager import difference
-from regauge.passes.structure.share_experts import Side
+from regauge.passes.structure.factors.share_experts import Side
 
 MIXTURE = """
 def graph(x: f64[60, 12], e: i32[3], *, w: f64[3, 12, 10]):

@@ -16,8 +16,8 @@ from regauge.passes import Context, Quantize
 from regauge.passes.allocation.solvers import IntegerProgramming
 from regauge.passes.manager import difference
 from regauge.passes.quantization.solvers import Hessian
-from regauge.passes.structure.patterns import NofM, Pattern, named_pattern
-from regauge.passes.structure.rates import (
+from regauge.passes.structure.sparsity.patterns import NofM, Pattern, named_pattern
+from regauge.passes.structure.sparsity.rates import (
     ErdosRenyi,
     Layer,
     OneThreshold,
@@ -25,9 +25,9 @@ from regauge.passes.structure.rates import (
     drop_point,
     essential,
 )
-from regauge.passes.structure.refit import DAMP, WORTH, least_squares, search, sweep
-from regauge.passes.structure.sparsify import Sparsify
-from regauge.passes.structure.zeros import METHODS, Method
+from regauge.passes.structure.sparsity.refit import DAMP, WORTH, least_squares, search, sweep
+from regauge.passes.structure.sparsity.sparsify import Sparsify
+from regauge.passes.structure.sparsity.zeros import METHODS, Method
 
 TWO = """
 def graph(x: f64[512, 16], *, a: f64[32, 16], c: f64[32], b: f64[8, 32], d: f64[8]):

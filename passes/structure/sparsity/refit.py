@@ -31,7 +31,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from ..quantization.solvers import Hessian
+from ...quantization.solvers import Hessian
 from .patterns import Pattern
 
 Worth: TypeAlias = Literal["magnitude", "wanda", "obs"]

@@ -9,17 +9,17 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
-from ...ir import Graph, Node, ops
-from ...ir.codes import in_kernel_order, out_of_kernel_order
-from ...ir.gauge.sites import CONTRACTIONS
-from ...ir.memory import give_back
-from ..base import Context
-from ..calibration import as_rows, padding_mask
-from ..journal import journaled
-from ..quantization.evidence import Evidence, MakeUp
-from ..quantization.patches import Patches
-from ..quantization.streams import Compute, Values, Visit
-from ..shelf import Mapped
+from ....ir import Graph, Node, ops
+from ....ir.codes import in_kernel_order, out_of_kernel_order
+from ....ir.gauge.sites import CONTRACTIONS
+from ....ir.memory import give_back
+from ...base import Context
+from ...calibration import as_rows, padding_mask
+from ...journal import journaled
+from ...quantization.evidence import Evidence, MakeUp
+from ...quantization.patches import Patches
+from ...quantization.streams import Compute, Values, Visit
+from ...shelf import Mapped
 from .patterns import Pattern
 from .refit import WORTH, Worth, least_squares, search, sweep
 

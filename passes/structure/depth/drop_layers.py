@@ -20,13 +20,13 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch
 
-from ...ir import Graph, InputError
-from ..allocation.problem import Problem
-from ..allocation.solvers import Solver
-from ..base import Context, Promise, Remark, Stage, applied, decided, missed
-from ..sites import Asked, SitePass
+from ....ir import Graph, InputError
+from ...allocation.problem import Problem
+from ...allocation.solvers import Solver
+from ...base import Context, Promise, Remark, Stage, applied, decided, missed
+from ...sites import Asked, SitePass
+from ..costs import Costs
 from .bridging import bridge
-from .costs import Costs
 from .layer_scores import SCORES, LayerScore
 from .layers import LAYER_KINDS, Layer, LayerKind, layers, of_copy, without
 

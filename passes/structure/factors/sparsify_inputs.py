@@ -22,13 +22,13 @@ from typing import ClassVar
 
 import torch
 
-from ...ir import Graph, InputError, Node, ops
-from ...ir.gauge import weighted
-from ..base import Context, Promise, Remark, Stage, applied, missed
-from ..calibration import as_rows, padding_mask
-from ..quantization.solvers import Hessian
-from ..quantization.streams import Compute, Values, run_streams
-from ..sites import Asked, SitePass
+from ....ir import Graph, InputError, Node, ops
+from ....ir.gauge import weighted
+from ...base import Context, Promise, Remark, Stage, applied, missed
+from ...calibration import as_rows, padding_mask
+from ...quantization.solvers import Hessian
+from ...quantization.streams import Compute, Values, run_streams
+from ...sites import Asked, SitePass
 from .cluster_outputs import is_head
 from .forms import LowRank, Tensors, Writer
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ....ir import Node
-from ...quantization.solvers import Hessian
+from .....ir import Node
+from ....quantization.solvers import Hessian
 from .form import Fit, Form, Tensors, Writer
 from .split import split, unsplittable
 

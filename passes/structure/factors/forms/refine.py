@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from ...quantization.solvers import Hessian
+from ....quantization.solvers import Hessian
 from .form import Form, Tensors
 
 

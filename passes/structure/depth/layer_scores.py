@@ -10,12 +10,12 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch.nn import functional as F
 
-from ...ir import Graph, Node
-from ...ir.graph import walk
-from ...ir.interpret import compute, execute
-from ..base import Context
-from ..quantization.simulated import floats
-from .groups import in_full
+from ....ir import Graph, Node
+from ....ir.graph import walk
+from ....ir.interpret import compute, execute
+from ...base import Context
+from ...quantization.simulated import floats
+from ..groups import in_full
 from .layers import Layer, downstream, of_copy
 
 Change: TypeAlias = Literal["error", "angle", "divergence", "statistics"]

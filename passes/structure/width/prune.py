@@ -16,16 +16,16 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch
 
-from ...ir import Graph, InputError
-from ...ir.gauge import Region, drop, transport
-from ...ir.laws import Kind
-from ..allocation.problem import Problem
-from ..allocation.solvers import Solver
-from ..base import Context, Promise, Remark, Stage, applied, blocked, decided, missed
-from ..sites import Asked, SitePass
-from ..ties import tie_in_the_way
-from .costs import Costs
-from .groups import ROLES, Group, Role, groups
+from ....ir import Graph, InputError
+from ....ir.gauge import Region, drop, transport
+from ....ir.laws import Kind
+from ...allocation.problem import Problem
+from ...allocation.solvers import Solver
+from ...base import Context, Promise, Remark, Stage, applied, blocked, decided, missed
+from ...sites import Asked, SitePass
+from ...ties import tie_in_the_way
+from ..costs import Costs
+from ..groups import ROLES, Group, Role, groups
 from .importance import SCORES, Importance
 from .masking import Masked
 

@@ -19,13 +19,13 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 
-from ...ir import Graph, InputError, Node
-from ...ir.interpret import execute
-from ..base import Context, Promise, Remark, Stage, applied, missed
-from ..quantization.solvers import Hessian, singular
-from ..sites import Asked, SitePass
+from ....ir import Graph, InputError, Node
+from ....ir.interpret import execute
+from ...base import Context, Promise, Remark, Stage, applied, missed
+from ...quantization.solvers import Hessian, singular
+from ...sites import Asked, SitePass
+from ..groups import in_full
 from .forms import Writer
-from .groups import in_full
 
 Side: TypeAlias = Literal["inputs", "outputs", "best"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...ir import InputError
+from ....ir import InputError
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, get_args
 
-from ...ir import Graph, InputError, Node
-from ...ir.gauge import weighted
-from ...ir.gauge.sites import CONTRACTIONS
-from ..base import Context, Promise, Remark, Stage, applied, decided, missed
-from ..quantization.evidence import MakeUp
-from ..quantization.patches import Patches
-from ..quantization.streams import run_streams
-from ..sites import Asked, SitePass
-from .groups import in_full
+from ....ir import Graph, InputError, Node
+from ....ir.gauge import weighted
+from ....ir.gauge.sites import CONTRACTIONS
+from ...base import Context, Promise, Remark, Stage, applied, decided, missed
+from ...quantization.evidence import MakeUp
+from ...quantization.patches import Patches
+from ...quantization.streams import run_streams
+from ...sites import Asked, SitePass
+from ..groups import in_full
 from .patterns import Pattern, named_pattern
 from .rates import Even, Layer, Rates, essential, named_rates
 from .zeros import METHODS, Method, Recovery, Zeros

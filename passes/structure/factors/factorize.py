@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ...ir import Graph, InputError, Node
-from ...ir.gauge import weighted
-from ..allocation.solvers import Solver
-from ..base import Context, Promise, Remark, Stage, applied, decided, missed
-from ..quantization.evidence import MakeUp
-from ..sites import Asked, SitePass
-from .costs import Costs
+from ....ir import Graph, InputError, Node
+from ....ir.gauge import weighted
+from ...allocation.solvers import Solver
+from ...base import Context, Promise, Remark, Stage, applied, decided, missed
+from ...quantization.evidence import MakeUp
+from ...sites import Asked, SitePass
+from ..costs import Costs
 from .factoring import Factored, Factoring, Layer, Score, allocate
 from .forms import Form, LowRank, Writer
 

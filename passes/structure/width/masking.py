@@ -9,16 +9,16 @@ from functools import partial
 
 import torch
 
-from ...ir import Graph, Node, ops
-from ...ir.gauge import separate
-from ...ir.gauge.sites import CONTRACTIONS
-from ...ir.gauge.tensors import spread
-from ...ir.laws import Normalize
-from ..base import Context
-from ..calibration import as_rows, padding_mask
-from ..quantization.streams import Compute, Values, run_streams
-from .elimination import Moments
-from .groups import Group, kept_rows, readers
+from ....ir import Graph, Node, ops
+from ....ir.gauge import separate
+from ....ir.gauge.sites import CONTRACTIONS
+from ....ir.gauge.tensors import spread
+from ....ir.laws import Normalize
+from ...base import Context
+from ...calibration import as_rows, padding_mask
+from ...quantization.streams import Compute, Values, run_streams
+from ..elimination import Moments
+from ..groups import Group, kept_rows, readers
 
 
 @dataclass

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ....ir import Graph, Node
-from ...quantization.solvers import Hessian
+from .....ir import Graph, Node
+from ....quantization.solvers import Hessian
 
 Tensors: TypeAlias = tuple[torch.Tensor, ...]
 Fit: TypeAlias = Callable[[int], Tensors]  # of a matrix: by the rank, what stands for it

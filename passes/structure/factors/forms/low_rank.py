@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ....ir import Node
-from ....ir.codes import out_of_kernel_order
-from ...quantization.solvers import Hessian, singular
+from .....ir import Node
+from .....ir.codes import out_of_kernel_order
+from ....quantization.solvers import Hessian, singular
 from .form import Fit, Form, Tensors, Writer
 
 

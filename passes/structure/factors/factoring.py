@@ -9,20 +9,20 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from ...ir import Graph, Node, ops
-from ...ir.codes import in_kernel_order, out_of_kernel_order
-from ...ir.gauge.sites import CONTRACTIONS
-from ...ir.interpret import execute
-from ..allocation.problem import Problem
-from ..allocation.solvers import Solver
-from ..base import Context
-from ..calibration import as_rows, padding_mask
-from ..quantization.evidence import Evidence, MakeUp
-from ..quantization.patches import Patches
-from ..quantization.simulated import floats, squared_error
-from ..quantization.solvers import Hessian
-from ..quantization.streams import Compute, Values, Visit, run_streams
-from ..shelf import Mapped
+from ....ir import Graph, Node, ops
+from ....ir.codes import in_kernel_order, out_of_kernel_order
+from ....ir.gauge.sites import CONTRACTIONS
+from ....ir.interpret import execute
+from ...allocation.problem import Problem
+from ...allocation.solvers import Solver
+from ...base import Context
+from ...calibration import as_rows, padding_mask
+from ...quantization.evidence import Evidence, MakeUp
+from ...quantization.patches import Patches
+from ...quantization.simulated import floats, squared_error
+from ...quantization.solvers import Hessian
+from ...quantization.streams import Compute, Values, Visit, run_streams
+from ...shelf import Mapped
 from .forms import Form, LowRank, Tensors, refined
 
 Score: TypeAlias = Literal["layer", "output"]

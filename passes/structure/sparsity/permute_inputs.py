@@ -18,13 +18,13 @@ from typing import ClassVar
 
 import torch
 
-from ...ir import Graph, InputError
-from ...ir.gauge import Region, Site, apply, inputs_of_contractions, transport
-from ...ir.laws import Kind
-from ..base import Context, Remark, Stage, applied, blocked, missed
-from ..calibration import as_matrix, observe
-from ..sites import Asked, SitePass
-from ..ties import tie_in_the_way
+from ....ir import Graph, InputError
+from ....ir.gauge import Region, Site, apply, inputs_of_contractions, transport
+from ....ir.laws import Kind
+from ...base import Context, Remark, Stage, applied, blocked, missed
+from ...calibration import as_matrix, observe
+from ...sites import Asked, SitePass
+from ...ties import tie_in_the_way
 from .patterns import NofM, Pattern, named_pattern
 
 SWEEPS = 50  # over all pairs of channels, at most

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from ...ir import Graph, Node
-from ...ir.interpret import compute
-from ..base import Context
-from ..calibration import as_rows, padding_mask
-from .elimination import Moments
-from .groups import in_full
+from ....ir import Graph, Node
+from ....ir.interpret import compute
+from ...base import Context
+from ...calibration import as_rows, padding_mask
+from ..elimination import Moments
+from ..groups import in_full
 
 
 def bridge(

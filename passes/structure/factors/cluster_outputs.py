@@ -21,17 +21,17 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 
-from ...ir import Graph, InputError, Node
-from ...ir.gauge import weighted
-from ...ir.graph import walk
-from ...ir.interpret import execute
-from ..base import Context, Promise, Remark, Stage, applied, missed
-from ..calibration import as_rows, evenly, padding_mask
-from ..quantization.solvers import Hessian
-from ..sites import Asked, SitePass
+from ....ir import Graph, InputError, Node
+from ....ir.gauge import weighted
+from ....ir.graph import walk
+from ....ir.interpret import execute
+from ...base import Context, Promise, Remark, Stage, applied, missed
+from ...calibration import as_rows, evenly, padding_mask
+from ...quantization.solvers import Hessian
+from ...sites import Asked, SitePass
+from ..groups import in_full
 from .clusters import clusters, means
 from .forms import Writer
-from .groups import in_full
 
 TieBreak: TypeAlias = Literal["none", "mean", "distribution"]
 ROWS = 1024  # of what the head reads, over which distributions are averaged

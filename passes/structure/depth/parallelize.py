@@ -17,11 +17,11 @@ import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...ir import Graph, InputError, Node
-from ...ir.blocks import Block, repeated
-from ...ir.graph import substitute
-from ..base import Context, Promise, Remark, Stage, applied, missed
-from ..sites import Asked, SitePass
+from ....ir import Graph, InputError, Node
+from ....ir.blocks import Block, repeated
+from ....ir.graph import substitute
+from ...base import Context, Promise, Remark, Stage, applied, missed
+from ...sites import Asked, SitePass
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from ...ir import Graph, Node, ops
-from ...ir.blocks import repeated
-from ...ir.gauge import weighted
-from ...ir.laws import Add, Normalize, ScaledDotProduct
-from .costs import Costs
+from ....ir import Graph, Node, ops
+from ....ir.blocks import repeated
+from ....ir.gauge import weighted
+from ....ir.laws import Add, Normalize, ScaledDotProduct
+from ..costs import Costs
 
 LayerKind: TypeAlias = Literal["attention", "feedforward", "block", "operator"]
 LAYER_KINDS: tuple[LayerKind, ...] = get_args(LayerKind)

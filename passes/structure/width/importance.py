@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
-from ...ir import Graph, Node
-from ...ir.gauge.sites import CONTRACTIONS
-from ...ir.gauge.tensors import places_of
-from ...ir.interpret import execute
-from ...ir.laws import Action
-from ..allocation.score import Metric, power, seeds
-from ..base import Context
-from ..calibration import as_matrix, as_rows
-from ..quantization.simulated import floats
-from .elimination import Elimination, order_of_elimination
-from .groups import Group, Reader, in_full, readers
+from ....ir import Graph, Node
+from ....ir.gauge.sites import CONTRACTIONS
+from ....ir.gauge.tensors import places_of
+from ....ir.interpret import execute
+from ....ir.laws import Action
+from ...allocation.score import Metric, power, seeds
+from ...base import Context
+from ...calibration import as_matrix, as_rows
+from ...quantization.simulated import floats
+from ..elimination import Elimination, order_of_elimination
+from ..groups import Group, Reader, in_full, readers
 
 
 @dataclass(frozen=True)

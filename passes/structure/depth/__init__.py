@@ -1,0 +1,1 @@
+"""Fewer layers, or layers that wait for each other less."""

@@ -1,0 +1,1 @@
+"""Linear maps of fewer parameters: products, and parts that are shared."""

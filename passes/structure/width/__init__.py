@@ -1,0 +1,1 @@
+"""Fewer channels, neurons and heads."""
