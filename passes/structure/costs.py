@@ -70,6 +70,10 @@ class Costs:
         """How many products of linear layers, convolutions and attentions one run takes."""
         return sum(term.left(self._coordinates(kept)) for term in self._macs)
 
+    def both(self, kept: Kept | None = None) -> tuple[int, int]:
+        """Parameters and products."""
+        return self.parameters(kept), self.macs(kept)
+
     def of(self, nodes: Iterable[Node]) -> int:
         """How many products some of the graph's ops take, with all channels."""
         coordinates = self._coordinates(None)

@@ -26,6 +26,7 @@ from ...allocation.solvers import Solver
 from ...base import Context, Promise, Remark, Stage, applied, decided, missed
 from ...sites import Asked, SitePass
 from ..costs import Costs
+from ..options import check_known, check_part, lessened
 from .bridging import bridge
 from .layer_scores import SCORES, LayerScore
 from .layers import LAYER_KINDS, Layer, LayerKind, layers, of_copy, without
@@ -64,24 +65,11 @@ class DropLayers(SitePass):
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
-        if not 0 <= self.remove < 1:
-            raise InputError(
-                f"remove={self.remove} is not the part of a network",
-                do="a part from 0 to below 1, such as remove=0.25",
-            )
-        if isinstance(self.score, str) and self.score not in SCORES:
-            raise InputError(
-                f"there is no score {self.score!r}", do=f"one of {', '.join(map(repr, SCORES))}"
-            )
-        if unknown := [kind for kind in self.kinds if kind not in LAYER_KINDS]:
-            raise InputError(
-                f"there are no layers of kind {unknown[0]!r}",
-                do=f"kinds among {', '.join(LAYER_KINDS)}",
-            )
-        if self.of not in get_args(Measure):
-            raise InputError(
-                f"nothing can be removed of {self.of!r}", do=f"of {', '.join(get_args(Measure))}"
-            )
+        check_part(self.remove)
+        if isinstance(self.score, str):
+            check_known([self.score], SCORES, "score")
+        check_known(self.kinds, LAYER_KINDS, "kind of layers")
+        check_known([self.of], get_args(Measure), "budget of")
         if self.greedy and self.solver is not None:
             raise InputError("greedy=True takes one layer after another: it has no use of a solver")
 
@@ -90,7 +78,7 @@ class DropLayers(SitePass):
         found, remarks = self._layers(graph, asked, costs)
         if not found or not self.remove:
             return remarks
-        whole = (costs.parameters(), costs.macs())
+        whole = costs.both()
         excess = self._budget(found, whole)
         gone, scores = (self._greedily if self.greedy else self._at_once)(
             graph, found, excess, context
@@ -100,25 +88,17 @@ class DropLayers(SitePass):
         bridges: dict[str, str] = {}
         if self.recover:
             bridges = bridge(graph, stands, exact, context, self.damping, self.name)
-        for layer in found:
-            worth = f"worth {scores[layer.name]:.3g}"
-            if layer not in gone:
-                continue
-            by = stands[layer.value]
+        for layer in (layer for layer in found if layer in gone):
+            by, worth = stands[layer.value], f"worth {scores[layer.name]:.3g}"
             made_up = f"; {bridges[by.name]} makes up for it" if by.name in bridges else ""
             remarks.append(applied(by, f"{layer.kind} {layer.name} left out, {worth}{made_up}"))
-        after = Costs(graph, [], context.inputs)
-        text = ", ".join(
-            f"{what} {was:,} to {now:,} (-{100 * (1 - now / was):.3g} %)"
-            for what, was, now in zip(
-                ("parameters", "products"), whole, (after.parameters(), after.macs()), strict=True
-            )
-        )
+        after = Costs(graph, [], context.inputs).both()
+        text = lessened(whole, after)
         data = {
             "gone": [layer.name for layer in found if layer in gone],
             "scores": scores,
-            "parameters": after.parameters(),
-            "macs": after.macs(),
+            "parameters": after[0],
+            "macs": after[1],
             "preparation": True,
         }
         return [*remarks, decided(graph, f"{len(gone)} of {len(found)} layers go; {text}", **data)]

@@ -24,6 +24,7 @@ from ...base import Context, Promise, Remark, Stage, applied, decided, missed
 from ...quantization.evidence import MakeUp
 from ...sites import Asked, SitePass
 from ..costs import Costs
+from ..options import check_part
 from .factoring import Factored, Factoring, Layer, Score, allocate
 from .forms import Form, LowRank, Writer
 
@@ -71,11 +72,7 @@ class Factorize(SitePass):
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
-        if not 0 <= self.remove < 1:
-            raise InputError(
-                f"remove={self.remove} is not the part of a network",
-                do="a part from 0 to below 1, such as remove=0.3",
-            )
+        check_part(self.remove)
         if self.rank is not None and self.rank < 1:
             raise InputError(f"there is no rank {self.rank}", do="a rank from 1")
         if self.rank is not None and self.solver is not None:

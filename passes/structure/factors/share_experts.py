@@ -25,6 +25,7 @@ from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...quantization.solvers import Hessian, singular
 from ...sites import Asked, SitePass
 from ..groups import in_full
+from ..options import check_part
 from .forms import Writer
 
 Side: TypeAlias = Literal["inputs", "outputs", "best"]
@@ -70,11 +71,7 @@ class ShareExperts(SitePass):
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
-        if not 0 <= self.remove < 1:
-            raise InputError(
-                f"remove={self.remove} is not the part of a network",
-                do="a part from 0 to below 1, such as remove=0.3",
-            )
+        check_part(self.remove)
         if self.rank is not None and self.rank < 1:
             raise InputError(f"there is no rank {self.rank}", do="a rank from 1")
         if self.side not in get_args(Side):

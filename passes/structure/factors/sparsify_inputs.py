@@ -29,6 +29,7 @@ from ...calibration import as_rows, padding_mask
 from ...quantization.solvers import Hessian
 from ...quantization.streams import Compute, Values, run_streams
 from ...sites import Asked, SitePass
+from ..options import check_part
 from .cluster_outputs import is_head
 from .forms import LowRank, Tensors, Writer
 
@@ -85,11 +86,7 @@ class SparsifyInputs(SitePass):
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sparsity < 1:
-            raise InputError(
-                f"sparsity={self.sparsity} is not the part of a weight",
-                do="a part from 0 to below 1, such as sparsity=0.5",
-            )
+        check_part(self.sparsity, "sparsity", "a weight")
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
             raise InputError(
                 f"shares={self.shares} are not parts of what is read",

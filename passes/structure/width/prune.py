@@ -26,6 +26,7 @@ from ...sites import Asked, SitePass
 from ...ties import tie_in_the_way
 from ..costs import Costs
 from ..groups import ROLES, Group, Role, groups
+from ..options import check_known, check_part, lessened
 from .importance import SCORES, Importance
 from .masking import Masked
 
@@ -75,24 +76,11 @@ class Prune(SitePass):
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
-        if not 0 <= self.remove < 1:
-            raise InputError(
-                f"remove={self.remove} would leave nothing" if self.remove >= 1
-                else f"remove={self.remove} is no part of anything",
-                do="a part from 0 to below 1, such as remove=0.25",
-            )  # fmt: skip
-        if isinstance(self.score, str) and self.score not in SCORES:
-            raise InputError(
-                f"there is no score {self.score!r}", do=f"one of {', '.join(map(repr, SCORES))}"
-            )
-        if unknown := [role for role in self.roles if role not in ROLES]:
-            raise InputError(
-                f"there are no groups of {unknown[0]!r}", do=f"roles among {', '.join(ROLES)}"
-            )
-        if self.of not in get_args(Measure):
-            raise InputError(
-                f"nothing can be removed of {self.of!r}", do=f"of {', '.join(get_args(Measure))}"
-            )
+        check_part(self.remove)
+        if isinstance(self.score, str):
+            check_known([self.score], SCORES, "score")
+        check_known(self.roles, ROLES, "role")
+        check_known([self.of], get_args(Measure), "budget of")
         if self.of == "latency" and self.latency is None:
             raise InputError(
                 "a budget of latency needs to know it",
@@ -108,30 +96,20 @@ class Prune(SitePass):
         costs = Costs(graph, found, context.inputs)
         plan = _Plan(self, found, scores, costs)
         kept = plan.best()
-        before, after = (
-            (costs.parameters(), costs.macs()),
-            (
-                costs.parameters(kept),
-                costs.macs(kept),
-            ),
-        )
+        before, after = costs.both(), costs.both(kept)
         if self.recover:
             context.need_calibration(self.name)
             Masked(graph, found, kept, self.share, self.damping).run(
                 context, f"{self.name}: making up"
             )
         remarks += self._carry_out(graph, found, kept)
-        text = ", ".join(
-            f"{what} {was:,} to {now:,} (-{100 * (1 - now / was):.3g} %)"
-            for what, was, now in zip(("parameters", "products"), before, after, strict=True)
-        )
         data = {
             "parameters": after[0],
             "macs": after[1],
             "kept": {g.name: int(k.sum()) for g, k in zip(found, kept, strict=True)},
             "preparation": True,
         }
-        return [*remarks, decided(graph, text + plan.note, **data)]
+        return [*remarks, decided(graph, lessened(before, after) + plan.note, **data)]
 
     def _groups(self, graph: Graph, asked: Asked) -> tuple[list[Group], list[Remark]]:
         remarks: list[Remark] = []

@@ -227,8 +227,8 @@ def test_strong_damping_is_plain_dropping() -> None:
     [
         ({"remove": 1.0}, "not the part of a network"),
         ({"score": "luck"}, "no score 'luck'"),
-        ({"kinds": ("thoughts",)}, "no layers of kind 'thoughts'"),
-        ({"of": "money"}, "nothing can be removed of 'money'"),
+        ({"kinds": ("thoughts",)}, "no kind of layers 'thoughts'"),
+        ({"of": "money"}, "no budget of 'money'"),
         ({"greedy": True, "solver": IntegerProgramming()}, "no use of a solver"),
     ],
 )
