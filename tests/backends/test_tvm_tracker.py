@@ -40,10 +40,9 @@ def free_port() -> int:
 def tracker() -> Iterator[str]:
     """The address of one."""
     pytest.importorskip("tornado")  # of the machine that the tracker runs on
-    from tvm.rpc.tracker import Tracker
-
+    tracking: Any = import_module("tvm.rpc.tracker")
     port = free_port()
-    found = Tracker(HOST, port, port + 1, silent=True)
+    found = tracking.Tracker(HOST, port, port + 1, silent=True)
     try:
         yield f"{HOST}:{port}"
     finally:
@@ -52,8 +51,7 @@ def tracker() -> Iterator[str]:
 
 @contextlib.contextmanager
 def servers(tracker: str, key: str, count: int = 1) -> Generator[None]:
-    from tvm import rpc
-
+    rpc: Any = import_module("tvm.rpc")
     name, _, port = tracker.rpartition(":")
     with contextlib.ExitStack() as stack:
         for _ in range(count):
@@ -113,8 +111,7 @@ def test_a_tracker_without_servers_of_the_name_says_how_to_start_one(
 def test_servers_that_others_hold_are_waited_for_and_then_named(
     tracker: str, graph_of: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tvm import rpc
-
+    rpc: Any = import_module("tvm.rpc")
     monkeypatch.setattr(measuring, "_SECONDS", 1)
     name, _, port = tracker.rpartition(":")
     with servers(tracker, "busy"):
@@ -129,7 +126,7 @@ def test_servers_that_others_hold_are_waited_for_and_then_named(
 def test_a_server_of_another_processor_is_named(
     tracker: str, graph_of: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tvm
+    tvm: Any = import_module("tvm")
 
     def other() -> Any:
         return tvm.target.Target({"kind": "llvm", "mcpu": "haswell", "num-cores": 1})
