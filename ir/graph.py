@@ -44,6 +44,18 @@ def substitute(arg: Arg, change: Callable[[Node], Arg]) -> Arg:
     return arg
 
 
+def ancestors(nodes: Iterable[Node]) -> set[Node]:
+    """All that some nodes read, and all that these read."""
+    found: set[Node] = set()
+    stack = [used for node in nodes for used in node.inputs]
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack.extend(node.inputs)
+    return found
+
+
 class Node:
     """One operation and the value it makes."""
 

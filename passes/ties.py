@@ -38,6 +38,13 @@ def transport_with_ties(
     return transport(graph, value, kind, keep=keep, **options), broken
 
 
+def own(node: Node, index: int) -> Node | None:
+    """The parameter at an operand, if nobody else reads it."""
+    param = node.operand(index)
+    alone = isinstance(param, Node) and param.op == "param" and len(param.users) == 1
+    return param if alone and isinstance(param, Node) else None
+
+
 def untied(graph: Graph, nodes: Iterable[Node], going: Collection[Node], size: int) -> list[Untied]:
     """What is stored twice where one weight of this size in bytes is put in for those of ``nodes``.
 

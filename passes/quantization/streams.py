@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import torch
 
 from ...ir import Graph, Node, ops
-from ...ir.graph import substitute
+from ...ir.graph import ancestors, substitute
 from ...ir.memory import give_back
 from ...ir.sections import Section
 from ..base import Context
@@ -82,7 +82,7 @@ def run_streams(
     wanted = set(targets)
     finished = [section for section in sections if not wanted.isdisjoint(section.nodes)]
     exits = {value for section in finished for value in section.exits}
-    needed = _ancestors(wanted | exits) | exits
+    needed = ancestors(wanted | exits) | exits
     order = [node for section in sections for node in section.nodes] or graph.nodes
     steps = [node for node in order if node in needed | wanted]
     starts = {_first(section, steps): section for section in finished}
@@ -252,18 +252,6 @@ def _last_uses(steps: Sequence[Node], ends: Mapping[Node, Section]) -> dict[Node
 def _first(section: Section, steps: Iterable[Node]) -> Node:
     inside = set(section.nodes)
     return next(node for node in steps if node in inside)
-
-
-def _ancestors(nodes: Iterable[Node]) -> set[Node]:
-    """All that the nodes read, and all that these read."""
-    found: set[Node] = set()
-    stack = [used for node in nodes for used in node.inputs]
-    while stack:
-        node = stack.pop()
-        if node not in found:
-            found.add(node)
-            stack.extend(node.inputs)
-    return found
 
 
 def _call(node: Node, value: Callable[[Node], Any]) -> Any:

@@ -17,9 +17,11 @@ from typing import Any
 import torch
 
 from ....ir import Graph, Node
+from ....ir.graph import ancestors
 from ....ir.interpret import compute
 from ...base import Context
 from ...calibration import as_rows, padding_mask
+from ...ties import own
 from ..elimination import Moments
 from ..groups import in_full
 
@@ -76,15 +78,13 @@ def _map(by: Node) -> Node | None:
     """The linear layer whose result the addition alone reads, with weights of its own."""
     for arg in by.args if by.op == "add" else ():
         if isinstance(arg, Node) and arg.op == "linear" and len(arg.users) == 1:
-            weight = arg.args[1]
-            if isinstance(weight, Node) and weight.op == "param" and len(weight.users) == 1:
+            if own(arg, 1) is not None:
                 return arg
     return None
 
 
 def _fold(graph: Graph, layer: Node, moments: Moments, damping: float) -> None:
-    bias = layer.operand(2)
-    offset = isinstance(bias, Node) and bias.op == "param" and len(bias.users) == 1
+    offset = own(layer, 2) is not None
     matrix, rest = moments.correct(offset=offset, damping=damping)
     weight = graph.value(layer.args[1])
     graph.give(layer, 1, (matrix @ weight.double()).to(weight.dtype))
@@ -95,13 +95,7 @@ def _fold(graph: Graph, layer: Node, moments: Moments, damping: float) -> None:
 
 def _values(graph: Graph, batch: Sequence[Any], nodes: Sequence[Node]) -> list[torch.Tensor]:
     """Some values of a run on a batch; what they do not need is not computed."""
-    needed: set[Node] = set()
-    stack = list(nodes)
-    while stack:
-        node = stack.pop()
-        if node not in needed:
-            needed.add(node)
-            stack.extend(node.inputs)
+    needed = {*nodes, *ancestors(nodes)}
     values: dict[Node, Any] = dict(zip(graph.inputs, batch, strict=True))
     values |= {param: graph.value(param) for param in graph.params.values() if param in needed}
     with torch.no_grad():

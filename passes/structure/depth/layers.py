@@ -19,6 +19,7 @@ from typing import Literal, TypeAlias, get_args
 from ....ir import Graph, Node, ops
 from ....ir.blocks import repeated
 from ....ir.gauge import weighted
+from ....ir.graph import ancestors
 from ....ir.laws import Add, Normalize, ScaledDotProduct
 from ..costs import Costs
 
@@ -119,12 +120,7 @@ def _is_stream(goes: Node, stays: Node) -> bool:
         terms.append(term)
         if _law(term, Add):
             sums.extend(arg for arg in term.args if isinstance(arg, Node))
-    seen, stack = {stays}, [stays]
-    while stack:
-        for used in stack.pop().inputs:
-            if used not in seen:
-                seen.add(used)
-                stack.append(used)
+    seen = {stays, *ancestors([stays])}
     return stays.op == "param" or any(term in seen for term in terms if term.op != "param")
 
 

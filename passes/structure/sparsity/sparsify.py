@@ -29,6 +29,7 @@ from ...quantization.patches import Patches
 from ...quantization.streams import run_streams
 from ...sites import Asked, SitePass
 from ..groups import in_full
+from ..options import check_known
 from .patterns import Pattern, named_pattern
 from .rates import Even, Layer, Rates, essential, named_rates
 from .zeros import METHODS, Method, Recovery, Zeros
@@ -85,9 +86,7 @@ class Sparsify(SitePass):
                 raise InputError(f"the pattern {pattern} takes the same part of each layer")
         if self.remove == "essential" and not isinstance(rates, Even):
             raise InputError("remove='essential' is found for the same part of each layer")
-        if self.score not in METHODS:
-            names = ", ".join(map(repr, METHODS))
-            raise InputError(f"there is no score {self.score!r}", do=f"one of {names}")
+        check_known([self.score], METHODS, "score")
         if self.recover not in get_args(Recovery):
             names = ", ".join(map(repr, get_args(Recovery)))
             raise InputError(f"nothing recovers by {self.recover!r}", do=f"one of {names}")

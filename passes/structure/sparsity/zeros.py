@@ -20,6 +20,7 @@ from ...quantization.evidence import Evidence, MakeUp
 from ...quantization.patches import Patches
 from ...quantization.streams import Compute, Values, Visit
 from ...shelf import Mapped
+from ...ties import own
 from .patterns import Pattern
 from .refit import WORTH, Worth, least_squares, search, sweep
 
@@ -130,9 +131,7 @@ class Zeros:
 
     def _centers(self, reader: Node) -> bool:
         """Whether a bias takes up the mean error."""
-        bias = reader.operand(2)
-        own = isinstance(bias, Node) and bias.op == "param" and len(bias.users) == 1
-        return own and self.recover != "none"
+        return own(reader, 2) is not None and self.recover != "none"
 
     def _solved(self, graph: Graph, reader: Node, evidence: Evidence, centered: bool) -> Made:
         value = graph.value(reader.args[1])

@@ -163,10 +163,12 @@ class Reconstruction(Importance):
         with torch.no_grad():
             for batch in context.progress(batches, f"{self.name}: watching activations"):
                 execute(single, batch, tap=tap)
+        unread = [group for group, some in zip(groups, read_by, strict=True) if not some]
+        by_gradients = iter(Taylor().of(graph, unread, context) if unread else ())
         found: list[torch.Tensor] = []
         for group, some in zip(groups, read_by, strict=True):
             if not some:
-                found += Taylor().of(graph, [group], context)
+                found.append(next(by_gradients))
                 continue
             parts: dict[Node, list[Reader]] = {}
             for reader in some:

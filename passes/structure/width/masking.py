@@ -17,6 +17,7 @@ from ....ir.laws import Normalize
 from ...base import Context
 from ...calibration import as_rows, padding_mask
 from ...quantization.streams import Compute, Values, run_streams
+from ...ties import own
 from ..elimination import Moments
 from ..groups import Group, kept_rows, readers
 
@@ -62,7 +63,7 @@ class Masked:
 
     def run(self, context: Context, who: str) -> None:
         """Let each reader make up for what it loses, those before it masked already."""
-        alone = [node for node in self.cut if len(node.args[1].users) == 1]
+        alone = [node for node in self.cut if own(node, 1) is not None]
         self._masks = [padding_mask(batch) for batch in context.calibration]
         altered = {param: partial(self._masked, param) for param in self.factors}
         run_streams(
@@ -96,7 +97,7 @@ class Masked:
     def _make_up(self, node: Node, exact: Values, masked: Values) -> dict[int, torch.Tensor]:
         """The operands of a reader with which what stays gives what all gave."""
         axis, stays, seen = CONTRACTIONS[node.op], self.cut[node], self.seen.get(node)
-        weight, bias = self.graph.value(node.args[1]), node.operand(2)
+        weight, bias = self.graph.value(node.args[1]), own(node, 2)
 
         def rows(index: int) -> tuple[torch.Tensor, torch.Tensor]:
             mask = self._masks[index]
@@ -108,17 +109,15 @@ class Masked:
             return now, wanted if seen is None else torch.where(seen, wanted, was)
 
         moments = Moments.of(rows(index) for index in range(len(exact)))
-        offset = isinstance(bias, Node) and bias.op == "param" and len(bias.users) == 1
-        offset = offset and not _is_padded(node)
+        offset = bias is not None and not _is_padded(node)
         matrix, rest = moments.fill(stays, offset=offset, damping=self.damping)
         whole = torch.zeros(len(stays), len(stays), dtype=matrix.dtype)
         whole[:, stays] = matrix
         old = weight.double()
         new = (old.movedim(1, -1) @ whole).movedim(-1, 1)
         made_up = {1: new.to(weight.dtype).contiguous()}
-        if offset:
+        if bias is not None and offset:
             added = old.movedim(1, -1).flatten(1, -2).sum(1) if old.dim() > 2 else old
-            assert isinstance(bias, Node)
             found = self.graph.value(bias).double() + added @ rest
             made_up[2] = found.to(weight.dtype)
         return made_up
