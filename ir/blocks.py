@@ -36,7 +36,7 @@ def cuts(graph: Graph) -> list[Node]:
     only depends on parameters is not data, and neither are integers such as positions and masks.
     """
     data = {node for node in graph.inputs if _is_data(node)}
-    flow: nx.DiGraph[Node | str] = nx.DiGraph()
+    paths: nx.DiGraph[Node | str] = nx.DiGraph()
     # A model of integers (token ids) starts where they first become floating point.
     for node in graph.nodes:
         sources = [used for used in node.inputs if used in data]
@@ -44,18 +44,18 @@ def cuts(graph: Graph) -> list[Node]:
             _is_float(node) and any(n.op == "param" for n in node.inputs) and _reads_input(node)
         ):
             data.add(node)
-            flow.add_edges_from((source, node) for source in sources)
+            paths.add_edges_from((source, node) for source in sources)
             if not sources:
-                flow.add_edge("start", node)
+                paths.add_edge("start", node)
     for node in graph.inputs:
         if node in data:
-            flow.add_edge("start", node)
+            paths.add_edge("start", node)
     for node in dict.fromkeys(graph.output.inputs):
         if node in data:
-            flow.add_edge(node, _END)
-    if _END not in flow or "start" not in flow:
+            paths.add_edge(node, _END)
+    if _END not in paths or "start" not in paths:
         return []
-    parents = nx.immediate_dominators(flow, "start")
+    parents = nx.immediate_dominators(paths, "start")
     chain: list[Node] = []
     step = parents[_END]
     while isinstance(step, Node):
@@ -112,13 +112,18 @@ def repeated(graph: Graph) -> list[Block]:
     return found
 
 
-def _key(block: Block) -> tuple[str, ...]:
-    """The ops that data flow through; what blocks share (a mask, a position bias) is not there."""
-    flow: set[Node] = set() if block.entry is None else {block.entry}
+def flow(block: Block) -> list[Node]:
+    """The nodes that data flow through, in order; what blocks share (a mask, a position bias) is
+    not there, so these correspond in blocks that repeat one another."""
+    found: set[Node] = set() if block.entry is None else {block.entry}
     for node in block.nodes:
-        if block.entry is None or any(used in flow for used in node.inputs):
-            flow.add(node)
-    return tuple(node.op for node in block.nodes if node in flow)
+        if block.entry is None or any(used in found for used in node.inputs):
+            found.add(node)
+    return [node for node in block.nodes if node in found]
+
+
+def _key(block: Block) -> tuple[str, ...]:
+    return tuple(node.op for node in flow(block))
 
 
 def _between(entry: Node | None, end: Node, position: dict[Node, int]) -> tuple[Node, ...]:

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from . import ops
 from .errors import InputError
-from .graph import Graph, Node, substitute
+from .graph import Graph, Node, ancestors, substitute
 from .types import DTYPE_NAMES, TensorType, evaluate, show
 
 Tap: TypeAlias = "Callable[[Node, Any], Any]"
@@ -97,6 +97,16 @@ def compute(
         for used in {*node.inputs, node}:
             if last.get(used, node) is node and used not in kept:
                 values.pop(used, None)
+
+
+def values_of(graph: Graph, inputs: Sequence[Any], nodes: Sequence[Node]) -> list[Any]:
+    """Some values of a run; what they do not need is not computed."""
+    needed = {*nodes, *ancestors(nodes)}
+    values = _Reading(zip(graph.inputs, inputs, strict=True))
+    values.store = graph.store
+    with torch.no_grad():
+        compute([node for node in graph.nodes if node in needed], values, keep=nodes)
+    return [values[node] for node in nodes]
 
 
 def call(graph: Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -43,10 +43,12 @@ from .quantization.reconstruct import Reconstruct as Reconstruct
 from .state.cache_inputs import CacheInputs as CacheInputs
 from .state.quantize_cache import QuantizeCache as QuantizeCache
 from .structure.depth.drop_layers import DropLayers as DropLayers
+from .structure.depth.fuse_blocks import FuseBlocks as FuseBlocks
 from .structure.depth.layer_scores import LayerScore as LayerScore
 from .structure.depth.layer_scores import OutputChange as OutputChange
 from .structure.depth.layer_scores import Similarity as Similarity
 from .structure.depth.parallelize import Parallelize as Parallelize
+from .structure.distill import Distill as Distill
 from .structure.factors.cluster_outputs import ClusterOutputs as ClusterOutputs
 from .structure.factors.factorize import Factorize as Factorize
 from .structure.factors.forms import Kronecker as Kronecker
@@ -81,11 +83,13 @@ __all__ = [
     "Complexify",
     "CompressResidual",
     "Context",
+    "Distill",
     "DropLayers",
     "Factorize",
     "FoldAttentionBias",
     "FoldBatchNorm",
     "FoldNormAffine",
+    "FuseBlocks",
     "Importance",
     "JoinReaders",
     "Kronecker",

@@ -83,6 +83,8 @@ class Context:
     Attributes:
         inputs: The user's example, as flat graph inputs.
         calibration: Flat graph inputs, one list a batch; may be empty.
+        original: The graph before the first pass that changed its function; only where a later pass
+            asks for it (``compares``).
         unsigned_activations: Whether the target wants uint8 rather than int8 activations.
         pairs_in_16_bits: Whether the target may add two products in 16 bits, which saturate:
             neighbouring weight codes must then be small enough together.
@@ -97,6 +99,7 @@ class Context:
 
     inputs: Sequence[Any]
     calibration: Sequence[Sequence[Any]] = ()
+    original: Graph | None = None
     unsigned_activations: bool = True
     pairs_in_16_bits: bool = False
     closed_convolutions: bool = False
@@ -115,6 +118,15 @@ class Context:
             )
         return self.calibration
 
+    def need_original(self, who: str) -> Graph:
+        """The graph before it was changed; raises ``InputError`` if there is none."""
+        if self.original is None:
+            raise InputError(
+                f"{who} learns from the graph as it was, and nothing before it has changed that",
+                do=f"put {who} behind the passes that do, such as Prune or DropLayers",
+            )
+        return self.original
+
     @property
     def activation_dtype(self) -> torch.dtype:
         return torch.uint8 if self.unsigned_activations else torch.int8
@@ -128,6 +140,7 @@ class Pass(abc.ABC):
 
     promise: ClassVar[Promise] = Promise.EXACT
     stage: ClassVar[Stage] = Stage.FOLD
+    compares: ClassVar[bool] = False  # whether it asks for the graph before its function changed
 
     @property
     def name(self) -> str:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from ..ir import Node
 from ..ir.interpret import Read, compute
 from ..ir.sections import Section
-from .base import Context
+from .base import Context, Remark, applied, missed
 from .calibration import as_rows
 from .journal import journaled
 
@@ -104,7 +104,8 @@ class Samples:
         exact: What flows in, as it is, with the parameters that are read.
         given: The same from a changed part before it.
         masks: Which positions are no padding, where there is any.
-        wanted: What should flow out; computed from ``exact`` where it is not at hand.
+        wanted: What should flow out, of each value that counts; computed from ``exact`` where it is
+            not at hand.
     """
 
     exact: Sequence[Values]
@@ -128,6 +129,18 @@ class Fit:
 
     def __str__(self) -> str:
         return f"held-out error {self.before**0.5:.3g} to {self.after**0.5:.3g}, step {self.step}"
+
+    def remark(self, node: Node, what: str) -> Remark:
+        """What is said of it at a node.
+
+        Args:
+            what: Was done, such as ``reconstructed``.
+        """
+        data = {"error_before": self.before**0.5, "error_after": self.after**0.5, "step": self.step}
+        if self.step:
+            return applied(node, f"{what}: {self}", **data)
+        text = f"left as it is: learning does not lower the held-out error, {self.before**0.5:.3g}"
+        return missed(node, text, **data)
 
 
 @dataclass(frozen=True)
@@ -200,6 +213,28 @@ class Fitter:
                 tensor.copy_(found)
         return Fit(first, least, best_step)
 
+    def fit_once(
+        self,
+        section: Section,
+        samples: Samples,
+        learned: Sequence[Learnable],
+        context: Context,
+        who: str,
+        name: str,
+    ) -> Fit:
+        """The same, unless the journal has what came of it under this name."""
+
+        def fit() -> tuple[Fit, list[dict[str, torch.Tensor]]]:
+            found = self.fit(section, samples, learned, context, who)
+            return found, [{n: t.detach() for n, t in part.tensors.items()} for part in learned]
+
+        found, parts = context.journal.once(name, fit)
+        with torch.no_grad():
+            for part, tensors in zip(learned, parts, strict=True):
+                for key, tensor in tensors.items():
+                    part.tensors[key].copy_(tensor)
+        return found
+
     def _optimizer(self, learned: Sequence[Learnable]) -> torch.optim.Optimizer:
         groups = [
             {"params": [tensor], "lr": part.rates[name]}
@@ -230,7 +265,12 @@ class _Run:
     outputs: list[Node] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.outputs = changed(self.section, self.learned)
+        wanted = self.samples.wanted
+        self.outputs = [
+            node
+            for node in changed(self.section, self.learned)
+            if wanted is None or node in wanted[0]
+        ]
 
     def loss(self, batch: int, done: float, first: float) -> torch.Tensor:
         """What a step minimises."""

@@ -84,6 +84,7 @@ def apply(
     for name in graph.store if release else ():
         graph.store.let_go(name, "the weights of this graph were released")
     equal = wanted  # what exact passes must give
+    original: Graph | None = None
     for index, step in enumerate(passes):
         exact = step.promise is Promise.EXACT
         if exact and not doubled:  # behind a pass that changed the function
@@ -91,7 +92,11 @@ def apply(
             equal = [run_as_traced(current, trial) for trial in trials]
         elif not exact and doubled:
             current, doubled = _cast(current, dtype, trials, equal, reports), False
-        own = replace(context, journal=context.journal.inside(f"{index}-{step.name}"))
+        if not exact and original is None and any(later.compares for later in passes[index + 1 :]):
+            original = current.copy()
+        own = replace(
+            context, journal=context.journal.inside(f"{index}-{step.name}"), original=original
+        )
         goal = equal if exact else wanted
         current = _run(step, current, own, trials, goal, reports, release=release)
     if doubled:

@@ -24,8 +24,8 @@ from ...ir.formats.scales import straight
 from ...ir.gauge import weighted
 from ...ir.interpret import compute
 from ...ir.sections import Cut, Section, sections
-from ..base import Remark, applied, missed
-from ..fitting import Computed, Fit, Fitter, Given, Learnable, Samples, changed, reading, split
+from ..base import Remark
+from ..fitting import Computed, Fitter, Given, Learnable, Samples, changed, reading, split
 from ..shelf import Mapped
 from .learned_rounding import AdaRound, Method, Range, Rates, Rounding, Steps, Straight, Vector
 from .quantize import Quantize
@@ -140,7 +140,8 @@ class _Work:
             batches(flow.exact), batches(flow.quantized), self.rounder.masks, batches(flow.wanted)
         )
         key, who = f"section-{section.exits[-1].name}", f"{self.options.name}: learning"
-        fit = self._fit(self.options.fitter, section, samples, learned, key, who)
+        fit = self.options.fitter.fit_once(section, samples, learned, context, who, key)
+        self.remarks.append(fit.remark(section.exits[-1], "reconstructed"))
         self.rounder.decision = None  # what it has at hand was before learning
         if not fit.step:
             return None
@@ -166,36 +167,10 @@ class _Work:
         learned = list(self._scales(section))
         samples = Samples(inputs, inputs, self.rounder.masks)
         who = f"{self.options.name}: end to end"
-        self._fit(fitter, section, samples, learned, "end-to-end", who)
-        self._keep(section, learned)
-
-    def _fit(
-        self,
-        fitter: Fitter,
-        section: Section,
-        samples: Samples,
-        learned: Sequence[Learnable],
-        name: str,
-        who: str,
-    ) -> Fit:
-        """Learn, if that was not done before, and leave what is best in the learnables' tensors.
-
-        Args:
-            name: What the journal calls it.
-        """
         context = self.rounder.context
-
-        def fit() -> tuple[Fit, list[dict[str, torch.Tensor]]]:
-            found = fitter.fit(section, samples, learned, context, who)
-            return found, [{n: t.detach() for n, t in part.tensors.items()} for part in learned]
-
-        found, parts = context.journal.once(name, fit)
-        with torch.no_grad():
-            for part, tensors in zip(learned, parts, strict=True):
-                for key, tensor in tensors.items():
-                    part.tensors[key].copy_(tensor)
-        self._remark(section, found)
-        return found
+        fit = fitter.fit_once(section, samples, learned, context, who, "end-to-end")
+        self.remarks.append(fit.remark(section.exits[-1], "reconstructed"))
+        self._keep(section, learned)
 
     # -- what is learned ------------------------------------------------------------------------
 
@@ -312,15 +287,3 @@ class _Work:
                     decision.biases[reader] = part.settled()
                 else:
                     self.vectors[reader, part.index] = part.settled()
-
-    def _remark(self, section: Section, fit: Fit) -> None:
-        node = section.exits[-1]
-        data = {"error_before": fit.before**0.5, "error_after": fit.after**0.5, "step": fit.step}
-        if fit.step:
-            remark = applied(node, f"reconstructed: {fit}", **data)
-        else:
-            text = (
-                f"left as it is: learning does not lower the held-out error, {fit.before**0.5:.3g}"
-            )
-            remark = missed(node, text, **data)
-        self.remarks.append(remark)

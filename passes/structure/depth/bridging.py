@@ -11,14 +11,11 @@ Gaps are bridged in order, each by what the graph gives with those before it bri
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from ....ir import Graph, Node
-from ....ir.graph import ancestors
-from ....ir.interpret import compute
+from ....ir.interpret import values_of
 from ...base import Context
 from ...calibration import as_rows, padding_mask
 from ...ties import own
@@ -53,7 +50,7 @@ def bridge(
     batches = context.need_calibration(who)
     before = in_full(exact)
     goals = [before[value.name] for value in gaps.values()]
-    wanted = [dict(zip(gaps, _values(before, batch, goals), strict=True)) for batch in batches]
+    wanted = [dict(zip(gaps, values_of(before, batch, goals), strict=True)) for batch in batches]
     made: dict[str, str] = {}
     places = {node: index for index, node in enumerate(graph.nodes)}
     for by in context.progress(sorted(gaps, key=places.__getitem__), f"{who}: bridging gaps"):
@@ -62,7 +59,7 @@ def bridge(
         single = in_full(graph)
 
         def rows(index: int, by: Node = by, layer: Node = layer, single: Graph = single) -> Any:
-            here, given = _values(single, batches[index], [single[by.name], single[layer.name]])
+            here, given = values_of(single, batches[index], [single[by.name], single[layer.name]])
             mask = padding_mask(batches[index])
             goal = wanted[index][by]
             now = as_rows(given, -1, mask)
@@ -91,13 +88,3 @@ def _fold(graph: Graph, layer: Node, moments: Moments, damping: float) -> None:
     if offset:
         old = graph.value(layer.args[2])
         graph.give(layer, 2, (matrix @ old.double() + rest).to(old.dtype))
-
-
-def _values(graph: Graph, batch: Sequence[Any], nodes: Sequence[Node]) -> list[torch.Tensor]:
-    """Some values of a run on a batch; what they do not need is not computed."""
-    needed = {*nodes, *ancestors(nodes)}
-    values: dict[Node, Any] = dict(zip(graph.inputs, batch, strict=True))
-    values |= {param: graph.value(param) for param in graph.params.values() if param in needed}
-    with torch.no_grad():
-        compute([node for node in graph.nodes if node in needed], values, keep=nodes)
-    return [values[node] for node in nodes]
