@@ -61,6 +61,7 @@ from .structure.sparsity.patterns import Pattern as Pattern
 from .structure.sparsity.permute_inputs import PermuteInputs as PermuteInputs
 from .structure.sparsity.rates import RateDistortion as RateDistortion
 from .structure.sparsity.sparsify import Sparsify as Sparsify
+from .structure.width.drop_dead import DropDead as DropDead
 from .structure.width.importance import Activation as Activation
 from .structure.width.importance import Importance as Importance
 from .structure.width.importance import Magnitude as Magnitude
@@ -84,6 +85,7 @@ __all__ = [
     "CompressResidual",
     "Context",
     "Distill",
+    "DropDead",
     "DropLayers",
     "Factorize",
     "FoldAttentionBias",

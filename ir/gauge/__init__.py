@@ -6,6 +6,7 @@ from .apply import folded as folded
 from .apply import refusal as refusal
 from .apply import separate as separate
 from .apply import ties_broken as ties_broken
+from .constants import dead as dead
 from .drop import can_repeat as can_repeat
 from .drop import cannot_drop as cannot_drop
 from .drop import drop as drop
@@ -42,6 +43,7 @@ __all__ = [
     "can_repeat",
     "cannot_drop",
     "classes",
+    "dead",
     "drop",
     "folded",
     "inputs_of_contractions",

@@ -83,6 +83,24 @@ def places_of(tensor: torch.Tensor, action: Action, size: int) -> torch.Tensor:
     return rows.flatten(1)
 
 
+def bounds_of(tensor: torch.Tensor, action: Action, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The least and the greatest number in the places of each coordinate, ``[size]``; zeros where
+    it has none."""
+    shape = list(tensor.shape)
+    for axis in action.axes:  # one number may serve many places
+        shape[axis] = action.labels.shape[axis]
+    rows = tensor.expand(shape).movedim(action.axes, tuple(range(len(action.axes))))
+    rows = rows.reshape(action.labels.numel(), -1)
+    labels = action.labels.flatten().long()
+    held = labels >= 0
+    zeros = tensor.new_zeros(size)
+    low, high = (
+        zeros.scatter_reduce(0, labels[held], found[held], way, include_self=False)
+        for found, way in ((rows.amin(1), "amin"), (rows.amax(1), "amax"))
+    )
+    return low, high
+
+
 def _places(
     labels: torch.Tensor, size: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

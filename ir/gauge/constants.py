@@ -1,0 +1,222 @@
+"""Coordinates of a class that hold the same number whatever the data: from what writes them on.
+
+    W x + c  with W_j = 0   ->   c_j   ->   relu(c_j)   ->   ...   ->   what reads coordinate j
+
+A coordinate is **dead** where all that read it add up nothing of it, because their weights for it
+are zero or it is; or no more than a constant, which a bias can take up. It can be left out, and the
+function stays as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from .. import ops
+from ..graph import Graph, Node
+from ..laws import (
+    Action,
+    Add,
+    BatchNorm,
+    Contract,
+    Conv,
+    Elementwise,
+    Embedding,
+    Movement,
+    Mul,
+    Normalize,
+    Port,
+    ScaledDotProduct,
+)
+from .region import Region, operand, operands
+from .sites import CONTRACTIONS
+from .tensors import bounds_of
+
+
+@dataclass
+class Dead:
+    """What can go.
+
+    Attributes:
+        coordinates: ``bool[size]``.
+        products: What each contraction that reads the region adds up of each coordinate, where
+            that is a constant, ``float64[size, O]``.
+    """
+
+    coordinates: torch.Tensor
+    products: dict[Node, torch.Tensor] = field(default_factory=dict[Node, torch.Tensor])
+
+    def sums(self, gone: torch.Tensor) -> dict[Node, torch.Tensor]:
+        """What contractions lose with some of the coordinates, and their biases are to add."""
+        found = {node: parts[gone].sum(0) for node, parts in self.products.items()}
+        return {node: part for node, part in found.items() if bool(part.any())}
+
+
+def dead(graph: Graph, region: Region) -> Dead:
+    """The coordinates of a permutation's region that nothing depends on."""
+    constants, found = _Constants(graph, region), Dead(torch.ones(region.size, dtype=torch.bool))
+    for node in graph.nodes:
+        if node in region.actions:
+            found.coordinates &= constants.uncounted(node)
+        elif any(value in region.actions for value in node.inputs):
+            found.coordinates &= constants.unread(node, found.products)
+    if not region.actions.keys().isdisjoint(graph.output.inputs):
+        found.coordinates[:] = False
+    return found
+
+
+class _Constants:
+    """What values hold at each coordinate, ``float64[size]``; nan where that is no constant."""
+
+    def __init__(self, graph: Graph, region: Region) -> None:
+        self.graph, self.region = graph, region
+        self.known: dict[Node, torch.Tensor] = {}
+
+    # -- what counts ----------------------------------------------------------------------------
+
+    def uncounted(self, node: Node) -> torch.Tensor:
+        """Where an op that gives the coordinates does not mix one with the others."""
+        match ops.get(node.op).law:
+            case Elementwise() | Add() | Mul() | Movement() | Embedding() | BatchNorm():
+                return self._all(True)
+            case Contract() | Conv() | ScaledDotProduct():
+                return self._all(True)
+            case Normalize(grouped=False, centres=False):
+                data: Node = node.args[0]
+                action = self.region.actions[data]
+                if -1 not in action.axes:
+                    return self._all(True)
+                return (self.of(data) == 0) | ~self._present(action)
+            case _:
+                return self._all(False)
+
+    def unread(self, node: Node, products: dict[Node, torch.Tensor]) -> torch.Tensor:
+        """Where an op that reads the coordinates, and gives none, adds up zeros or a constant.
+
+        Args:
+            products: Gets what a contraction adds up of each coordinate, ``[size, O]``.
+        """
+        match ops.get(node.op).law:
+            case Contract() | Conv() if node.attrs.get("groups", 1) == 1:
+                data, weight = self._at(node, (0,)), self._at(node, (1,))
+                zero = (data == 0) | (weight == 0)
+                if node.op in CONTRACTIONS and node.args[1].op == "param" and _unpadded(node):
+                    constant = ~data.isnan() & ~zero
+                    if bool(constant.any()):
+                        products[node] = self._products(node, data)
+                        zero |= constant
+                return zero
+            case ScaledDotProduct():
+                return (self._at(node, (0,)) == 0) | (self._at(node, (1,)) == 0)
+            case _:
+                return self._all(False)
+
+    def _products(self, node: Node, data: torch.Tensor) -> torch.Tensor:
+        """What a contraction adds up of each coordinate, if that is a constant."""
+        action = self.region.actions_of(node, (1,))[0]
+        weight = self.graph.value(node.args[1]).double()
+        summed = weight.movedim(1, -1)
+        summed = summed.flatten(1, -2).sum(1) if weight.dim() > 2 else summed  # [O, n]
+        labels = action.labels.flatten().long()
+        held = labels >= 0
+        values = torch.where(held, data.nan_to_num(0.0)[labels], 0.0)
+        sums = torch.zeros(len(data), len(weight), dtype=torch.float64)
+        return sums.index_add_(0, labels[held], (summed * values).T[held])
+
+    # -- what values hold -----------------------------------------------------------------------
+
+    def of(self, value: Node) -> torch.Tensor:
+        if value not in self.known:
+            self.known[value] = self._given(value)
+        return self.known[value]
+
+    def _given(self, node: Node) -> torch.Tensor:
+        if node not in self.region.actions or node.op not in ops.OPS:
+            return self._all(math.nan)
+        match ops.get(node.op).law:
+            case Contract() | Conv():
+                product = _product(self._at(node, (0,)), self._at(node, (1,)))
+                product = torch.where(product == 0, product, math.nan)
+                return product if operand(node, (2,)) is None else product + self._at(node, (2,))
+            case Normalize() | BatchNorm():
+                first = self._at(node, (0,)) == 0
+                if isinstance(ops.get(node.op).law, BatchNorm):
+                    first &= self._at(node, (3,)) == 0
+                zero = first | (self._at(node, (1,)) == 0)
+                product = torch.where(zero, 0.0, math.nan).double()
+                return product if operand(node, (2,)) is None else product + self._at(node, (2,))
+            case Embedding():
+                return self._at(node, (0,))
+            case ScaledDotProduct():
+                return self._at(node, (2,))
+            case Mul() if node.op == "mul":
+                return _product(self._at(node, (0,)), self._at(node, (1,)))
+            case Add() if node.op in ("add", "sub") and node.attrs.get("alpha", 1) == 1:
+                sign = 1 if node.op == "add" else -1
+                return self._at(node, (0,)) + sign * self._at(node, (1,))
+            case Elementwise():
+                data = self._at(node, (0,))
+                with torch.no_grad():
+                    found = ops.call(node.op, (data, *node.args[1:]), node.attrs)
+                return torch.where(data.isnan(), math.nan, found)
+            case Movement():
+                return self._joined([n for n in operands(node).values() if n.op != "param"])
+            case _:
+                return self._all(math.nan)
+
+    def _joined(self, parts: Sequence[Node]) -> torch.Tensor:
+        """What values hold between them, each coordinate in some."""
+        found, known = self._all(math.nan), self._all(False)
+        for part in parts:
+            held, here = self._present(self.region.actions.get(part)), self.of(part)
+            both = torch.where(found == here, here, math.nan)
+            found = torch.where(held, torch.where(known, both, here), found)
+            known |= held
+        return found
+
+    def _present(self, action: Action | None) -> torch.Tensor:
+        """Which coordinates stand anywhere."""
+        found = self._all(False)
+        if action is not None:
+            labels = action.labels.flatten().long()
+            found[labels[labels >= 0]] = True
+        return found
+
+    def _at(self, node: Node, port: Port) -> torch.Tensor:
+        """What an operand holds at each coordinate; a number holds itself everywhere."""
+        value = operand(node, port)
+        if value is None:
+            number = node.operand(port[0])
+            fixed = isinstance(number, int | float) and not isinstance(number, bool)
+            return self._all(float(number) if fixed else math.nan)
+        if value.op != "param":
+            return self.of(value)
+        actions = self.region.actions_of(node, port)
+        if not actions:
+            stored = self.graph.value(value)
+            return self._all(float(stored) if stored.numel() == 1 else math.nan)
+        parts = [self._held(value, action) for action in actions]
+        return torch.where(parts[0] == parts[-1], parts[0], math.nan)
+
+    def _held(self, param: Node, action: Action) -> torch.Tensor:
+        low, high = bounds_of(self.graph.value(param).double(), action, self.region.size)
+        return torch.where(low == high, low, math.nan)
+
+    def _all(self, value: float | bool) -> torch.Tensor:
+        dtype = torch.bool if isinstance(value, bool) else torch.float64
+        return torch.full((self.region.size,), value, dtype=dtype)
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Products of which one factor may be unknown where the other is zero."""
+    return torch.where((a == 0) | (b == 0), 0.0, a * b)
+
+
+def _unpadded(node: Node) -> bool:
+    """Whether what a contraction reads is all data: a padding's zeros are no constant's."""
+    padding = node.attrs.get("padding", 0)
+    parts = padding if isinstance(padding, tuple | list) else (padding,)
+    return all(part in (0, "valid") for part in parts)
