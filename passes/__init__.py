@@ -9,6 +9,8 @@ from .base import Promise as Promise
 from .base import Remark as Remark
 from .base import Stage as Stage
 from .fusion.fold_batch_norm import FoldBatchNorm as FoldBatchNorm
+from .fusion.fold_pads import FoldPads as FoldPads
+from .fusion.fold_scales import FoldScales as FoldScales
 from .fusion.join_readers import JoinReaders as JoinReaders
 from .fusion.merge_branches import MergeBranches as MergeBranches
 from .fusion.merge_chains import MergeChains as MergeChains
@@ -91,6 +93,8 @@ __all__ = [
     "FoldAttentionBias",
     "FoldBatchNorm",
     "FoldNormAffine",
+    "FoldPads",
+    "FoldScales",
     "FuseBlocks",
     "Importance",
     "JoinReaders",

@@ -1,0 +1,152 @@
+"""Constant factors and paddings go into the weights and convolutions beside them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from graphs import filled
+
+from regauge.backends.onnxruntime import lower
+from regauge.ir import Graph, astype
+from regauge.ir.interpret import execute
+from regauge.passes import Context, FoldPads, FoldScales, Pass, Remark
+from regauge.passes.manager import EXACT_TOLERANCE, difference
+
+
+def folded(step: Pass, text: str) -> tuple[Graph, list[Remark]]:
+    """A graph after a pass, which computes the same."""
+    graph, inputs = filled(text)
+    for name, value in graph.store.items():
+        graph.store[name] = value.abs() if name in ("g", "e") else value
+    found, remarks = step.attempt(graph, Context(inputs=inputs))
+    assert difference(execute(found, inputs), execute(graph, inputs)) < EXACT_TOLERANCE
+    return found, remarks
+
+
+SCALED = """
+def graph(x: f64[2, 4, 6], *, v: f64[6, 6], w: f64[5, 6], c: f64[5], u: f64[3, 6], g: f64[6],
+          h: f64[4, 1], e: f64[4, 6]):
+    a: f64[2, 4, 6] = linear(x, v)
+    r: f64[2, 4, 6] = gelu(a)
+    {body}
+"""
+READ = "\n    y: f64[2, 4, 5] = linear(s, w, c)\n    return y"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "s: f64[2, 4, 6] = mul(r, 2.5)" + READ,
+        "s: f64[2, 4, 6] = div(r, 8.0)" + READ,
+        "s: f64[2, 4, 6] = mul(r, g)" + READ,
+        "s: f64[2, 4, 6] = mul(g, r)" + READ,
+        "s: f64[2, 4, 6] = mul(x, 0.3)" + READ,
+        "m: f64[2, 4, 6] = mul(r, 3.0)\n    s: f64[2, 4, 6] = relu(m)" + READ,
+        "m: f64[2, 4, 6] = mul(r, g)\n    p: f64[2, 4, 2, 3] = reshape(m, shape=(2, 4, 2, 3))\n"
+        "    s: f64[2, 4, 6] = reshape(p, shape=(2, 4, 6))" + READ,
+        "s: f64[2, 4, 6] = mul(r, g)\n    z: f64[2, 4, 3] = linear(s, u)\n"
+        "    y: f64[2, 4, 5] = linear(s, w, c)\n    return y, z",
+    ],
+    ids=["number", "quotient", "channels", "turned", "input", "activation", "moved", "two"],
+)
+def test_what_reads_a_product_takes_its_factor_up(body: str) -> None:
+    found, (remark,) = folded(FoldScales(), SCALED.format(body=body))
+    assert remark.applied and {"mul", "div"}.isdisjoint(node.op for node in found.nodes)
+    assert "g" not in found.params
+
+
+@pytest.mark.parametrize("factor", ["0.5", "-0.5"])
+def test_a_number_goes_back_through_moves(factor: str) -> None:
+    body = f"""b: f64[2, 4, 6] = linear(r, v)
+    p: f64[2, 4, 2, 3] = reshape(b, shape=(2, 4, 2, 3))
+    m: f64[2, 4, 2, 3] = mul(p, {factor})
+    s: f64[2, 4, 2, 3] = softmax(m, dim=-1)
+    return s"""
+    text = SCALED.format(body=body).replace("linear(x, v)", "linear(x, e)").replace(
+        "e: f64[4, 6]", "e: f64[6, 6]"
+    )  # fmt: skip
+    found, (remark,) = folded(FoldScales(), text)
+    assert remark.site == "b" and "mul" not in [node.op for node in found.nodes]
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("s: f64[2, 4, 6] = mul(r, 2.5)\n    return s", "cannot take it up"),
+        ("s: f64[2, 4, 6] = mul(r, 2.5)\n    y: f64[2, 4, 6] = softmax(s, dim=-1)\n    return y",
+         "cannot take it up"),
+        ("s: f64[2, 4, 6] = mul(r, -2.5)" + READ, "only positive factors"),
+        ("s: f64[2, 4, 6] = mul(r, e)" + READ, "vary along several axes"),
+        ("m: f64[2, 4, 6] = mul(r, 2.5)\n    s: f64[2, 4, 6] = gelu(m)" + READ,
+         "cannot take it up"),
+        ("m: f64[2, 4, 6] = mul(r, 2.5)\n    b: f64[2, 4, 6] = linear(x, v)\n"
+         "    s: f64[2, 4, 6] = add(m, b)" + READ, "b adds to it"),
+        ("m: f64[2, 4, 6] = mul(r, 2.5)\n    s: f64[2, 4, 6] = add(m, 1.0)" + READ,
+         "cannot take it up"),
+    ],
+    ids=["output", "softmax", "negative", "table", "gelu", "stream", "shifted"],
+)  # fmt: skip
+def test_a_factor_that_is_needed_stays(body: str, why: str) -> None:
+    found, remarks = folded(FoldScales(), SCALED.format(body=body))
+    assert why in remarks[0].text and not remarks[0].applied
+    assert "mul" in [node.op for node in found.nodes]
+
+
+PADDED = """
+def graph(x: f64[2, 3, 6, 7], *, w: f64[4, 3, 3, 3], v: f64[3, 1, 3, 3]):
+    p: f64[2, 3, {high}, {wide}] = constant_pad_nd(x, pad={pad}{value})
+    y: f64[2, 4, {out}] = conv2d(p, w, padding={padding}, stride={stride})
+    return y
+"""
+
+
+@pytest.mark.parametrize(
+    ("pad", "padding", "stride", "out", "wanted"),
+    [
+        ((1, 1), (0, 0), (1, 1), (4, 7), (0, 1)),
+        ((1, 1, 2, 2), (1, 0), (2, 1), (5, 7), (3, 1)),
+        ((2, 2, 1, 1, 0, 0), "'valid'", (1, 1), (6, 9), (1, 2)),
+    ],
+    ids=["one axis", "beside its own", "as text"],
+)
+def test_a_convolution_pads_for_itself(
+    pad: tuple[int, ...], padding: object, stride: object, out: object, wanted: object
+) -> None:
+    text = PADDED.format(
+        high=6 + sum(pad[2:4]), wide=7 + sum(pad[:2]), pad=pad, value="", padding=padding,
+        stride=stride, out=str(out)[1:-1],
+    )  # fmt: skip
+    found, (remark,) = folded(FoldPads(), text)
+    assert [node.op for node in found.nodes] == ["conv2d"] and remark.applied
+    assert found["y"].attrs["padding"] == wanted
+    graph, inputs = filled(text)
+    assert (
+        difference(
+            lower(astype(found, torch.float32))([x.float() for x in inputs]), execute(graph, inputs)
+        )
+        < 1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("pad", "value", "why"),
+    [
+        ((0, 1, 0, 1), "", "both sides alike"),
+        ((1, 1), ", value=1.0", "pads with 1.0"),
+        ((1, 1, 1, 1, 0, 0, 1, 1), "", "no kernel moves along"),
+        ((-1, -1), "", "both sides alike"),
+    ],
+    ids=["one side", "ones", "batch", "cut"],
+)
+def test_a_padding_that_a_convolution_cannot_do_stays(
+    pad: tuple[int, ...], value: str, why: str
+) -> None:
+    high, wide = 6 + sum(pad[2:4]), 7 + sum(pad[:2])
+    text = PADDED.format(
+        high=high, wide=wide, pad=pad, value=value, padding=(0, 0), stride=(1, 1),
+        out=f"{high - 2}, {wide - 2}",
+    )  # fmt: skip
+    if len(pad) == 8:
+        text = text.replace("p: f64[2", "p: f64[4").replace("y: f64[2", "y: f64[4")
+    found, (remark,) = folded(FoldPads(), text)
+    assert why in remark.text and len(found.nodes) == 2
