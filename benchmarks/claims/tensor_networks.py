@@ -23,7 +23,10 @@ SAYS = (
     "of language models far, the deeper ones best. Bonds are the greatest with which so many "
     "parameters are left. Of each pair the first is fitted to the weights alone, the second to "
     "what the layer reads (for low rank the optimum; for chains by the partial traces of the "
-    "Hessian)."
+    "Hessian). Not borne out here: with as many parameters low rank loses the least everywhere, "
+    "half or less of what chains lose, and chains of three lose more than sums of Kronecker "
+    "products down to 0.3; fitted to what is read, all lose about half as much. The last of these "
+    "blocks is the one that compresses best, the ones between no better than the first."
 )
 
 
