@@ -61,7 +61,8 @@ peers: $(READY)
 coverage: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py $(RESUME)
 
-# ExecuTorch has other versions of packages, and so an environment of its own. A C compiler, and gcc-arm-none-eabi and qemu-system-arm for the board, come from the system.
+# ExecuTorch has other versions of packages, and so an environment of its own. A C compiler, and
+# gcc-arm-none-eabi and qemu-system-arm for the board, come from the system.
 targets: $(READY)
 	$(PIP) -e '.[openvino,qnn,triton,tvm,compressed-tensors]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/backends tests/codegen tests/driver

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import pytest
 import torch
+from decoding import CALLS, inputs_of
 from small_models import zoo_model
 
 from regauge.backends.onnx import emit
@@ -92,22 +93,6 @@ def filled(graph: Graph) -> Graph:
     return graph
 
 
-def feeds(graph: Graph, batch: int, past: int, new: int) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    sizes = {"n": batch, "p": past, "t": new}
-    shapes = [[sizes.get(str(size), size) for size in node.shape] for node in graph.inputs]
-    return [torch.randn(shape, generator=generator) for shape in shapes]  # type: ignore[arg-type]
-
-
-CALLS = [
-    pytest.param(2, 0, 5, id="a prompt"),
-    pytest.param(2, 6, 1, id="a token"),
-    pytest.param(1, 6, 4, id="a piece"),
-    pytest.param(3, 6, 4, id="pieces of several texts"),
-    pytest.param(1, 0, 1, id="a first token"),
-]
-
-
 @pytest.mark.parametrize(("batch", "past", "new"), CALLS)
 @pytest.mark.parametrize("attention", [PLAIN, REPEATED])
 @pytest.mark.parametrize("mask", [CAUSAL, WINDOW, NUMBERS])
@@ -118,7 +103,7 @@ def test_one_op_takes_the_cache_and_the_new_tokens(
     count = kinds(graph)
     assert count["GroupQueryAttention"] == 1
     assert count["Concat"] == count["Attention"] == count["Where"] == 0
-    inputs = feeds(graph, batch, past, new)
+    inputs = inputs_of(graph, batch, past, new)
     found, wanted = lower(graph, threads=1)(inputs), execute(graph, inputs)
     torch.testing.assert_close(found, wanted, rtol=2e-5, atol=2e-6)
 
@@ -128,7 +113,7 @@ def test_one_op_takes_the_cache_and_the_new_tokens(
 def test_caches_grow_in_their_buffers(mask: str, groups: int) -> None:
     graph = filled(graph_of(mask, groups=groups))
     runner = lower(graph, threads=1)
-    x, *empty = feeds(graph, 2, 0, 9)
+    x, *empty = inputs_of(graph, 2, 0, 9)
     given = {"x": x, "pk": empty[0], "pv": empty[1]}
     steps = runner.steps("x", 0, {"pk": 1, "pv": 2}, given, 9)
     assert isinstance(steps, BoundSteps)
@@ -177,7 +162,7 @@ def test_left_alone(graph: Graph, reason: str, kinds: Kinds) -> None:
     filled(graph)
     assert lower(graph, threads=1).copies == reason
     assert kinds(graph)["GroupQueryAttention"] == 0
-    inputs = feeds(graph, 2, 6, 1)
+    inputs = inputs_of(graph, 2, 6, 1)
     found, wanted = lower(graph, threads=1)(inputs), execute(graph, inputs)
     torch.testing.assert_close(found, wanted, rtol=2e-5, atol=2e-6)
 

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import pytest
 import torch
-from torch import Tensor
+from decoding import CALLS, inputs_of
 
 from regauge.backends.onnx import emit
 from regauge.backends.onnx.dialect import ONNX_RUNTIME
@@ -125,22 +125,6 @@ def put(graph: Graph, weight: str, name: str) -> None:
     """Store a weight in a format."""
     form, value = named(name), graph.value(graph.params[weight])
     store_packed(graph, graph.params[weight], form.quantize(value, searched(form, value)).pack())
-
-
-def inputs_of(graph: Graph, batch: int, past: int, new: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    sizes = {"n": batch, "p": past, "t": new}
-    shapes = [[sizes.get(str(size), size) for size in node.shape] for node in graph.inputs]
-    return [torch.randn(shape, generator=generator) for shape in shapes]  # type: ignore[arg-type]
-
-
-CALLS = [
-    pytest.param(2, 0, 5, id="a prompt"),
-    pytest.param(2, 6, 1, id="a token"),
-    pytest.param(1, 6, 4, id="a piece"),
-    pytest.param(3, 6, 4, id="pieces of several texts"),
-    pytest.param(1, 0, 1, id="a first token"),
-]
 
 
 @pytest.mark.parametrize(("batch", "past", "new"), CALLS)
