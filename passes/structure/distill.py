@@ -24,7 +24,7 @@ from ...ir import Graph, InputError, Node, TensorType, ops
 from ...ir.interpret import compute, values_of
 from ...ir.laws import Contract, Conv, Normalize
 from ...ir.sections import Cut, Section, sections
-from ..base import Context, Pass, Promise, Remark, Stage
+from ..base import Context, Pass, Promise, Remark, Stage, missed
 from ..calibration import padding_mask
 from ..fitting import Fit, Fitter, Learnable, Samples, changed
 from ..shelf import Mapped, Shelf
@@ -49,7 +49,7 @@ class Distill(Pass):
     fitter: Fitter = field(default_factory=Fitter)
     cut: Cut = "block"
     features: bool = False
-    rate: float = 3e-3
+    rate: float = 5e-3
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.STRUCTURE
     compares: ClassVar[bool] = True
@@ -71,9 +71,11 @@ class Distill(Pass):
         for index, part in enumerate(parts):
             learned = list(trained(pupil.single, part, self.rate))
             fit = pupil.learn(part, learned, self.fitter)
-            remarks.append(fit.remark(graph[part.exits[-1].name], "learned"))
+            if fit.before > 0:
+                remarks.append(fit.remark(graph[part.exits[-1].name], "learned"))
             pupil.go_on(part, {used for later in parts[index + 1 :] for used in later.entries})
-        return remarks
+        same = missed(graph.output, "left as it is: it gives what the graph gave before")
+        return remarks or [same]
 
 
 class Trained(Learnable):
