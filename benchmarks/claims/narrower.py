@@ -31,7 +31,8 @@ SAYS = (
     "count as products. Ours leaves out neurons of the feed-forward networks, as many products as "
     "SliceGPT leaves out, by what their readers lose once they make up for it. Of 30 blocks 6 go "
     "by the similarity of what enters and leaves; ours is the same with the last map before each "
-    "gap making up for it."
+    "gap making up for it. The head gives scores of all tokens here, which no removal makes less; "
+    "generating text needs those of the last one, so the rest is also timed by itself."
 )
 
 
@@ -50,17 +51,19 @@ def measure() -> Figures:
     graphs["ours, shallower"] = subject.after([bridged])
     quality = {name: subject.quality(graph) for name, graph in graphs.items()}
     print(quality, flush=True)
-    times = _latencies(graphs, inputs)
-    first = Costs(subject.graph, [], inputs)
+    bodies = {name: _body(graph) for name, graph in graphs.items()}
+    times, alone = (_latencies(some, inputs) for some in (graphs, bodies))
     rows: list[list[Any]] = []
-    for name, graph in graphs.items():
-        found = Costs(graph, [], inputs)
+    for name in graphs:
+        found, body = (Costs(some[name], [], inputs) for some in (graphs, bodies))
         rows.append(
             [
                 name,
                 f"{found.parameters() / 1e6:.1f} M",
-                found.macs() / first.macs(),
+                found.macs() / costs["whole"].macs(),
                 times[name] / times["whole"],
+                body.macs() / Costs(bodies["whole"], [], inputs).macs(),
+                alone[name] / alone["whole"],
                 quality[name],
             ]
         )
@@ -77,6 +80,16 @@ def _sliced(subject: Subject) -> Graph:
         sliced = slicegpt(model, batches, KEPT, normalized=normalized)
         found.append(rg.trace(sliced, (), {"input_ids": batches[0]}))
     return min(found, key=subject.quality)
+
+
+def _body(graph: Graph) -> Graph:
+    """A decoder without its head, whose scores of all tokens nobody needs who generates text."""
+    body = graph.copy()
+    (logits,) = body.output.inputs
+    assert logits.op == "linear"
+    body.returns(logits.args[0])
+    body.prune()
+    return body
 
 
 def _latencies(graphs: dict[str, Graph], inputs: Sequence[torch.Tensor]) -> dict[str, float]:
@@ -96,6 +109,14 @@ if __name__ == "__main__":
         "narrower",
         "A narrower and a shallower decoder",
         SAYS,
-        ("way", "parameters", "products", "latency", "perplexity"),
+        (
+            "way",
+            "parameters",
+            "products",
+            "latency",
+            "products without head",
+            "latency without head",
+            "perplexity",
+        ),
         measure,
     )
