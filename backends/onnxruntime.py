@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..ir import Graph, Node, TargetError
+from ..ir import Graph, Node, TargetError, TensorType
 from ..ir.state import find_caches
 from .onnx import WIDE_SUMS, ModelFile, emit
 from .onnx.forms.cached import Unfit, find_fits
@@ -130,6 +130,7 @@ def lower(
         raise TargetError(
             f"target 'onnxruntime' has no half precision {half!r}", do=f"give {HALF!r}"
         )
+    _check_precision(graph, _known(providers))
     model, notes = emit(graph), []
     if half is not None:
         if _known(providers) == [_CPU]:
@@ -165,6 +166,17 @@ def _known(providers: str | Sequence[str]) -> list[str]:
             do=f"choose of {', '.join(available)}; the extra 'gpu' of regauge has NVIDIA's",
         )
     return [*(name for name in names if name != _CPU), _CPU]
+
+
+def _check_precision(graph: Graph, providers: Sequence[str]) -> None:
+    """Raise ``TargetError`` for numbers that the CPU has no kernels for."""
+    for node in (*graph.inputs, *graph.nodes) if list(providers) == [_CPU] else ():
+        if isinstance(node.type, TensorType) and node.dtype == torch.bfloat16:
+            raise TargetError(
+                f"{node.name} is in bfloat16, which ONNX Runtime has no kernels for on a CPU",
+                where=node.at,
+                do="compile model.float(), or for target='torch'",
+            )
 
 
 def _session(model: ModelFile, threads: int | None, providers: list[str]) -> Any:

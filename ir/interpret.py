@@ -37,7 +37,7 @@ def execute(
         params: Tensors in place of the store's, by name (to differentiate by them).
     """
     store: Mapping[str, torch.Tensor] = graph.store if params is None else {**graph.store, **params}
-    values = _Reading(zip(graph.inputs, inputs, strict=True))
+    values = _Reading(by_input(graph, inputs))
     values.store = store
     if tap is not None:
         for node in graph.inputs:
@@ -45,6 +45,21 @@ def execute(
             values[node] = values[node] if changed is None else changed
     compute(graph.nodes, values, keep=graph.output.inputs, tap=tap, read=read)
     return tuple(substitute(arg, values.__getitem__) for arg in graph.outputs)
+
+
+def by_input(graph: Graph, values: Sequence[Any]) -> dict[Node, Any]:
+    """Flat inputs by their nodes, in the graph's own precision."""
+    pairs = zip(graph.inputs, values, strict=True)
+    return {node: converted(node, value) for node, value in pairs}
+
+
+def converted(node: Node, value: Any) -> Any:
+    """What an input is given, in the precision in which the graph takes it: calibration data are as
+    the model took them, also for a copy in float32."""
+    if not isinstance(value, torch.Tensor) or not isinstance(node.type, TensorType):
+        return value
+    real = value.is_floating_point() and node.dtype.is_floating_point
+    return value.to(node.dtype) if real else value
 
 
 class _Reading(dict[Node, Any]):
@@ -102,7 +117,7 @@ def compute(
 def values_of(graph: Graph, inputs: Sequence[Any], nodes: Sequence[Node]) -> list[Any]:
     """Some values of a run; what they do not need is not computed."""
     needed = {*nodes, *ancestors(nodes)}
-    values = _Reading(zip(graph.inputs, inputs, strict=True))
+    values = _Reading(by_input(graph, inputs))
     values.store = graph.store
     with torch.no_grad():
         compute([node for node in graph.nodes if node in needed], values, keep=nodes)

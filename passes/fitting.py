@@ -355,6 +355,9 @@ def damage(
     found: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor | None, loss: Loss
 ) -> torch.Tensor:
     """What an output's error costs; positions of padding and what is infinite count for nothing."""
+    found, wanted = (
+        value if value.dtype == torch.float64 else value.float() for value in (found, wanted)
+    )
     if loss == "divergence":
         true = as_rows(wanted, -1, mask).log_softmax(-1)
         mine = as_rows(found, -1, mask).log_softmax(-1)

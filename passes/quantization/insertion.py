@@ -12,11 +12,14 @@ from ...ir.gauge import Site
 def range_to_scale(
     low: torch.Tensor, high: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and zero point of a range, which is widened to hold zero (padding must stay exact)."""
+    """Scale and zero point of a range, which is widened to hold zero (padding must stay exact); the
+    scale is of the precision that the range is."""
+    kind = low.dtype
     low, high = torch.clamp(low.float(), max=0), torch.clamp(high.float(), min=0)
     info = torch.iinfo(dtype)
     scale = torch.clamp((high - low) / (info.max - info.min), min=1e-12)
-    zero_point = torch.clamp(torch.round(info.min - low / scale), info.min, info.max)
+    scale = scale.to(kind).clamp(min=torch.finfo(kind).tiny)
+    zero_point = torch.clamp(torch.round(info.min - low / scale.float()), info.min, info.max)
     return scale, zero_point.to(dtype)
 
 

@@ -208,7 +208,7 @@ def _round(graph: Graph, value: Node, scale: torch.Tensor, zero_point: torch.Ten
         insert_static(graph, Site(value, -1, tuple(value.users)), scale, zero_point)
         return
     back = next(iter(codes.users))
-    for place, what, param in ((1, "scale", scale), (2, "zero", zero_point)):
+    for place, what, param in ((1, "scale", scale.to(value.dtype)), (2, "zero", zero_point)):
         if not torch.equal(graph.value(codes.args[place]), param):
             new = graph.param(f"{value.name}_{what}", param, origin=())
             for node in (codes, *codes.users):

@@ -22,7 +22,7 @@ import torch
 from ...ir import Graph, InputError, Node
 from ...ir.formats.scales import straight
 from ...ir.gauge import weighted
-from ...ir.interpret import compute
+from ...ir.interpret import by_input, compute
 from ...ir.sections import Cut, Section, sections
 from ..base import Remark
 from ..fitting import Computed, Fitter, Given, Learnable, Samples, changed, reading, split
@@ -79,6 +79,12 @@ class Reconstruct(Quantize):
             raise InputError(
                 "what a product of thin matrices makes up for is not learned",
                 do="leave low_rank out, or ask for Quantize",
+            )
+        narrow = [p for p in graph.params.values() if p.dtype in (torch.float16, torch.bfloat16)]
+        if narrow:
+            raise InputError(
+                f"steps as small as learning takes are lost in {narrow[0].name}'s {narrow[0].dtype}",
+                do="compile model.float(), whose codes are no larger, or ask for Quantize",
             )
         context = rounder.context
         rounder.learned_on, _ = split(len(context.calibration))
@@ -161,7 +167,7 @@ class _Work:
         """Learn the scales of all weights by what the graph gives."""
         (section,) = sections(self.graph, "graph")
         inputs = [
-            dict(zip(self.graph.inputs, batch, strict=True)) | self._params(section)
+            by_input(self.graph, batch) | self._params(section)
             for batch in self.rounder.context.calibration
         ]
         learned = list(self._scales(section))

@@ -17,6 +17,7 @@ import torch
 
 from ...ir import Graph, Node, ops
 from ...ir.graph import ancestors, substitute
+from ...ir.interpret import converted
 from ...ir.memory import give_back
 from ...ir.sections import Section
 from ..base import Context
@@ -136,7 +137,7 @@ class _Streams:
         self.graph, self.count, self.targets = graph, len(batches), targets
         self.last, self.shelf = last, shelf
         self.exact: dict[Node, Values] = {
-            node: Mapped(lambda batch, i=i: batches[batch][i], self.count)
+            node: Mapped(lambda k, i=i, node=node: converted(node, batches[k][i]), self.count)
             for i, node in enumerate(graph.inputs)
         }
         self.quantized: dict[Node, Values] = {}  # where it differs

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import torch
 
 from ...ir import Graph, InputError, Node, TensorType, ops
-from ...ir.interpret import compute, values_of
+from ...ir.interpret import compute, converted, values_of
 from ...ir.laws import Contract, Conv, Normalize
 from ...ir.sections import Cut, Section, sections
 from ..base import Context, Pass, Promise, Remark, Stage, missed
@@ -132,7 +132,10 @@ class Pupil:
         self.shelf = Shelf(context.in_memory)
         self.values: dict[Node, Sequence[Any]] = {}
         for index, node in enumerate(self.single.inputs):
-            self.values[node] = Mapped(lambda i, index=index: self.batches[i][index], self.count)
+            self.values[node] = Mapped(
+                lambda i, index=index, node=node: converted(node, self.batches[i][index]),
+                self.count,
+            )
         places = {node.name: node for node in self.original.nodes}
         self.goals: dict[Node, Node] = {}
         self.wanted: dict[Node, Sequence[Any]] = {}

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ....ir import Graph, Node
 from ....ir.graph import walk
-from ....ir.interpret import compute, execute
+from ....ir.interpret import by_input, compute, execute
 from ...base import Context
 from ...quantization.simulated import floats
 from ..groups import in_full
@@ -133,7 +133,7 @@ class Without:
         self.after = {layer: downstream(graph, layer.value) for layer in layers}
         self.needed = {layer: self._needed(layer) for layer in layers}
         kept = {node for some in self.needed.values() for node in some}
-        self.values: dict[Node, Any] = dict(zip(graph.inputs, batch, strict=True))
+        self.values = by_input(graph, batch)
         self.values |= {param: graph.value(param) for param in graph.params.values()}
         outputs = list(walk(graph.outputs))
         with torch.no_grad():

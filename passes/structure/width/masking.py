@@ -27,7 +27,7 @@ class Masked:
     """A graph whose groups are masked, and what its contractions read instead of what they did.
 
     Args:
-        graph: In float32; its parameters are changed where readers make up for what goes.
+        graph: Its parameters are changed where readers make up for what goes.
         groups: Of this graph.
         kept: Of each group, the units that stay.
         share: Which part of what a reader wants is from the graph as it was; the rest is what it
