@@ -47,6 +47,13 @@ from .structure.depth.layer_scores import LayerScore as LayerScore
 from .structure.depth.layer_scores import OutputChange as OutputChange
 from .structure.depth.layer_scores import Similarity as Similarity
 from .structure.depth.parallelize import Parallelize as Parallelize
+from .structure.experts.expert_scores import DriftScore as DriftScore
+from .structure.experts.expert_scores import ExpertScore as ExpertScore
+from .structure.experts.expert_scores import OutputScore as OutputScore
+from .structure.experts.expert_scores import RouterScore as RouterScore
+from .structure.experts.expert_scores import UsageScore as UsageScore
+from .structure.experts.prune_experts import PruneExperts as PruneExperts
+from .structure.experts.prune_experts import patterns as patterns
 from .structure.factors.cluster_outputs import ClusterOutputs as ClusterOutputs
 from .structure.factors.factorize import Factorize as Factorize
 from .structure.factors.forms import Kronecker as Kronecker
@@ -81,7 +88,9 @@ __all__ = [
     "Complexify",
     "CompressResidual",
     "Context",
+    "DriftScore",
     "DropLayers",
+    "ExpertScore",
     "Factorize",
     "FoldAttentionBias",
     "FoldBatchNorm",
@@ -99,6 +108,7 @@ __all__ = [
     "MergeEqual",
     "Monarch",
     "OutputChange",
+    "OutputScore",
     "Parallelize",
     "Pass",
     "PassReport",
@@ -106,6 +116,7 @@ __all__ = [
     "PermuteInputs",
     "Promise",
     "Prune",
+    "PruneExperts",
     "Quantize",
     "QuantizeCache",
     "QuantizeResults",
@@ -114,6 +125,7 @@ __all__ = [
     "Reconstruction",
     "Remark",
     "Rotate",
+    "RouterScore",
     "ShareExperts",
     "Similarity",
     "Smooth",
@@ -125,9 +137,11 @@ __all__ = [
     "Taylor",
     "TensorTrain",
     "UnitScale",
+    "UsageScore",
     "apply",
     "awq",
     "os_plus",
+    "patterns",
     "pre_shift",
     "repquant",
     "smooth_quant",
