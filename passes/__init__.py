@@ -52,8 +52,10 @@ from .structure.experts.expert_scores import ExpertScore as ExpertScore
 from .structure.experts.expert_scores import OutputScore as OutputScore
 from .structure.experts.expert_scores import RouterScore as RouterScore
 from .structure.experts.expert_scores import UsageScore as UsageScore
+from .structure.experts.merge_experts import MergeExperts as MergeExperts
 from .structure.experts.prune_experts import PruneExperts as PruneExperts
 from .structure.experts.prune_experts import patterns as patterns
+from .structure.experts.upcycle import Upcycle as Upcycle
 from .structure.factors.cluster_outputs import ClusterOutputs as ClusterOutputs
 from .structure.factors.factorize import Factorize as Factorize
 from .structure.factors.forms import Kronecker as Kronecker
@@ -106,6 +108,7 @@ __all__ = [
     "MergeBranches",
     "MergeChains",
     "MergeEqual",
+    "MergeExperts",
     "Monarch",
     "OutputChange",
     "OutputScore",
@@ -137,6 +140,7 @@ __all__ = [
     "Taylor",
     "TensorTrain",
     "UnitScale",
+    "Upcycle",
     "UsageScore",
     "apply",
     "awq",

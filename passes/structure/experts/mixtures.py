@@ -80,11 +80,16 @@ class Mixture:
 
     def region(self) -> Region:
         """The parameters that hold the experts, as the gauge analysis has them."""
-        region = Region(self.holding.graph, Kind.PERMUTATION, self.router, self.count)
-        for (node, port), labels in self.holding.taken.items():
-            action = Action(labels.int())
-            region.edits[node, port, action.axes] = Edit(node, port, action)
-        return region
+        return region_of(self.holding, self.router)
+
+    def scoring(self) -> set[Node]:
+        """The values that are made of the scores without a choice: positions in them stay."""
+        found = {self.router}
+        for node in self.nodes:
+            inside = [value for value in node.inputs if value in found]
+            if inside and node not in self.holding.choices:
+                found.add(node)
+        return found
 
     def masked(self, values: Mapping[Node, Any], kept: torch.Tensor) -> Any:
         """The result as it is without some experts, from what it is computed from."""
@@ -136,6 +141,15 @@ def mixtures(graph: Graph) -> tuple[list[Mixture], list[tuple[Node, Blocked]]]:
             if chooses:
                 stopped.append((node, refused.blocked))
     return found, stopped
+
+
+def region_of(holding: Holding, value: Node) -> Region:
+    """The parameters that hold experts, as the gauge analysis has them."""
+    region = Region(holding.graph, Kind.PERMUTATION, value, holding.count)
+    for (node, port), labels in holding.taken.items():
+        action = Action(labels.int())
+        region.edits[node, port, action.axes] = Edit(node, port, action)
+    return region
 
 
 def follow(graph: Graph, router: Node) -> Holding:
