@@ -56,7 +56,7 @@ def test_equal_experts_are_merged_exactly(mixtral: Any, by: Any) -> None:
     context = Context(inputs=inputs, calibration=[inputs])
     merged, remarks = MergeExperts(keep=2, by=by)(graph, context)
     clusters = [r.data["clusters"] for r in remarks if "clusters" in r.data]
-    assert clusters == [[[0, 2], [1, 3]]] * 2
+    assert [sorted(some) for some in clusters] == [[[0, 2], [1, 3]]] * 2
     assert difference(execute(merged, inputs), execute(graph, inputs)) < 1e-9
     assert Costs(merged, []).parameters() < 0.75 * Costs(graph, []).parameters()
     plain, _ = MergeExperts(keep=2, by="outputs", align=False)(graph, context)
