@@ -1,5 +1,5 @@
-"""A small transformer on handwritten digits whose feed-forward networks are mixtures of experts, and
-what the pages on experts share: its training, its graph, and its accuracy."""
+"""What the pages on experts share: a small transformer on handwritten digits whose feed-forward
+networks are mixtures of experts, its training, its graph, and its accuracy."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ from regauge.passes import Context, Pass
 
 EXPERTS, ACTIVE, WIDTH, HIDDEN, LAYERS, BATCH = 8, 2, 32, 32, 2, 20
 
+_MIXTURE: dict[str, Any] = {
+    "hidden_size": WIDTH,
+    "intermediate_size": HIDDEN,
+    "num_local_experts": EXPERTS,
+    "num_experts_per_tok": ACTIVE,
+    "experts_implementation": "grouped_mm",  # which can be traced
+}
+
 
 class _Block(nn.Module):
     """x + attention(norm x), then x + mixture(norm x)."""
@@ -29,12 +37,7 @@ class _Block(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        config = MixtralConfig(
-            hidden_size=WIDTH,
-            intermediate_size=HIDDEN,
-            num_local_experts=EXPERTS,
-            num_experts_per_tok=ACTIVE,
-        )
+        config = MixtralConfig(**_MIXTURE)
         self.mixture = MixtralSparseMoeBlock(config)
         for param in self.mixture.parameters():
             nn.init.normal_(param, std=WIDTH**-0.5)
@@ -102,8 +105,9 @@ def trained(model: MixtureViT, task: Task, steps: int, *, rate: float, seed: int
     torch.manual_seed(seed)
     routed: list[torch.Tensor] = []
     hooks = [
-        module.mixture.gate.register_forward_hook(lambda _, __, out: routed.append(out[0]))
-        for module in model.blocks
+        module.gate.register_forward_hook(lambda _, __, out: routed.append(out[0]))
+        for module in model.modules()
+        if isinstance(module, MixtralSparseMoeBlock)
     ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
@@ -132,6 +136,12 @@ def made(seed: int) -> MixtureViT:
 
 def traced(model: MixtureViT, task: Task) -> Graph:
     return rg.trace(model, (task.train[:BATCH],))
+
+
+SUBJECT = (
+    "A transformer of two layers with mixtures of 8 experts, 2 a row, trained on scikit-learn's "
+    "digits"
+)
 
 
 def after(step: Pass, graph: Graph, batches: Sequence[Sequence[Any]]) -> Graph:

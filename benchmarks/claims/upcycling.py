@@ -16,7 +16,16 @@ from regauge.passes.manager import difference
 from regauge.passes.structure.costs import Costs
 from regauge.passes.structure.experts.mixtures import mixtures
 
-SAYS = "{subject}."
+SAYS = (
+    "{subject}, its four feed-forward networks made mixtures of E copies of G shards, of which "
+    "a row takes k. Claimed (A06): the mixture equals the dense model at the start where the "
+    "router has virtual groups, so that a row takes as many copies of every shard. Parameters "
+    "and products are parts of the dense model's; the error is that of the logits on 64 other "
+    "images in float64, relative L2. It is so, to rounding, for all of the grid. With random "
+    "rows without groups in the same router the error is 0.13 to 0.26, but for G = 1, where "
+    "every expert is the whole network and, weights being normalised to a sum of one, any "
+    "router will do."
+)
 GRID = ((2, 1, 1), (4, 1, 2), (8, 1, 2), (2, 2, 2), (4, 2, 4), (8, 2, 4), (2, 8, 8), (8, 8, 16))
 
 
