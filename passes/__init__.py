@@ -51,6 +51,15 @@ from .structure.depth.layer_scores import OutputChange as OutputChange
 from .structure.depth.layer_scores import Similarity as Similarity
 from .structure.depth.parallelize import Parallelize as Parallelize
 from .structure.distill import Distill as Distill
+from .structure.experts.expert_scores import DriftScore as DriftScore
+from .structure.experts.expert_scores import ExpertScore as ExpertScore
+from .structure.experts.expert_scores import OutputScore as OutputScore
+from .structure.experts.expert_scores import RouterScore as RouterScore
+from .structure.experts.expert_scores import UsageScore as UsageScore
+from .structure.experts.merge_experts import MergeExperts as MergeExperts
+from .structure.experts.prune_experts import PruneExperts as PruneExperts
+from .structure.experts.prune_experts import patterns as patterns
+from .structure.experts.upcycle import Upcycle as Upcycle
 from .structure.factors.cluster_outputs import ClusterOutputs as ClusterOutputs
 from .structure.factors.factorize import Factorize as Factorize
 from .structure.factors.forms import Kronecker as Kronecker
@@ -87,8 +96,10 @@ __all__ = [
     "CompressResidual",
     "Context",
     "Distill",
+    "DriftScore",
     "DropDead",
     "DropLayers",
+    "ExpertScore",
     "Factorize",
     "FoldAttentionBias",
     "FoldBatchNorm",
@@ -107,8 +118,10 @@ __all__ = [
     "MergeBranches",
     "MergeChains",
     "MergeEqual",
+    "MergeExperts",
     "Monarch",
     "OutputChange",
+    "OutputScore",
     "Parallelize",
     "Pass",
     "PassReport",
@@ -116,6 +129,7 @@ __all__ = [
     "PermuteInputs",
     "Promise",
     "Prune",
+    "PruneExperts",
     "Quantize",
     "QuantizeCache",
     "QuantizeResults",
@@ -124,6 +138,7 @@ __all__ = [
     "Reconstruction",
     "Remark",
     "Rotate",
+    "RouterScore",
     "ShareExperts",
     "Similarity",
     "Smooth",
@@ -135,9 +150,12 @@ __all__ = [
     "Taylor",
     "TensorTrain",
     "UnitScale",
+    "Upcycle",
+    "UsageScore",
     "apply",
     "awq",
     "os_plus",
+    "patterns",
     "pre_shift",
     "repquant",
     "smooth_quant",

@@ -25,7 +25,7 @@ CONTRACTIONS = {
     "conv2d": -3,
     "conv3d": -4,
 }  # op -> axis of the channels
-WRITERS = {**CONTRACTIONS, "embedding": -1, **dict.fromkeys(STATES, -1)}
+WRITERS = {**CONTRACTIONS, "embedding": -1, "grouped_mm": -1, **dict.fromkeys(STATES, -1)}
 
 
 @dataclass

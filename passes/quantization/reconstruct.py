@@ -83,7 +83,8 @@ class Reconstruct(Quantize):
         narrow = [p for p in graph.params.values() if p.dtype in (torch.float16, torch.bfloat16)]
         if narrow:
             raise InputError(
-                f"steps as small as learning takes are lost in {narrow[0].name}'s {narrow[0].dtype}",
+                "steps as small as learning takes are lost in "
+                f"{narrow[0].name}'s {narrow[0].dtype}",
                 do="compile model.float(), whose codes are no larger, or ask for Quantize",
             )
         context = rounder.context

@@ -1,0 +1,161 @@
+"""Experts merged: exact where those of a cluster are equal, in whatever order of their neurons."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from mixtures import Compared, Dense, Looked, Loop, Scattered, Soft, Stacked
+from small_models import ZooModel
+from torch import nn
+
+import regauge as rg
+from regauge.backends.onnxruntime import lower
+from regauge.ir import Graph, InputError, SiteError, astype
+from regauge.ir.interpret import execute, flatten
+from regauge.passes import Context, MergeExperts, Prune
+from regauge.passes.manager import difference
+from regauge.passes.structure.costs import Costs
+from regauge.passes.structure.experts.mixtures import mixtures
+from regauge.passes.structure.groups import groups
+
+
+@pytest.fixture(scope="module")
+def mixtral(zoo_model: Callable[[str], ZooModel]) -> Callable[[], tuple[Graph, list[Any]]]:
+    zoo = zoo_model("mixtral")
+    graph = astype(rg.trace(zoo.model, zoo.args, zoo.kwargs), torch.float64)
+    return functools.partial(lambda: (graph.copy(), flatten(graph, zoo.args, zoo.kwargs)))
+
+
+def by_hand(make: type[nn.Module]) -> tuple[Graph, list[Any]]:
+    torch.manual_seed(0)
+    x = torch.randn(20, 6)
+    return astype(rg.trace(make().eval(), (x,)), torch.float64), [x.double()]
+
+
+def made_alike(graph: Graph, pairs: dict[int, int]) -> None:
+    """Give experts the weights of others, with their neurons in another order."""
+    for mixture in mixtures(graph)[0]:
+        stacks = [n.args[1] for n, p in mixture.holding.taken if n.op == "grouped_mm" and p == (1,)]
+        up, down = (graph.store[param.name].clone() for param in stacks)
+        size = down.shape[1]
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(1))
+        for copy, of in pairs.items():
+            up[copy] = up[of][:, torch.cat([order, order + size])]
+            down[copy] = down[of][order]
+        graph.store[stacks[0].name], graph.store[stacks[1].name] = up, down
+
+
+@pytest.mark.parametrize("by", ["outputs", "weights"])
+def test_equal_experts_are_merged_exactly(mixtral: Any, by: Any) -> None:
+    graph, inputs = mixtral()
+    made_alike(graph, {2: 0, 3: 1})
+    context = Context(inputs=inputs, calibration=[inputs])
+    merged, remarks = MergeExperts(keep=2, by=by)(graph, context)
+    clusters = [r.data["clusters"] for r in remarks if "clusters" in r.data]
+    assert [sorted(some) for some in clusters] == [[[0, 2], [1, 3]]] * 2
+    assert difference(execute(merged, inputs), execute(graph, inputs)) < 1e-9
+    assert Costs(merged, []).parameters() < 0.75 * Costs(graph, []).parameters()
+    plain, _ = MergeExperts(keep=2, by="outputs", align=False)(graph, context)
+    assert difference(execute(plain, inputs), execute(graph, inputs)) > 1e-2
+
+
+@pytest.mark.parametrize("make", [Dense, Compared, Looked])
+def test_equal_experts_are_merged_exactly_in_mixtures_by_hand(make: type[nn.Module]) -> None:
+    graph, inputs = by_hand(make)
+    for name, experts in (("up", None), ("down", None), ("b", None), ("bias", None)):
+        if name in graph.params:
+            value = graph.store[name].clone()
+            whole = value.reshape(4, -1)
+            whole[2:] = whole[:2]
+            graph.store[name] = whole.reshape(value.shape)
+        assert experts is None
+    context = Context(inputs=inputs, calibration=[inputs])
+    merged, _ = MergeExperts(keep=2)(graph, context)
+    assert difference(execute(merged, inputs), execute(graph, inputs)) < 1e-9
+    assert Costs(merged, []).parameters() < 0.65 * Costs(graph, []).parameters()
+
+
+def test_the_merged_expert_is_the_mean_by_usage(mixtral: Any) -> None:
+    graph, inputs = mixtral()
+    context = Context(inputs=inputs, calibration=[inputs])
+    merged, _ = MergeExperts(keep=1, align=False)(graph, context)
+    wanted = graph.copy()
+    for mixture in mixtures(wanted)[0]:
+        assert mixture.chosen is not None
+        numbers: list[torch.Tensor] = []
+        chosen = mixture.chosen.name
+        execute(graph, inputs, tap=lambda n, v: numbers.append(v) if n.name == chosen else None)  # noqa: B023
+        usage = torch.bincount(numbers[0].flatten(), minlength=4).double()
+        for node, port in mixture.holding.taken:
+            if node.op == "grouped_mm" and port == (1,):
+                value = wanted.store[node.args[1].name]
+                mean = torch.einsum("e,eio->io", usage / usage.sum(), value)
+                wanted.store[node.args[1].name] = mean.expand_as(value).contiguous()
+    assert difference(execute(merged, inputs), execute(wanted, inputs)) < 1e-9
+
+
+def test_runs_on_onnx_runtime(mixtral: Any) -> None:
+    graph, inputs = mixtral()
+    single = astype(graph, torch.float32)
+    merged, _ = MergeExperts(keep=3)(single, Context(inputs=inputs, calibration=[inputs]))
+    torch.testing.assert_close(
+        lower(merged)(inputs)[0], execute(merged, inputs)[0], rtol=1e-3, atol=1e-4
+    )
+
+
+def test_hidden_neurons_of_experts_are_channels_that_can_go(mixtral: Any) -> None:
+    """Slimming is ``Prune``'s: what is masked in the stacks equals what is left of them."""
+    graph, inputs = mixtral()
+    inside = [g for g in groups(graph, ("hidden",))[0] if any(n.op == "grouped_mm" for n in g)]
+    assert [group.count for group in inside] == [48, 48]
+    names = tuple(group.value.name for group in inside)
+    step = Prune(remove=0.5, score="magnitude", roles=("hidden",), recover=False, sites=names)
+    context = Context(inputs=inputs, calibration=[inputs])
+    slim, _ = step(graph, context)
+    scores = step.score
+    assert scores == "magnitude"
+    masked = graph.copy()
+    for small in (p for p in slim.params.values() if len(p.shape) == 3):
+        whole, left = masked.store[small.name].clone(), slim.store[small.name]
+        if whole.shape[1] != left.shape[1]:  # the neurons are read
+            stays = [any(torch.equal(row, kept) for kept in left[0]) for row in whole[0]]
+            whole[:, ~torch.tensor(stays)] = 0
+            masked.store[small.name] = whole
+    assert difference(execute(slim, inputs), execute(masked, inputs)) < 1e-9
+    assert difference(execute(slim, inputs), execute(graph, inputs)) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (Soft, "its rows take all experts"),
+        (Loop, "layers of their own"),
+        (Stacked, "overwrite each other"),
+        (Scattered, "overwrite each other"),
+        (lambda: nn.Linear(6, 6), "no linear layer scores experts"),
+    ],
+)
+def test_what_cannot_be_merged_stays(make: Any, says: str) -> None:
+    graph, inputs = by_hand(make)
+    text = str(graph)
+    with pytest.raises(SiteError) as raised:
+        MergeExperts()(graph, Context(inputs=inputs, calibration=[inputs]))
+    assert says in str(raised.value)
+    assert str(graph) == text
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"remove": -0.1}, "not the part of the experts"),
+        ({"keep": 0}, "keep=0 leaves no expert"),
+        ({"by": "luck"}, "no likeness by 'luck'"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        MergeExperts(**options)
