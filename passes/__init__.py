@@ -45,6 +45,8 @@ from .state.quantize_cache import QuantizeCache as QuantizeCache
 from .structure.depth.drop_layers import DropLayers as DropLayers
 from .structure.depth.layer_scores import LayerScore as LayerScore
 from .structure.depth.layer_scores import OutputChange as OutputChange
+from .structure.depth.layer_scores import Position as Position
+from .structure.depth.layer_scores import SampledChange as SampledChange
 from .structure.depth.layer_scores import Similarity as Similarity
 from .structure.depth.parallelize import Parallelize as Parallelize
 from .structure.factors.cluster_outputs import ClusterOutputs as ClusterOutputs
@@ -104,6 +106,7 @@ __all__ = [
     "PassReport",
     "Pattern",
     "PermuteInputs",
+    "Position",
     "Promise",
     "Prune",
     "Quantize",
@@ -114,6 +117,7 @@ __all__ = [
     "Reconstruction",
     "Remark",
     "Rotate",
+    "SampledChange",
     "ShareExperts",
     "Similarity",
     "Smooth",
