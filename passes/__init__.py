@@ -43,6 +43,7 @@ from .quantization.reconstruct import Reconstruct as Reconstruct
 from .state.cache_inputs import CacheInputs as CacheInputs
 from .state.quantize_cache import QuantizeCache as QuantizeCache
 from .structure.depth.drop_layers import DropLayers as DropLayers
+from .structure.depth.exits import with_exits as with_exits
 from .structure.depth.layer_scores import LayerScore as LayerScore
 from .structure.depth.layer_scores import OutputChange as OutputChange
 from .structure.depth.layer_scores import Position as Position
@@ -136,4 +137,5 @@ __all__ = [
     "repquant",
     "smooth_quant",
     "smooth_quant_plus",
+    "with_exits",
 ]
