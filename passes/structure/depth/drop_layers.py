@@ -5,11 +5,14 @@
 
 Scores and ways to choose are those of published methods in any combination: the similarity of what
 goes in and comes out, one after another by the change of the model's outputs (A82), or at once
-(A92), as a knapsack (A99), by statistics of the outputs (A68).
+(A92), as a knapsack (A99), by statistics of the outputs or of what a sampler makes (A68), by place
+alone: with ``kinds=("block",)`` and ``score="position"`` the first k blocks stay, with the norm and
+the head behind the last.
 
-**Making up.** Where layers are left out behind an addition ``x + b``, b a linear map's result, that
-map is followed by the T with which ``x + T b`` is nearest to what came out behind the layers, by
-least squares, held to the identity by the damping; T goes into its weights.
+**Making up.** Where layers are left out behind an addition ``x + b``, b the result of a linear map
+or a convolution, or behind that itself, it is followed by the T over channels with which ``x + T b``
+is nearest to what came out behind the layers, by least squares, held to the identity by the
+damping; T goes into its weights. What others read as it is stays as it is.
 """
 
 from __future__ import annotations

@@ -99,7 +99,8 @@ class OutputChange(LayerScore):
         change: ``error``: the squared error, relative; ``angle``: ``1 - cos`` of what stands on
             the last axis; ``divergence``: Jensen-Shannon, of the distributions of which the
             outputs are logits; ``statistics``: ``|difference of means| + |of deviations|``.
-        batches: At most so many of the calibration batches.
+        batches: At most so many of the calibration batches; the search for the least keeps what
+            these have made.
     """
 
     change: Change = "error"
