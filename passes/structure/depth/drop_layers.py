@@ -10,9 +10,9 @@ alone: with ``kinds=("block",)`` and ``score="position"`` the first k blocks sta
 the head behind the last.
 
 **Making up.** Where layers are left out behind an addition ``x + b``, b the result of a linear map
-or a convolution, or behind that itself, it is followed by the T over channels with which ``x + T b``
-is nearest to what came out behind the layers, by least squares, held to the identity by the
-damping; T goes into its weights. What others read as it is stays as it is.
+or a convolution, or behind that itself, it is followed by the T over channels with which
+``x + T b`` is nearest to what came out behind the layers, by least squares, held to the identity by
+the damping; T goes into its weights. What others read as it is stays as it is.
 """
 
 from __future__ import annotations
