@@ -50,8 +50,9 @@ def bridge(
         For the name of each value that stands for others, what makes up for them, or why nothing
         does.
     """
-    last = {by: exact[value.name] for value, by in stands.items()}  # of those it stands for
     place = {node: index for index, node in enumerate((*graph.inputs, *graph.nodes))}
+    # Of those that each stands for; one that stood within a layer that went is gone with it.
+    last = {by: exact[value.name] for value, by in stands.items() if by in place}
     found = {by: _map(graph, by, exact) for by in sorted(last, key=place.__getitem__)}
     maps = {by: layer for by, layer in found.items() if isinstance(layer, Node)}
     if maps:

@@ -130,8 +130,10 @@ class DropLayers(SitePass):
             case "macs":
                 return float(layer.macs)
 
-    def _total(self, gone: Sequence[Layer]) -> float:
-        """How much goes with some layers; what lies in another goes with that."""
+    def _total(self, gone: Sequence[Layer], found: Sequence[Layer]) -> float:
+        """How much goes with some layers, with what lies in them, each once."""
+        if self.of == "layers":
+            return sum(any(_goes(layer, other) for other in gone) for layer in found)
         return sum(
             self._weight(layer)
             for layer in gone
@@ -143,7 +145,7 @@ class DropLayers(SitePass):
         if self.of == "layers":
             return self.remove * len(found)
         total = whole[0] if self.of == "parameters" else whole[1]
-        most = self._total(found)
+        most = self._total(found, found)
         if self.remove * total > most * (1 + 1e-9):
             raise InputError(
                 f"{100 * self.remove:.3g} % of the {self.of} cannot be removed: all layers that "
@@ -161,11 +163,11 @@ class DropLayers(SitePass):
             return self._solved(found, worth, excess), scores
         gone: list[Layer] = []
         for layer in sorted(found, key=lambda layer: scores[layer.name]):
-            if self._total(gone) >= excess * (1 - 1e-9):
+            if self._total(gone, found) >= excess * (1 - 1e-9):
                 break
-            if not any(layer.value is o.value or layer.nodes <= o.nodes for o in gone):
+            if not any(_goes(layer, other) for other in gone):
                 gone.append(layer)
-        if self._total(gone) < excess * (1 - 1e-9):
+        if self._total(gone, found) < excess * (1 - 1e-9):
             raise self._nothing_left(gone)
         return gone, scores
 
@@ -193,7 +195,7 @@ class DropLayers(SitePass):
     ) -> tuple[list[Layer], dict[str, float]]:
         gone: list[Layer] = []
         scores: dict[str, float] = {}
-        while self._total(gone) < excess * (1 - 1e-9):
+        while self._total(gone, found) < excess * (1 - 1e-9):
             trial = graph.copy()
             without(trial, of_copy(trial, gone))
             left = {
@@ -217,3 +219,8 @@ class DropLayers(SitePass):
     @property
     def _score(self) -> LayerScore:
         return SCORES[self.score] if isinstance(self.score, str) else self.score
+
+
+def _goes(layer: Layer, other: Layer) -> bool:
+    """Whether a layer is gone once another one is."""
+    return layer.value is other.value or layer.nodes <= other.nodes

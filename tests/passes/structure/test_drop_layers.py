@@ -352,6 +352,27 @@ def test_a_value_that_is_read_elsewhere_is_left_as_it_is() -> None:
     torch.testing.assert_close(execute(bridged, inputs), execute(plain, inputs))
 
 
+def test_a_gap_within_a_layer_that_goes_needs_nothing() -> None:
+    text = """
+def graph(x: f64[64, 6], z: f64[64, 6], *, a: f64[6, 6], b: f64[6, 6], c: f64[6, 6], d: f64[6, 6]):
+    s: f64[64, 6] = linear(z, d)
+    p: f64[64, 6] = add(x, s)
+    h: f64[64, 6] = linear(p, a)
+    e: f64[64, 6] = linear(z, b)
+    g: f64[64, 6] = add(h, e)
+    i: f64[64, 6] = relu(g)
+    j: f64[64, 6] = linear(i, c)
+    r: f64[64, 6] = add(p, j)
+    return r
+"""
+    graph, inputs = filled(text)
+    context = Context(inputs=inputs, calibration=[inputs])
+    both, remarks = DropLayers(0.9, kinds=("feedforward",), sites=("e", "j"))(graph, context)
+    outer, _ = DropLayers(0.5, kinds=("feedforward",), sites=("j",))(graph, context)
+    assert len(remarks[-1].data["gone"]) == 2
+    torch.testing.assert_close(execute(both, inputs), execute(outer, inputs))
+
+
 def test_strong_damping_is_plain_dropping() -> None:
     graph, context = stream(1.0)
     plain, _ = DropLayers(remove=0.3, recover=False)(graph, context)
