@@ -3,7 +3,6 @@ model's outputs lose with it."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +17,16 @@ from regauge.passes.structure.costs import Costs
 from regauge.passes.structure.depth.layer_scores import LayerScore, OutputChange
 from regauge.passes.structure.depth.layers import LayerKind, layers
 
-SAYS = "{subject}."
+SAYS = (
+    "{subject}. Claimed (A82): attentions and feed-forward networks, each a layer of its own, go "
+    "one after another, each time that without which the model's output distribution changes "
+    "least (Jensen-Shannon), which keeps more than whole blocks at the same number of parameters."
+    " Scored on 4 windows of 64 tokens; a layer whose changes have come to more than another's "
+    "sum is not run on further windows. At once, by divergence: the same score, once. *Of each*: "
+    "attentions and feed-forward networks that went, of 30. *Bridged*, ours: the last linear map "
+    "before each gap makes up for it. In order went (a: attention, f: feed-forward network, by "
+    "block): {order}; at once: {at_once}."
+)
 KINDS: tuple[LayerKind, ...] = ("attention", "feedforward")
 PARTS = (0.1, 0.2, 0.25)
 WINDOWS, LENGTH = 4, 64  # that single layers are left out on
@@ -28,10 +36,8 @@ def measure() -> Figures:
     subject = smollm2(8, 8)
     rows: list[list[Any]] = [["none", "", 1.0, subject.quality(subject.graph), ""]]
     short, context = _short(subject)
-    start = time.perf_counter()
     order = _went(short, context, OutputChange("divergence", WINDOWS), greedy=True)
-    seconds = round(time.perf_counter() - start)
-    print(seconds, order, flush=True)
+    print(order, flush=True)
     at_once = _went(short, context, OutputChange("divergence", WINDOWS), greedy=False)
     similar = _went(subject.graph, subject.context, "similarity", greedy=False)
     for part in PARTS:
@@ -45,7 +51,6 @@ def measure() -> Figures:
             print(rows[-1], flush=True)
     facts = {
         "subject": subject.title,
-        "seconds": seconds,
         "order": _told(short, order),
         "at_once": _told(short, at_once),
     }
