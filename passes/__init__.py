@@ -45,9 +45,12 @@ from .quantization.reconstruct import Reconstruct as Reconstruct
 from .state.cache_inputs import CacheInputs as CacheInputs
 from .state.quantize_cache import QuantizeCache as QuantizeCache
 from .structure.depth.drop_layers import DropLayers as DropLayers
+from .structure.depth.exits import with_exits as with_exits
 from .structure.depth.fuse_blocks import FuseBlocks as FuseBlocks
 from .structure.depth.layer_scores import LayerScore as LayerScore
 from .structure.depth.layer_scores import OutputChange as OutputChange
+from .structure.depth.layer_scores import Position as Position
+from .structure.depth.layer_scores import SampledChange as SampledChange
 from .structure.depth.layer_scores import Similarity as Similarity
 from .structure.depth.parallelize import Parallelize as Parallelize
 from .structure.distill import Distill as Distill
@@ -127,6 +130,7 @@ __all__ = [
     "PassReport",
     "Pattern",
     "PermuteInputs",
+    "Position",
     "Promise",
     "Prune",
     "PruneExperts",
@@ -139,6 +143,7 @@ __all__ = [
     "Remark",
     "Rotate",
     "RouterScore",
+    "SampledChange",
     "ShareExperts",
     "Similarity",
     "Smooth",
@@ -160,4 +165,5 @@ __all__ = [
     "repquant",
     "smooth_quant",
     "smooth_quant_plus",
+    "with_exits",
 ]

@@ -68,6 +68,23 @@ def test_the_vit_depends_on_the_seed_alone() -> None:
     assert not torch.equal(first, other)
 
 
+def test_the_diffusion_model_learns_the_noise_and_its_sampler_is_determined() -> None:
+    model, before = zoo.digits_unet(steps=60), torch.get_rng_state()
+    noise = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.get_rng_state(), before)
+    times = torch.full((16,), 999)  # nothing but noise is left
+    with torch.no_grad():
+        assert zoo.relative_l2(model(noise, times), noise) < 0.6
+    seen = list[float]()
+    first, again = (
+        zoo.sample_digits(model, noise, steps=3, watch=lambda _, t: seen.append(float(t[0])))
+        for _ in range(2)
+    )
+    assert seen == [999, 666, 333] * 2
+    assert torch.equal(first, again)
+    assert not torch.equal(first, noise)
+
+
 @pytest.mark.parametrize(
     "tokenizer", [Positions(), Positions(cls=-1, sep=-2)], ids=["plain", "bert"]
 )

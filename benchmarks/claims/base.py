@@ -154,16 +154,23 @@ class Figures:
 
 
 def publish(
-    name: str, title: str, says: str, heads: Sequence[str], measure: Callable[[], Figures]
+    name: str,
+    title: str,
+    says: str,
+    heads: Sequence[str],
+    measure: Callable[[], Figures],
+    *,
+    script: str | None = None,
 ) -> None:
     """Measure, keep the figures, write a page of ``benchmarks/results/claims`` and print it.
 
     Args:
-        name: Of the page, without suffix; also that of the script that calls this.
+        name: Of the page, without suffix.
         title: Of the page; like ``says``, with ``{names}`` of facts.
         says: What is claimed, of whom (an id of the table of methods), how it was measured, and
             whether the figures bear it out.
         measure: Called unless the script is run with ``--text``.
+        script: That calls this, where its name is not that of the page.
     """
     kept = RESULTS / f"{name}.json"
     if "--text" in sys.argv[1:]:
@@ -176,7 +183,8 @@ def publish(
     lines = [
         f"# {title.format(**found.facts)}",
         "",
-        f"{found.day}, written by `benchmarks/claims/{name}.py`. {says.format(**found.facts)}",
+        f"{found.day}, written by `benchmarks/claims/{script or name}.py`. "
+        f"{says.format(**found.facts)}",
         "",
         *(f"| {' | '.join(row)} |" for row in table),
     ]

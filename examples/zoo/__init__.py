@@ -5,6 +5,7 @@
     whisper()           Whisper tiny.en; whisper_encoder() is its pre-LN encoder
     digits_vit()        a pre-LN vision transformer, trained on scikit-learn's digits in seconds
     digits_resnet()     a residual network of convolutions, trained on the same
+    digits_unet()       a diffusion model of the same, in about a minute; sample_digits() runs it
     text_windows()      windows of the Python documentation, calibration apart from evaluation
     whisper_features()  log-mel input from recordings, calibration apart from evaluation
     perplexity(), accuracy(), relative_l2()   what to measure on them
@@ -18,19 +19,23 @@ from .measures import accuracy, perplexity, relative_l2
 from .packages import Split
 from .speech import transcribe, whisper, whisper_encoder, whisper_features
 from .text import minilm, smollm2, text_windows
+from .unet import DigitsUNet, digits_unet, sample_digits
 
 __all__ = [
     "Digits",
     "DigitsResNet",
+    "DigitsUNet",
     "DigitsViT",
     "Split",
     "accuracy",
     "digits",
     "digits_resnet",
+    "digits_unet",
     "digits_vit",
     "minilm",
     "perplexity",
     "relative_l2",
+    "sample_digits",
     "smollm2",
     "text_windows",
     "transcribe",

@@ -5,11 +5,14 @@
 
 Scores and ways to choose are those of published methods in any combination: the similarity of what
 goes in and comes out, one after another by the change of the model's outputs (A82), or at once
-(A92), as a knapsack (A99), by statistics of the outputs (A68).
+(A92), as a knapsack (A99), by statistics of the outputs or of what a sampler makes (A68), by place
+alone: with ``kinds=("block",)`` and ``score="position"`` the first k blocks stay, with the norm and
+the head behind the last.
 
-**Making up.** Where layers are left out behind an addition ``x + b``, b a linear map's result, that
-map is followed by the T with which ``x + T b`` is nearest to what came out behind the layers, by
-least squares, held to the identity by the damping; T goes into its weights.
+**Making up.** Where layers are left out behind an addition ``x + b``, b the result of a linear map
+or a convolution, or behind that itself, it is followed by the T over channels with which
+``x + T b`` is nearest to what came out behind the layers, by least squares, held to the identity by
+the damping; T goes into its weights. What others read as it is stays as it is.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from ..costs import Costs
 from ..options import check_known, check_part, lessened
 from .bridging import bridge
 from .layer_scores import SCORES, LayerScore
-from .layers import LAYER_KINDS, Layer, LayerKind, layers, of_copy, without
+from .layers import LAYER_KINDS, Layer, LayerKind, apart, layers, of_copy, without
 
 Measure: TypeAlias = Literal["layers", "parameters", "macs"]
 
@@ -90,12 +93,12 @@ class DropLayers(SitePass):
             bridges = bridge(graph, stands, exact, context, self.damping, self.name)
         for layer in (layer for layer in found if layer in gone):
             by, worth = stands[layer.value], f"worth {scores[layer.name]:.3g}"
-            made_up = f"; {bridges[by.name]} makes up for it" if by.name in bridges else ""
+            made_up = f"; {bridges[by.name]}" if by.name in bridges else ""
             remarks.append(applied(by, f"{layer.kind} {layer.name} left out, {worth}{made_up}"))
         after = Costs(graph, [], context.inputs).both()
         text = lessened(whole, after)
         data = {
-            "gone": [layer.name for layer in found if layer in gone],
+            "gone": [layer.name for layer in gone],  # in the order in which they went
             "scores": scores,
             "parameters": after[0],
             "macs": after[1],
@@ -127,10 +130,22 @@ class DropLayers(SitePass):
             case "macs":
                 return float(layer.macs)
 
+    def _total(self, gone: Sequence[Layer], found: Sequence[Layer]) -> float:
+        """How much goes with some layers, with what lies in them, each once."""
+        if self.of == "layers":
+            return sum(any(_goes(layer, other) for other in gone) for layer in found)
+        return sum(
+            self._weight(layer)
+            for layer in gone
+            if not any(layer.nodes < other.nodes for other in gone)
+        )
+
     def _budget(self, found: Sequence[Layer], whole: tuple[int, int]) -> float:
         """How much has to go."""
-        most = sum(map(self._weight, found))
-        total = {"layers": float(len(found)), "parameters": whole[0], "macs": whole[1]}[self.of]
+        if self.of == "layers":
+            return self.remove * len(found)
+        total = whole[0] if self.of == "parameters" else whole[1]
+        most = self._total(found, found)
         if self.remove * total > most * (1 + 1e-9):
             raise InputError(
                 f"{100 * self.remove:.3g} % of the {self.of} cannot be removed: all layers that "
@@ -148,31 +163,39 @@ class DropLayers(SitePass):
             return self._solved(found, worth, excess), scores
         gone: list[Layer] = []
         for layer in sorted(found, key=lambda layer: scores[layer.name]):
-            if sum(map(self._weight, gone)) >= excess * (1 - 1e-9):
+            if self._total(gone, found) >= excess * (1 - 1e-9):
                 break
-            if not any(layer.nodes <= other.nodes for other in gone):
+            if not any(_goes(layer, other) for other in gone):
                 gone.append(layer)
+        if self._total(gone, found) < excess * (1 - 1e-9):
+            raise self._nothing_left(gone)
         return gone, scores
 
     def _solved(self, found: Sequence[Layer], worth: torch.Tensor, excess: float) -> list[Layer]:
+        """Those that the solver lets go: of layers that lie in each other at most one."""
         assert self.solver is not None
-        weights = torch.tensor([self._weight(layer) for layer in found], dtype=torch.float64)
-        zeros = torch.zeros_like(weights)
-        problem = Problem(
-            tuple(layer.name for layer in found),
-            torch.stack([zeros, worth.clamp(min=0)], 1),
-            torch.stack([weights, zeros], 1),
-            float(weights.sum()) - excess,
-        )
+        units = apart(found)
+        most = max(map(len, units))
+        place = {layer: index for index, layer in enumerate(found)}
+        damage = torch.full((len(units), 1 + most), torch.inf, dtype=torch.float64)
+        cost = damage.clone()
+        for unit, (losses, left) in zip(units, zip(damage, cost, strict=True), strict=True):
+            whole = max(map(self._weight, unit))
+            losses[0], left[0] = 0.0, whole
+            for choice, layer in enumerate(unit, start=1):
+                losses[choice] = worth[place[layer]].clamp(min=0)
+                left[choice] = whole - self._weight(layer)
+        names = tuple(unit[0].name for unit in units)
+        problem = Problem(names, damage, cost, float(cost[:, 0].sum()) - excess)
         chosen = self.solver.solve(problem)
-        return [layer for layer, goes in zip(found, chosen, strict=True) if goes]
+        return [unit[choice - 1] for unit, choice in zip(units, chosen, strict=True) if choice]
 
     def _greedily(
         self, graph: Graph, found: Sequence[Layer], excess: float, context: Context
     ) -> tuple[list[Layer], dict[str, float]]:
         gone: list[Layer] = []
         scores: dict[str, float] = {}
-        while sum(map(self._weight, gone)) < excess * (1 - 1e-9):
+        while self._total(gone, found) < excess * (1 - 1e-9):
             trial = graph.copy()
             without(trial, of_copy(trial, gone))
             left = {
@@ -181,15 +204,23 @@ class DropLayers(SitePass):
             }
             mine = [layer for layer in found if layer.name in left and layer not in gone]
             if not mine:
-                raise InputError(
-                    f"nothing is left to go after {', '.join(layer.name for layer in gone)}",
-                    do="remove less, or let other kinds of layers go",
-                )
-            worth = self._score.of(trial, [left[n.name] for n in mine], context, graph)
-            scores |= {layer.name: float(s) for layer, s in zip(mine, worth, strict=True)}
-            gone.append(mine[int(worth.argmin())])
+                raise self._nothing_left(gone)
+            least, worth = self._score.least(trial, [left[n.name] for n in mine], context, graph)
+            scores[mine[least].name] = worth
+            gone.append(mine[least])
         return gone, scores
+
+    def _nothing_left(self, gone: Sequence[Layer]) -> InputError:
+        return InputError(
+            f"nothing is left to go after {', '.join(layer.name for layer in gone)}",
+            do="remove less, or let other kinds of layers go",
+        )
 
     @property
     def _score(self) -> LayerScore:
         return SCORES[self.score] if isinstance(self.score, str) else self.score
+
+
+def _goes(layer: Layer, other: Layer) -> bool:
+    """Whether a layer is gone once another one is."""
+    return layer.value is other.value or layer.nodes <= other.nodes

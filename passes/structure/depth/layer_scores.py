@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+import heapq
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch.nn import functional as F
 
 from ....ir import Graph, Node
-from ....ir.graph import walk
-from ....ir.interpret import by_input, compute, execute
+from ....ir.interpret import execute
 from ...base import Context
 from ...quantization.simulated import floats
 from ..groups import in_full
-from .layers import Layer, downstream, of_copy
+from .changes import Change, Without, angle, changed
+from .layers import Layer, of_copy, without
 
-Change: TypeAlias = Literal["error", "angle", "divergence", "statistics"]
+Run: TypeAlias = Callable[[Sequence[Any]], tuple[Any, ...]]  # a model on flat inputs
+Place: TypeAlias = Literal["top", "bottom", "symmetric", "alternate"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,17 @@ class LayerScore(abc.ABC):
         Args:
             whole: The model before any layer was left out, if that is another.
         """
+
+    def least(
+        self,
+        graph: Graph,
+        layers: Sequence[Layer],
+        context: Context,
+        whole: Graph | None = None,
+    ) -> tuple[int, float]:
+        """Which layer is worth least, and what."""
+        worth = self.of(graph, layers, context, whole)
+        return int(worth.argmin()), float(worth.min())
 
     @property
     def name(self) -> str:
@@ -75,7 +87,7 @@ class Similarity(LayerScore):
             with torch.no_grad():
                 execute(single, batch, tap=tap)
             for index, layer in enumerate(own):
-                total[index] += _angle(seen[layer.value], seen[layer.by])
+                total[index] += angle(seen[layer.value], seen[layer.by])
         return total / len(batches)
 
 
@@ -87,7 +99,8 @@ class OutputChange(LayerScore):
         change: ``error``: the squared error, relative; ``angle``: ``1 - cos`` of what stands on
             the last axis; ``divergence``: Jensen-Shannon, of the distributions of which the
             outputs are logits; ``statistics``: ``|difference of means| + |of deviations|``.
-        batches: At most so many of the calibration batches.
+        batches: At most so many of the calibration batches; the search for the least keeps what
+            these have made.
     """
 
     change: Change = "error"
@@ -105,15 +118,112 @@ class OutputChange(LayerScore):
         own, first = of_copy(single, layers), None if whole is None else in_full(whole)
         for batch in batches:
             run = Without(single, own, batch)
-            wanted = run.wanted
-            if first is not None:
-                with torch.no_grad():
-                    wanted = floats(execute(first, batch))
+            wanted = _wanted(run, first, batch)
             for index, layer in enumerate(
                 context.progress(own, f"{self.name}: leaving out layers")
             ):
                 total[index] += changed(run.outputs(layer), wanted, self.change)
         return total / len(batches)
+
+    def least(
+        self,
+        graph: Graph,
+        layers: Sequence[Layer],
+        context: Context,
+        whole: Graph | None = None,
+    ) -> tuple[int, float]:
+        """Which layer is worth least: changes add up over batches and none is negative, so a layer
+        that has come to more than another's sum needs no further batch."""
+        batches = context.need_calibration(self.name)[: self.batches]
+        single, first = in_full(graph), None if whole is None else in_full(whole)
+        own = of_copy(single, layers)
+        runs: list[tuple[Without, Sequence[torch.Tensor]]] = []
+        race = [(0.0, 0, index) for index in range(len(own))]  # sum, batches seen, layer
+        while True:
+            total, seen, index = heapq.heappop(race)
+            if seen == len(batches):
+                return index, total / seen
+            if seen == len(runs):
+                run = Without(single, own, batches[seen])
+                runs.append((run, _wanted(run, first, batches[seen])))
+            run, wanted = runs[seen]
+            total += changed(run.outputs(own[index]), wanted, self.change)
+            heapq.heappush(race, (total, seen + 1, index))
+
+
+def _wanted(run: Without, whole: Graph | None, batch: Sequence[Any]) -> Sequence[torch.Tensor]:
+    """The outputs of the whole model, which the run has where no layer was left out before."""
+    if whole is None:
+        return run.wanted
+    with torch.no_grad():
+        return floats(execute(whole, batch))
+
+
+@dataclass(frozen=True)
+class SampledChange(LayerScore):
+    """How far what a sampler makes moves when the layer alone is left out of the model that it
+    calls (A68): of a diffusion model the graph is one step, and the sampler is the loop around it.
+
+    Args:
+        sample: Called with the model as a function of flat inputs; gives what is compared. It has
+            to start from the same noise every time.
+        change: As ``OutputChange`` has it.
+    """
+
+    sample: Callable[[Run], torch.Tensor]
+    change: Change = "statistics"
+
+    def of(
+        self,
+        graph: Graph,
+        layers: Sequence[Layer],
+        context: Context,
+        whole: Graph | None = None,
+    ) -> torch.Tensor:
+        single = in_full(graph)
+        wanted = self._sampled(single if whole is None else in_full(whole))
+        total = torch.zeros(len(layers), dtype=torch.float64)
+        for index, layer in enumerate(context.progress(layers, f"{self.name}: sampling")):
+            trial = single.copy()
+            without(trial, of_copy(trial, [layer]))
+            total[index] = changed([self._sampled(trial)], [wanted], self.change)
+        return total
+
+    def _sampled(self, graph: Graph) -> torch.Tensor:
+        with torch.no_grad():
+            return self.sample(lambda inputs: execute(graph, inputs))
+
+
+@dataclass(frozen=True)
+class Position(LayerScore):
+    """By place alone, without data (Sajjad and others, arXiv:2004.03844).
+
+    Args:
+        drop: Which go first. ``top``: the last ones, so that the first k stay, as for an early
+            exit; ``bottom``: the first ones; ``symmetric``: those in the middle; ``alternate``:
+            every second, from the last but one on.
+    """
+
+    drop: Place = "top"
+
+    def of(
+        self,
+        graph: Graph,
+        layers: Sequence[Layer],
+        context: Context,
+        whole: Graph | None = None,
+    ) -> torch.Tensor:
+        places = torch.arange(len(layers), dtype=torch.float64)
+        match self.drop:
+            case "top":
+                return places.flip(0)
+            case "bottom":
+                return places
+            case "symmetric":
+                return (places - (len(layers) - 1) / 2).abs()
+            case "alternate":
+                behind = places.flip(0)
+                return torch.where(behind % 2 == 1, behind, behind + len(layers))
 
 
 SCORES: Mapping[str, LayerScore] = {
@@ -121,69 +231,5 @@ SCORES: Mapping[str, LayerScore] = {
     "output": OutputChange(),
     "divergence": OutputChange("divergence"),
     "statistics": OutputChange("statistics"),
+    "position": Position(),
 }
-
-
-class Without:
-    """A graph on one batch with one layer after another left out; what comes before the layer is
-    computed once for all."""
-
-    def __init__(self, graph: Graph, layers: Sequence[Layer], batch: Sequence[Any]) -> None:
-        self.graph, self.layers = graph, layers
-        self.after = {layer: downstream(graph, layer.value) for layer in layers}
-        self.needed = {layer: self._needed(layer) for layer in layers}
-        kept = {node for some in self.needed.values() for node in some}
-        self.values = by_input(graph, batch)
-        self.values |= {param: graph.value(param) for param in graph.params.values()}
-        outputs = list(walk(graph.outputs))
-        with torch.no_grad():
-            compute(graph.nodes, self.values, keep={*kept, *self.values, *outputs})
-        self.wanted = floats([self.values[node] for node in outputs])
-
-    def outputs(self, layer: Layer) -> list[torch.Tensor]:
-        """The outputs in floating point without a layer."""
-        values = {node: self.values[node] for node in self.needed[layer]}
-        values[layer.value] = self.values[layer.by]
-        outputs = list(walk(self.graph.outputs))
-        with torch.no_grad():
-            compute(self.after[layer], values, keep=outputs)
-        return floats([values[node] for node in outputs])
-
-    def _needed(self, layer: Layer) -> set[Node]:
-        """What has to be at hand to go on behind a layer."""
-        inside = {layer.value, *self.after[layer]}
-        read = {used for node in self.after[layer] for used in node.inputs}
-        return {*read, *walk(self.graph.outputs), layer.by} - inside
-
-
-def changed(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor], how: Change) -> float:
-    """How far outputs are from those of the whole model."""
-    total = 0.0
-    for value, whole in zip(found, wanted, strict=True):
-        match how:
-            case "error":
-                power = whole.double().square().sum().clamp(min=1e-30)
-                total += float((value - whole).double().square().sum() / power)
-            case "angle":
-                total += _angle(value, whole)
-            case "divergence":
-                total += _divergence(value, whole)
-            case "statistics":
-                means = (value.mean() - whole.mean()).abs()
-                total += float(means + (value.std() - whole.std()).abs())
-    return total
-
-
-def _angle(some: torch.Tensor, others: torch.Tensor) -> float:
-    """``1 - cos``, on average: of tokens by their channels, of images and maps as wholes."""
-    if some.dim() > 3:
-        some, others = some.flatten(1), others.flatten(1)
-    return 1.0 - float(F.cosine_similarity(some.double(), others.double(), dim=-1).mean())
-
-
-def _divergence(some: torch.Tensor, others: torch.Tensor) -> float:
-    """Jensen-Shannon's, of distributions on the last axis, on average."""
-    first, second = (value.flatten(0, -2).log_softmax(-1) for value in (some, others))
-    middle = torch.logsumexp(torch.stack([first, second]), 0) - torch.log(torch.tensor(2.0))
-    parts = [F.kl_div(middle, p, reduction="batchmean", log_target=True) for p in (first, second)]
-    return float(sum(parts)) / 2

@@ -49,7 +49,7 @@ class Layer:
 
 
 def layers(graph: Graph, kinds: Collection[LayerKind], costs: Costs) -> list[Layer]:
-    """The layers of some kinds, in order; of several with the same value the first."""
+    """The layers of some kinds, in order; some may lie in others, or give the same value."""
     found: list[Layer] = []
     for value, by, name, kind in _candidates(graph):
         gone = _unneeded(graph, value, by)
@@ -77,6 +77,20 @@ def without(graph: Graph, gone: Iterable[Layer]) -> Mapping[Node, Node]:
             stands[layer.value] = by
     graph.prune()
     return stands
+
+
+def apart(some: Iterable[Layer]) -> list[list[Layer]]:
+    """Layers in groups: those that have nodes in common, or give the same value, are in one."""
+    found: list[list[Layer]] = []
+    for layer in some:
+        others, met = list[list[Layer]](), [layer]
+        for group in found:
+            if any(layer.value is o.value or layer.nodes & o.nodes for o in group):
+                met = [*group, *met]
+            else:
+                others.append(group)
+        found = [*others, met]
+    return found
 
 
 def of_copy(copy: Graph, some: Iterable[Layer]) -> list[Layer]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +18,16 @@ from regauge.passes import Context
 from regauge.passes.allocation.solvers import IntegerProgramming
 from regauge.passes.manager import difference
 from regauge.passes.structure.costs import Costs
+from regauge.passes.structure.depth.changes import Change, changed
 from regauge.passes.structure.depth.drop_layers import DropLayers
 from regauge.passes.structure.depth.layer_scores import (
     LayerScore,
     OutputChange,
+    Place,
+    Position,
+    Run,
+    SampledChange,
     Similarity,
-    changed,
 )
 from regauge.passes.structure.depth.layers import LAYER_KINDS, LayerKind, layers, without
 
@@ -51,6 +57,7 @@ def graph(x: f64[4, 5, 6], *, p: f64[5, 6], o: f64[3, 6]):
     y: f64[4, 5, 3] = linear(r, o)
     return y
 """
+Outputs = Callable[..., list[torch.Tensor]]
 
 
 def stream(scale: float = 0.01) -> tuple[Graph, Context]:
@@ -162,6 +169,79 @@ def graph(x: f64[64, 6], *, a: f64[6, 6], b: f64[6, 6], c: f64[6, 6], o: f64[3, 
     assert errors[1] < 0.5 * errors[0]
 
 
+@pytest.mark.parametrize("change", ["error", "angle", "divergence", "statistics"])
+def test_the_least_is_found_without_running_all(change: Change) -> None:
+    graph, context = stream(0.3)
+    generator = torch.Generator().manual_seed(2)
+    batches = [[torch.randn(64, 6, generator=generator).double()] for _ in range(5)]
+    context = Context(inputs=context.inputs, calibration=batches)
+    found = layers(graph, ("feedforward", "operator"), Costs(graph, []))
+    score = OutputChange(change, batches=5)
+    worth = score.of(graph, found, context)
+    index, least = score.least(graph, found, context)
+    assert index == int(worth.argmin())
+    assert least == pytest.approx(float(worth.min()), rel=1e-12)
+
+
+def test_what_a_sampler_makes_is_scored() -> None:
+    graph, context = stream(0.6)
+    found = layers(graph, ("feedforward",), Costs(graph, []))
+
+    def twice(run: Run) -> torch.Tensor:
+        (first,) = run(context.inputs)
+        return run([torch.cat([first, first], 1)])[0]
+
+    for change in ("error", "statistics"):
+        scores = SampledChange(twice, change).of(graph, found, context)
+        for layer, score in zip(found, scores, strict=True):
+            less, _ = DropLayers(0.5, sites=(layer.name,), score="position", recover=False)(graph)
+            values = [twice(lambda inputs, g=g: execute(g, inputs)) for g in (less, graph)]
+            assert float(score) == pytest.approx(changed(values[:1], values[1:], change), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("drop", "order"),
+    [
+        ("top", [5, 4, 3, 2, 1, 0]),
+        ("bottom", [0, 1, 2, 3, 4, 5]),
+        ("symmetric", [2, 3, 1, 4, 0, 5]),
+        ("alternate", [4, 2, 0, 5, 3, 1]),
+    ],
+)
+def test_layers_by_their_place(drop: Place, order: list[int]) -> None:
+    graph, context = stream()
+    layer = layers(graph, ("feedforward",), Costs(graph, []))[0]
+    worth = Position(drop).of(graph, [layer] * 6, context)
+    assert torch.argsort(worth, stable=True).tolist() == order
+
+
+@pytest.mark.parametrize("family", ["llama", "vit"])
+@pytest.mark.parametrize("kept", [1, 3])
+def test_the_first_blocks_are_the_model_with_so_many(
+    family: str, kept: int, zoo_model: Callable[[str], ZooModel], graph_outputs: Outputs
+) -> None:
+    """With the norm and the head behind them: what an exit after so many blocks gives."""
+    zoo, models = zoo_model(family), list[torch.nn.Module]()
+    for count in (4, kept):
+        config: Any = copy.deepcopy(zoo.model.config)
+        config.num_hidden_layers = count
+        torch.manual_seed(0)
+        models.append(type(zoo.model)(config).eval())  # type: ignore[call-arg]
+    whole, few = models
+    with torch.no_grad():
+        for parameter in whole.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    few.load_state_dict({name: whole.state_dict()[name] for name in few.state_dict()})
+    graph, wanted = (astype(rg.trace(m, zoo.args, zoo.kwargs), torch.float64) for m in models)
+    step = DropLayers(1 - kept / 4, kinds=("block",), score="position", recover=False)
+    first, remarks = step(graph)
+    assert len(remarks[-1].data["gone"]) == 4 - kept
+    assert len(first.params) == len(wanted.params)
+    found, right = (graph_outputs(g, zoo.args, zoo.kwargs) for g in (first, wanted))
+    assert difference(found, right) < 1e-9
+    assert difference(graph_outputs(graph, zoo.args, zoo.kwargs), right) > 1e-3
+
+
 def test_a_knapsack_takes_what_does_least_for_its_size() -> None:
     graph, context = stream(0.6)
     total = Costs(graph, [], context.inputs).parameters()
@@ -172,6 +252,30 @@ def test_a_knapsack_takes_what_does_least_for_its_size() -> None:
     scores = remarks[-1].data["scores"]
     fits = [name for name in ("j", "m")]  # the third has 36 parameters
     assert remarks[-1].data["gone"] == [min(fits, key=scores.__getitem__)]
+
+
+def test_a_knapsack_lets_one_go_of_layers_that_lie_in_each_other() -> None:
+    """A linear map that is a branch is an operator of its own as well."""
+    graph, context = stream(0.6)
+    total = Costs(graph, [], context.inputs).parameters()
+    step = DropLayers(
+        remove=37 / total,
+        of="parameters",
+        kinds=("feedforward", "operator"),
+        score="output",
+        solver=IntegerProgramming(),
+        protect=("j",),
+    )
+    less, remarks = step(graph, context)
+    assert remarks[-1].data["gone"] == ["m"]
+    assert Costs(less, []).parameters() == total - 96
+
+
+def test_a_budget_counts_what_lies_in_another_once() -> None:
+    graph, context = stream()
+    step = DropLayers(0.9, "parameters", kinds=("feedforward", "operator"), recover=False)
+    less, _ = step(graph, context)
+    assert Costs(less, []).parameters() <= 0.1 * Costs(graph, []).parameters()
 
 
 # -- making up -----------------------------------------------------------------------------------
@@ -210,6 +314,63 @@ def test_gaps_are_bridged_one_after_another() -> None:
         step = DropLayers(remove=0.6, sites=("m", "n"), recover=recover, damping=1e-6)
         errors.append(difference(execute(step(graph, context)[0], context.inputs), wanted))
     assert errors[0] < 0.5 * errors[1]
+
+
+# Two branches of convolutions, of which the second is gone; its stream may be read elsewhere.
+CONVOLUTIONS = """
+def graph(x: f64[16, 3, 6, 6], z: f64[16, 4, 6, 6], *, a: f64[4, 3, 3, 3], b: f64[4], c: f64[4, 4],
+          d: f64[4], o: f64[2, 8, 1, 1]):
+    m: f64[16, 4, 6, 6] = conv2d(x, a, b, padding=(1, 1))
+    s: f64[16, 4, 6, 6] = add(z, m)
+    p: f64[16, 6, 6, 4] = permute(s, dims=(0, 2, 3, 1))
+    l: f64[16, 6, 6, 4] = linear(p, c, d)
+    n: f64[16, 4, 6, 6] = permute(l, dims=(0, 3, 1, 2))
+    t: f64[16, 4, 6, 6] = add(s, n)
+    u: f64[16, 8, 6, 6] = cat([t, z], dim=1)
+    y: f64[16, 2, 6, 6] = conv2d(u, o)
+    return y
+"""
+
+
+def test_a_convolution_makes_up_for_what_is_a_map_of_its_channels() -> None:
+    graph, inputs = filled(CONVOLUTIONS)
+    batches = [[inputs[0], torch.zeros_like(inputs[1])]]
+    batches.append([filled(CONVOLUTIONS, seed=2)[1][0], batches[0][1]])
+    context = Context(inputs=batches[0], calibration=batches)
+    less, remarks = DropLayers(0.5, sites=("n",), damping=0.0)(graph, context)
+    assert any("m makes up for it" in remark.text for remark in remarks)
+    for batch in batches:
+        torch.testing.assert_close(execute(less, batch), execute(graph, batch))
+
+
+def test_a_value_that_is_read_elsewhere_is_left_as_it_is() -> None:
+    graph, inputs = filled(CONVOLUTIONS.replace("cat([t, z]", "cat([t, s]"))
+    context = Context(inputs=inputs, calibration=[inputs])
+    bridged, remarks = DropLayers(0.5, sites=("n",))(graph, context)
+    plain, _ = DropLayers(0.5, sites=("n",), recover=False)(graph, context)
+    assert any("nothing makes up for it: u reads s as it is" in r.text for r in remarks)
+    torch.testing.assert_close(execute(bridged, inputs), execute(plain, inputs))
+
+
+def test_a_gap_within_a_layer_that_goes_needs_nothing() -> None:
+    text = """
+def graph(x: f64[64, 6], z: f64[64, 6], *, a: f64[6, 6], b: f64[6, 6], c: f64[6, 6], d: f64[6, 6]):
+    s: f64[64, 6] = linear(z, d)
+    p: f64[64, 6] = add(x, s)
+    h: f64[64, 6] = linear(p, a)
+    e: f64[64, 6] = linear(z, b)
+    g: f64[64, 6] = add(h, e)
+    i: f64[64, 6] = relu(g)
+    j: f64[64, 6] = linear(i, c)
+    r: f64[64, 6] = add(p, j)
+    return r
+"""
+    graph, inputs = filled(text)
+    context = Context(inputs=inputs, calibration=[inputs])
+    both, remarks = DropLayers(0.9, kinds=("feedforward",), sites=("e", "j"))(graph, context)
+    outer, _ = DropLayers(0.5, kinds=("feedforward",), sites=("j",))(graph, context)
+    assert len(remarks[-1].data["gone"]) == 2
+    torch.testing.assert_close(execute(both, inputs), execute(outer, inputs))
 
 
 def test_strong_damping_is_plain_dropping() -> None:

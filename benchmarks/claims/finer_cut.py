@@ -1,0 +1,124 @@
+"""A82, FinerCut: attentions and feed-forward networks left out one after another, each by what the
+model's outputs lose with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import zoo
+from base import Figures, Subject, publish, smollm2
+
+import regauge as rg
+from regauge.ir import Graph
+from regauge.passes import Context, DropLayers
+from regauge.passes.structure.costs import Costs
+from regauge.passes.structure.depth.layer_scores import LayerScore, OutputChange
+from regauge.passes.structure.depth.layers import LayerKind, layers
+
+SAYS = (
+    "{subject}. Claimed (A82): attentions and feed-forward networks, each a layer of its own, go "
+    "one after another, each time that without which the model's output distribution changes "
+    "least (Jensen-Shannon), which keeps more than whole blocks at the same number of parameters."
+    " Scored on 4 windows of 64 tokens; a layer whose changes have come to more than another's "
+    "sum is not run on further windows. At once, by divergence: the same score, once. *Of each*: "
+    "attentions and feed-forward networks that went, of 30. *Bridged*, ours: the last linear map "
+    "before each gap makes up for it. In order went (a: attention, f: feed-forward network, by "
+    "block): {order}; at once: {at_once}."
+)
+KINDS: tuple[LayerKind, ...] = ("attention", "feedforward")
+PARTS = (0.1, 0.2, 0.25)
+WINDOWS, LENGTH = 4, 64  # that single layers are left out on
+
+
+def measure() -> Figures:
+    subject = smollm2(8, 8)
+    rows: list[list[Any]] = [["none", "", 1.0, subject.quality(subject.graph), ""]]
+    short, context = _short(subject)
+    order = _went(short, context, OutputChange("divergence", WINDOWS), greedy=True)
+    print(order, flush=True)
+    at_once = _went(short, context, OutputChange("divergence", WINDOWS), greedy=False)
+    similar = _went(subject.graph, subject.context, "similarity", greedy=False)
+    for part in PARTS:
+        for way, names in (
+            ("one after another, by divergence (FinerCut)", order),
+            ("at once, by divergence", at_once),
+            ("at once, by similarity (LLM-Drop, both lists)", similar),
+            ("blocks, by similarity", None),
+        ):
+            rows.append([way, *_figures(subject, part, names)])
+            print(rows[-1], flush=True)
+    facts = {
+        "subject": subject.title,
+        "order": _told(short, order),
+        "at_once": _told(short, at_once),
+    }
+    return Figures(rows, facts)
+
+
+def _short(subject: Subject) -> tuple[Graph, Context]:
+    """The same graph on shorter windows, one a batch: layers have the same names."""
+    model, tokenizer = zoo.smollm2()
+    model.config.use_cache = False
+    windows = zoo.text_windows(tokenizer, WINDOWS, LENGTH, "calibration").split(1)
+    graph = rg.trace(model, (), {"input_ids": windows[0]})
+    assert [node.name for node in graph.nodes] == [node.name for node in subject.graph.nodes]
+    return graph, Context(inputs=[windows[0]], calibration=[[window] for window in windows])
+
+
+def _went(graph: Graph, context: Context, score: LayerScore | str, *, greedy: bool) -> list[str]:
+    """What goes of the sub-layers for the greatest of the parts, in the order in which it goes."""
+    step = DropLayers(remove=max(PARTS), of="parameters", score=score, greedy=greedy, recover=False)
+    return step(graph, context)[1][-1].data["gone"]
+
+
+def _figures(subject: Subject, part: float, names: Sequence[str] | None) -> list[Any]:
+    """What went, parameters left, and the perplexity, plain and bridged."""
+    if names is None:
+        steps = [
+            DropLayers(part, "parameters", kinds=("block",), recover=recover)
+            for recover in (False, True)
+        ]
+    else:
+        sizes = _sizes(subject.graph)
+        counts = range(1, len(names) + 1)
+        goal = part * Costs(subject.graph, []).parameters()
+        count = next(n for n in counts if sum(sizes[name] for name in names[:n]) >= goal)
+        steps = [
+            DropLayers(1 - 0.5 / count, sites=tuple(names[:count]), recover=recover)
+            for recover in (False, True)
+        ]
+    graphs = [subject.after([step]) for step in steps]
+    left = Costs(graphs[0], []).parameters() / Costs(subject.graph, []).parameters()
+    return [_count(graphs[0]), left, *map(subject.quality, graphs)]
+
+
+def _sizes(graph: Graph) -> dict[str, int]:
+    found = layers(graph, ("attention", "feedforward"), Costs(graph, []))
+    return {layer.name: layer.parameters for layer in found}
+
+
+def _count(graph: Graph) -> str:
+    kinds = Counter(layer.kind for layer in layers(graph, KINDS, Costs(graph, [])))
+    return " + ".join(str(30 - kinds[kind]) for kind in KINDS)
+
+
+def _told(graph: Graph, names: Sequence[str]) -> str:
+    """Layers as ``a7`` and ``f7``: the attention and the feed-forward network of the eighth
+    block."""
+    said: dict[str, str] = {}
+    for kind in KINDS:
+        for index, layer in enumerate(layers(graph, (kind,), Costs(graph, []))):
+            said[layer.name] = f"{kind[0]}{index}"
+    return ", ".join(said[name] for name in names)
+
+
+if __name__ == "__main__":
+    publish(
+        "finer_cut",
+        "FinerCut: attentions and feed-forward networks as layers of their own",
+        SAYS,
+        ("what goes", "of each", "parameters", "perplexity", "bridged"),
+        measure,
+    )
