@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import zoo
@@ -14,7 +15,7 @@ import regauge as rg
 from regauge.ir import Graph
 from regauge.passes import Context, DropLayers
 from regauge.passes.structure.costs import Costs
-from regauge.passes.structure.depth.layer_scores import LayerScore, OutputChange
+from regauge.passes.structure.depth.layer_scores import OutputChange
 from regauge.passes.structure.depth.layers import LayerKind, layers
 
 SAYS = (
@@ -22,13 +23,16 @@ SAYS = (
     "one after another, each time that without which the model's output distribution changes "
     "least (Jensen-Shannon), which keeps more than whole blocks at the same number of parameters."
     " Scored on 4 windows of 64 tokens; a layer whose changes have come to more than another's "
-    "sum is not run on further windows. At once, by divergence: the same score, once. *Of each*: "
+    "sum is not run on further windows. *By what each parameter saved costs*, ours: what a layer "
+    "adds to the divergence counts by its parameters. At once, by divergence: the same score, "
+    "once. *Of each*: "
     "attentions and feed-forward networks that went, of 30. *Bridged*, ours: the last linear map "
     "before each gap makes up for it. In order went (a: attention, f: feed-forward network, by "
-    "block): {order}; at once: {at_once}."
+    "block): {order}; by parameters: {by_size}; at once: {at_once}."
 )
 KINDS: tuple[LayerKind, ...] = ("attention", "feedforward")
-PARTS = (0.1, 0.2, 0.25)
+PARTS = (0.1, 0.2)
+LAYERS = 20  # of 60, which are a fifth of the parameters and more
 WINDOWS, LENGTH = 4, 64  # that single layers are left out on
 
 
@@ -36,13 +40,17 @@ def measure() -> Figures:
     subject = smollm2(8, 8)
     rows: list[list[Any]] = [["none", "", 1.0, subject.quality(subject.graph), ""]]
     short, context = _short(subject)
-    order = _went(short, context, OutputChange("divergence", WINDOWS), greedy=True)
+    score, of = OutputChange("divergence", WINDOWS), "parameters"
+    order = _went(short, context, DropLayers(LAYERS / 60, score=score, greedy=True))
     print(order, flush=True)
-    at_once = _went(short, context, OutputChange("divergence", WINDOWS), greedy=False)
-    similar = _went(subject.graph, subject.context, "similarity", greedy=False)
+    by_size = _went(short, context, DropLayers(max(PARTS), of, score=score, greedy=True))
+    print(by_size, flush=True)
+    at_once = _went(short, context, DropLayers(max(PARTS), of, score=score))
+    similar = _went(subject.graph, subject.context, DropLayers(max(PARTS), of))
     for part in PARTS:
         for way, names in (
             ("one after another, by divergence (FinerCut)", order),
+            ("the same, by what each parameter saved costs", by_size),
             ("at once, by divergence", at_once),
             ("at once, by similarity (LLM-Drop, both lists)", similar),
             ("blocks, by similarity", None),
@@ -52,6 +60,7 @@ def measure() -> Figures:
     facts = {
         "subject": subject.title,
         "order": _told(short, order),
+        "by_size": _told(short, by_size),
         "at_once": _told(short, at_once),
     }
     return Figures(rows, facts)
@@ -67,10 +76,9 @@ def _short(subject: Subject) -> tuple[Graph, Context]:
     return graph, Context(inputs=[windows[0]], calibration=[[window] for window in windows])
 
 
-def _went(graph: Graph, context: Context, score: LayerScore | str, *, greedy: bool) -> list[str]:
-    """What goes of the sub-layers for the greatest of the parts, in the order in which it goes."""
-    step = DropLayers(remove=max(PARTS), of="parameters", score=score, greedy=greedy, recover=False)
-    return step(graph, context)[1][-1].data["gone"]
+def _went(graph: Graph, context: Context, step: DropLayers) -> list[str]:
+    """What goes of the sub-layers, in the order in which it goes."""
+    return replace(step, recover=False)(graph, context)[1][-1].data["gone"]
 
 
 def _figures(subject: Subject, part: float, names: Sequence[str] | None) -> list[Any]:

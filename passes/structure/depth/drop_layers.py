@@ -46,7 +46,8 @@ class DropLayers(SitePass):
         of: ``layers``: of their number; ``parameters`` or ``macs``: of all of the graph's.
         kinds: Which may go (``layers``).
         score: What a layer is worth (``layer_scores``), or a score's name.
-        greedy: Score anew after each layer that went, by the model without it.
+        greedy: Score anew after each layer that went, by the model without it; under a budget of
+            parameters or products, by what a layer adds to the loss for each that it saves.
         solver: Which layers go, for least damage under the budget; the least first where there is
             none.
         recover: Whether what stays before a gap makes up for it.
@@ -195,6 +196,7 @@ class DropLayers(SitePass):
     ) -> tuple[list[Layer], dict[str, float]]:
         gone: list[Layer] = []
         scores: dict[str, float] = {}
+        worth = 0.0
         while self._total(gone, found) < excess * (1 - 1e-9):
             trial = graph.copy()
             without(trial, of_copy(trial, gone))
@@ -205,10 +207,26 @@ class DropLayers(SitePass):
             mine = [layer for layer in found if layer.name in left and layer not in gone]
             if not mine:
                 raise self._nothing_left(gone)
-            least, worth = self._score.least(trial, [left[n.name] for n in mine], context, graph)
+            least, worth = self._least(trial, [left[n.name] for n in mine], context, graph, worth)
             scores[mine[least].name] = worth
             gone.append(mine[least])
         return gone, scores
+
+    def _least(
+        self,
+        graph: Graph,
+        some: Sequence[Layer],
+        context: Context,
+        whole: Graph,
+        before: float,
+    ) -> tuple[int, float]:
+        """Which layer is to go next, and what the model loses with it and those before."""
+        if self.of == "layers":
+            return self._score.least(graph, some, context, whole)
+        worth = self._score.of(graph, some, context, whole)
+        weights = torch.tensor([self._weight(layer) for layer in some], dtype=torch.float64)
+        least = int(((worth - before) / weights.clamp(min=1)).argmin())
+        return least, float(worth[least])
 
     def _nothing_left(self, gone: Sequence[Layer]) -> InputError:
         return InputError(

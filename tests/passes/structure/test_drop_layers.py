@@ -143,6 +143,22 @@ def test_the_score_of_a_layer_is_what_leaving_it_out_changes() -> None:
             assert float(score) == pytest.approx(changed(outputs, wanted, change), rel=1e-9)
 
 
+def test_under_a_budget_of_parameters_a_layer_counts_by_what_it_saves() -> None:
+    """The third branch has 36 parameters of the others' 96."""
+    graph, context = stream(1.0)
+    whole, worth = graph.store["e"], torch.zeros(3)
+    for part in torch.linspace(1, 0, 40):  # until it is worth least, and most for its size
+        graph.store["e"] = whole * part
+        found = layers(graph, ("feedforward",), Costs(graph, [], context.inputs))
+        worth = OutputChange().of(graph, found, context)
+        if worth[2] < worth[:2].min():
+            break
+    assert worth[2] / 36 > worth[:2].min() / 96
+    for of, gone in (("layers", "n"), ("parameters", "jm"[int(worth[:2].argmin())])):
+        options = DropLayers(0.1, of, score="output", greedy=True, recover=False)  # type: ignore[arg-type]
+        assert options(graph, context)[1][-1].data["gone"] == [gone]
+
+
 def test_one_after_another_sees_what_is_gone() -> None:
     """Two branches that do the same: each alone can go, and one of them does not."""
     text = """
