@@ -10,7 +10,7 @@ from base import Figures, Subject, minilm, publish
 
 from regauge.ir import Graph, astype
 from regauge.ir.interpret import execute
-from regauge.passes import Distill, Prune
+from regauge.passes import Distill, Pass, Prune
 from regauge.passes.fitting import Fitter
 from regauge.passes.manager import apply, difference
 from regauge.passes.structure.costs import Costs
@@ -37,7 +37,7 @@ def measure() -> Figures:
         for score in SCORES:
             plain = Prune(part, roles=("hidden",), score=score, recover=False)
             made_up = Prune(part, roles=("hidden",), score=score)
-            ways = {"no": [plain], "made up for": [made_up]}
+            ways: dict[str, list[Pass]] = {"no": [plain], "made up for": [made_up]}
             if score in ("magnitude", "reconstruction"):
                 ways["learned"] = [made_up, TAUGHT]
             for how, steps in ways.items():
