@@ -14,9 +14,9 @@ from small_models import ZooModel
 import regauge as rg
 from regauge.ir import Graph, InputError, astype
 from regauge.ir.interpret import execute, flatten
-from regauge.passes import CenterResidual, Context, FoldNormAffine
+from regauge.passes import CenterResidual, Context, FoldNormAffine, Rotate
 from regauge.passes.allocation.solvers import DynamicProgramming
-from regauge.passes.manager import difference
+from regauge.passes.manager import apply, difference
 from regauge.passes.structure.costs import Costs
 from regauge.passes.structure.elimination import Elimination, order_of_elimination
 from regauge.passes.structure.groups import ROLES, Role, groups, readers
@@ -343,3 +343,35 @@ def test_readers_are_those_that_sum_over_the_channels() -> None:
     graph, _ = filled(STACK)
     found = {g.value.name: [r.node.name for r in readers(g)] for g in groups(graph)[0]}
     assert found["h"] == ["q"]  # not the depthwise convolution, which keeps the channels apart
+
+
+NORMED = """
+def graph(x: f64[32, 6], *, s: f64[8, 6], g: f64[8], a: f64[12, 8], b: f64[8, 12], h: f64[8],
+          o: f64[3, 8]):
+    r: f64[32, 8] = linear(x, s)
+    n: f64[32, 8] = rms_norm(r, g, normalized_shape=(8,), eps=1e-6)
+    k: f64[32, 12] = linear(n, a)
+    l: f64[32, 12] = gelu(k)
+    m: f64[32, 8] = linear(l, b)
+    t: f64[32, 8] = add(r, m)
+    u: f64[32, 8] = rms_norm(t, h, normalized_shape=(8,), eps=1e-6)
+    y: f64[32, 3] = linear(u, o)
+    return y
+"""
+
+
+def test_a_stream_is_turned_to_its_principal_axes_and_sliced() -> None:
+    """All that is in four dimensions of eight, turned, is in four channels."""
+    graph, inputs = filled(NORMED)
+    axes = torch.linalg.qr(graph.store["b"][:, :4]).Q
+    for name in ("s", "b"):
+        graph.store[name] = axes @ axes.T @ graph.store[name]
+    context = Context(inputs=inputs, calibration=[inputs])
+    cut = Prune(0.5, roles=("stream",), score="activation", recover=False)
+    turned = [FoldNormAffine(), Rotate(residual="pca"), cut]
+    errors: list[float] = []
+    for steps in ([cut], turned):
+        small, reports = apply(graph, steps, context, dtype=torch.float64)
+        assert list(small.params["o"].shape) == [3, 4]
+        errors.append(reports[-1].damage)
+    assert errors[0] > 0.1 and errors[1] < 1e-6
