@@ -24,7 +24,9 @@ SAYS = (
     "for*: the second layer of each network is solved for again by least squares, with part of "
     "what was lost before it. *Learned*: after that the blocks learn one after the other, for "
     "{steps} steps each, from the whole model on the same windows; the least held-out error is "
-    "kept."
+    "kept. With half of the neurons gone the embeddings are off by 0.80 to 1.09 without, and by "
+    "0.33 with those eliminated first that are lost least once the others make up for them, which "
+    "is the best choice only then; learning adds little at a half, and a twelfth at three quarters."
 )
 
 
