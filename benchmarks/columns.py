@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -15,13 +15,14 @@ from torch.utils import _pytree as pytree
 from regauge.backends.base import target
 from regauge.frontend import trace
 from regauge.ir import Graph, Node, RegaugeError, TensorType, astype
-from regauge.ir.gauge import Blocked, Region, sites, transport, weighted
+from regauge.ir.gauge import Blocked, Region, drop, mask, sites, transport, weighted
 from regauge.ir.gauge.sites import WRITERS
 from regauge.ir.interpret import execute, flatten
 from regauge.ir.laws import Kind
 from regauge.ir.ops import OPS
 from regauge.passes import (
     PRESETS,
+    CenterResidual,
     Context,
     FoldNormAffine,
     Pass,
@@ -33,9 +34,11 @@ from regauge.passes import (
     apply,
 )
 from regauge.passes.manager import EXACT_TOLERANCE, difference
+from regauge.passes.structure.groups import Group, groups
 
-COLUMNS = ("traced", "canonical", "sites", "exact passes", "W8A8", "ONNX")
+COLUMNS = ("traced", "canonical", "sites", "exact passes", "W8A8", "ONNX", "width")
 FLOAT32_TOLERANCE = 1e-4  # relative L2; a dozen layers of rounding by 6e-8
+ALONE = 6  # groups at most, or two more, that are left out by themselves
 LEAST = 64  # elements of a matrix that is quantized: these models have no large ones
 
 # What ran and held, in words; raises what did not.
@@ -46,8 +49,14 @@ class Failure(Exception):
     """A column does not hold; the message is the reason, for the table."""
 
 
-def check(model: torch.nn.Module, kwargs: Mapping[str, Any]) -> Iterator[tuple[str, bool, str]]:
-    """The columns in order, each with whether it holds and why not, or what was found."""
+def check(
+    model: torch.nn.Module, kwargs: Mapping[str, Any], asked: Collection[str] = COLUMNS
+) -> Iterator[tuple[str, bool, str]]:
+    """The columns in order, each with whether it holds and why not, or what was found.
+
+    Args:
+        asked: Which; the first is anyway.
+    """
     try:
         graph = trace(model, (), kwargs)
         flat = flatten(graph, (), kwargs)
@@ -62,8 +71,9 @@ def check(model: torch.nn.Module, kwargs: Mapping[str, Any]) -> Iterator[tuple[s
         ("exact passes", exact_passes),
         ("W8A8", eight_bits),
         ("ONNX", runs_on_onnxruntime),
+        ("width", narrower),
     )
-    for name, column in columns:
+    for name, column in (pair for pair in columns if pair[0] in asked):
         try:
             yield name, True, column(graph, flat)
         except Exception as error:
@@ -235,6 +245,42 @@ def eight_bits(graph: Graph, flat: list[Any]) -> str:
     if not last.damage < 1:
         raise Failure(f"the outputs change by {last.damage:.1e}")
     return f"{len(last.applied)} sites, {last.damage:.0e}"
+
+
+def narrower(graph: Graph, flat: list[Any]) -> str:
+    """Whatever can lose channels, heads or head widths: the graph sliced is the graph masked, to
+    1e-9 in float64; one group after the other, and all of them at once."""
+    centred, _ = CenterResidual().attempt(astype(graph, torch.float64))
+    inputs, random = doubled(flat), torch.Generator().manual_seed(0)
+    masked, sliced = centred.copy(), centred.copy()
+    found, stopped = groups(centred)
+    if not found:
+        raise Failure("; ".join(str(reason) for _, reason in stopped[:1]) or "no class of channels")
+    order = sorted(found, key=lambda group: group.role == "heads")  # counted in others' places
+    gaps: list[float] = []
+    for index, group in enumerate(order):
+        gone = torch.rand(group.count, generator=random).argsort() < max(1, group.count // 4)
+        _cut(masked, group, gone, mask)
+        _cut(sliced, group, gone, drop)
+        if index % (len(order) // ALONE + 1) == 0:
+            whole, small = centred.copy(), centred.copy()
+            _cut(whole, group, gone, mask)
+            _cut(small, group, gone, drop)
+            gaps.append(difference(execute(small, inputs), execute(whole, inputs)))
+    values = execute(masked, inputs)
+    gaps.append(difference(execute(sliced, inputs), values))
+    if not max(gaps) <= EXACT_TOLERANCE:
+        raise Failure(f"sliced and masked differ by {max(gaps):.1e}")
+    if not difference(values, execute(centred, inputs)) > EXACT_TOLERANCE:
+        raise Failure("what is left out makes no difference")
+    roles = Counter(group.role for group in order)
+    return f"{', '.join(f'{n} {role}' for role, n in roles.items())}, {max(gaps):.0e}"
+
+
+def _cut(graph: Graph, group: Group, gone: torch.Tensor, change: Callable[..., object]) -> None:
+    region = transport(graph, graph[group.value.name], Kind.PERMUTATION, axes=group.axes)
+    assert isinstance(region, Region)
+    change(graph, region, group.coordinates(~gone))
 
 
 def runs_on_onnxruntime(graph: Graph, flat: list[Any]) -> str:

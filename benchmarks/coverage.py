@@ -1,6 +1,6 @@
 """Every model family of ``transformers`` through the whole line; writes results/coverage.md.
 
-    python benchmarks/coverage.py [FAMILY ...] [--resume] [--failed] [--workers 1]
+    python benchmarks/coverage.py [FAMILY ...] [--resume] [--failed] [--workers 1] [--only width]
 
 Each family is built small, with random weights, in a process of its own that has a limit of time
 and of memory, so that none stops the others. What is done is kept in a file of the temporary
@@ -21,7 +21,7 @@ import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,7 +36,7 @@ from rich.progress import track
 from rich.table import Table
 from verdicts import Row, markdown, shares
 
-RESULTS = Path(__file__).parent / "results" / "coverage.md"
+RESULTS = Path(__file__).parent / "results"
 KEPT = Path(tempfile.gettempdir()) / "regauge-coverage.jsonl"
 SECONDS, BYTES = 120, 6 << 30  # of CPU time, and of memory beyond what is there at the start
 
@@ -51,7 +51,7 @@ class Running:
     start: float = field(default_factory=time.monotonic)
 
 
-def examine(name: str, pipe: Connection) -> None:
+def examine(name: str, asked: Sequence[str], pipe: Connection) -> None:
     """In the process of one family: send each column's verdict, or why there is no model."""
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -62,11 +62,11 @@ def examine(name: str, pipe: Connection) -> None:
         pipe.send(("built", False, columns.reason(error)))
         return
     pipe.send(("built", True, ""))
-    for verdict in columns.check(example.model, example.kwargs):
+    for verdict in columns.check(example.model, example.kwargs, asked):
         pipe.send(verdict)
 
 
-def run(names: list[str], workers: int) -> Iterator[Row]:
+def run(names: list[str], asked: Sequence[str], workers: int) -> Iterator[Row]:
     """The rows of these families, in the order in which they end."""
     context = multiprocessing.get_context("fork")  # all that a family needs is imported already
     waiting, running = list(names), list[Running]()
@@ -74,18 +74,18 @@ def run(names: list[str], workers: int) -> Iterator[Row]:
         while waiting and len(running) < workers:
             receive, send = context.Pipe(duplex=False)
             row = Row(waiting.pop(0))
-            process = context.Process(target=examine, args=(row.name, send), daemon=True)
+            process = context.Process(target=examine, args=(row.name, asked, send), daemon=True)
             process.start()
             send.close()
             running.append(Running(row, process, receive))
         multiprocessing.connection.wait([one.pipe for one in running], timeout=1)
         for one in list(running):
-            if _ended(one):
+            if _ended(one, asked):
                 running.remove(one)
                 yield one.row
 
 
-def _ended(one: Running) -> bool:
+def _ended(one: Running, asked: Sequence[str]) -> bool:
     """Take in what a family has sent; says whether that was all."""
     try:
         while one.pipe.poll():
@@ -98,7 +98,7 @@ def _ended(one: Running) -> bool:
         over = False
     one.process.join()
     one.row.seconds = round(time.monotonic() - one.start, 1)
-    one.row.end(_death(one.process.exitcode, over), columns.COLUMNS)
+    one.row.end(_death(one.process.exitcode, over), asked)
     return True
 
 
@@ -124,13 +124,13 @@ def read_kept(path: Path) -> dict[str, Row]:
     return {row.name: row for row in (Row(**json.loads(line)) for line in lines)}
 
 
-def table(rows: list[Row]) -> Table:
+def table(rows: list[Row], asked: Sequence[str]) -> Table:
     """What is printed: a mark for each column, and the first reason of those that do not hold."""
-    shown = Table("family", *columns.COLUMNS, box=None)
+    shown = Table("family", *asked, box=None)
     shown.add_column("reason", no_wrap=True, overflow="ellipsis")
     for row in rows:
-        marks = [row.mark(column) for column in columns.COLUMNS]
-        shown.add_row(row.name, *marks, row.reason(columns.COLUMNS))
+        marks = [row.mark(column) for column in asked]
+        shown.add_row(row.name, *marks, row.reason(asked))
     return shown
 
 
@@ -140,29 +140,32 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     parser.add_argument("--failed", action="store_true", help="run what did not pass once more")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time")
+    parser.add_argument("--only", choices=columns.COLUMNS[1:], help="of the columns but this one")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.disable(logging.ERROR)
+    chosen = columns.COLUMNS if options.only is None else (columns.COLUMNS[0], options.only)
     asked = options.families or [*families.names(), *blocks.names()]
     rows = read_kept(KEPT) if options.resume or options.failed else {}
     if options.failed:
-        rows = {name: row for name, row in rows.items() if row.passes(columns.COLUMNS)}
+        rows = {name: row for name, row in rows.items() if row.passes(chosen)}
     warm_up()
     todo = [name for name in asked if name not in rows]
     KEPT.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows.values()))
     with KEPT.open("a") as kept:
-        for row in track(run(todo, options.workers), "families", len(todo), transient=True):
+        for row in track(run(todo, chosen, options.workers), "families", len(todo), transient=True):
             rows[row.name] = row
             kept.write(json.dumps(asdict(row)) + "\n")
             kept.flush()
     done = [rows[name] for name in sorted(asked)]
     console = Console()
-    console.print(table(done))
-    console.print(*shares(done, columns.COLUMNS), sep="\n")
+    console.print(table(done, chosen))
+    console.print(*shares(done, chosen), sep="\n")
     if not options.families:
         head = f"{datetime.date.today()}, {families.versions()}, {blocks.version()}."
-        RESULTS.write_text(markdown(done, columns.COLUMNS, head))
+        page = "coverage" if options.only is None else f"coverage-{options.only}"
+        (RESULTS / f"{page}.md").write_text(markdown(done, chosen, head))
 
 
 if __name__ == "__main__":

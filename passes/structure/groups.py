@@ -116,8 +116,13 @@ def groups(
     found: list[Group] = []
     stopped: list[tuple[Node, Blocked]] = []
     attended: set[Node] = set()
+    held: dict[Role, set[Node]] = {role: set() for role in ROLES}
 
     def look(site: Site, role: Role, region: Region | Blocked) -> None:
+        if site.value in held[role]:
+            return  # several attentions hold the same: heads that share a bias of positions, say
+        if isinstance(region, Region):
+            held[role] |= region.actions.keys()
         if isinstance(region, Region) and (ways := units(graph, region)):
             found.append(Group(site.value, site.axes, role, ways[0], region))
             return

@@ -375,3 +375,17 @@ def test_a_stream_is_turned_to_its_principal_axes_and_sliced() -> None:
         assert list(small.params["o"].shape) == [3, 4]
         errors.append(reports[-1].damage)
     assert errors[0] > 0.1 and errors[1] < 1e-6
+
+
+def test_heads_that_share_a_bias_of_positions_are_one_group(
+    zoo_model: Callable[[str], ZooModel],
+) -> None:
+    zoo = zoo_model("t5_encoder")
+    graph = rg.trace(zoo.model, zoo.args, zoo.kwargs)
+    context = Context(inputs=flatten(graph, zoo.args, zoo.kwargs))
+    found, _ = groups(graph, ("heads",))
+    assert 0 < len(found) < sum(n.op == "scaled_dot_product_attention" for n in graph.nodes)
+    options = Prune(0.5, roles=("heads",), score="magnitude", recover=False)
+    small, remarks = options(graph, context)
+    assert [remark.applied for remark in remarks].count(True) == len(found) + 1
+    assert execute(small, context.inputs)[0].shape == execute(graph, context.inputs)[0].shape
