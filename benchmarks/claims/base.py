@@ -124,6 +124,11 @@ def digits_resnet() -> Subject:
     return _digits("ResNet", zoo.digits_resnet())
 
 
+def digits_mobilenet() -> Subject:
+    """A MobileNetV2 of 79k parameters: accuracy."""
+    return _digits("MobileNetV2", zoo.digits_mobilenet())
+
+
 def _digits(name: str, model: torch.nn.Module) -> Subject:
     data = zoo.digits()
     calibration = [[part] for part in data.train[:256].split(32)]

@@ -5,6 +5,7 @@
     whisper()           Whisper tiny.en; whisper_encoder() is its pre-LN encoder
     digits_vit()        a pre-LN vision transformer, trained on scikit-learn's digits in seconds
     digits_resnet()     a residual network of convolutions, trained on the same
+    digits_mobilenet()  inverted residuals with depthwise convolutions (MobileNetV2), likewise
     text_windows()      windows of the Python documentation, calibration apart from evaluation
     whisper_features()  log-mel input from recordings, calibration apart from evaluation
     perplexity(), accuracy(), relative_l2()   what to measure on them
@@ -13,7 +14,16 @@
 blocks of 32): they say nothing about 4-bit quantization in blocks of 32.
 """
 
-from .digits import Digits, DigitsResNet, DigitsViT, digits, digits_resnet, digits_vit
+from .digits import (
+    Digits,
+    DigitsMobileNet,
+    DigitsResNet,
+    DigitsViT,
+    digits,
+    digits_mobilenet,
+    digits_resnet,
+    digits_vit,
+)
 from .measures import accuracy, perplexity, relative_l2
 from .packages import Split
 from .speech import transcribe, whisper, whisper_encoder, whisper_features
@@ -21,11 +31,13 @@ from .text import minilm, smollm2, text_windows
 
 __all__ = [
     "Digits",
+    "DigitsMobileNet",
     "DigitsResNet",
     "DigitsViT",
     "Split",
     "accuracy",
     "digits",
+    "digits_mobilenet",
     "digits_resnet",
     "digits_vit",
     "minilm",
