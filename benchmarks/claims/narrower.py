@@ -6,17 +6,14 @@ of what enters and leaves (ShortGPT). Ours has as many products left as the peer
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import zoo
-from base import Figures, Subject, publish, smollm2
+from base import Figures, Subject, latencies, publish, smollm2
 from slicing import slicegpt
 
 import regauge as rg
-from regauge.backends.base import target
 from regauge.ir import Graph
 from regauge.passes import DropLayers, Prune
 from regauge.passes.structure.costs import Costs
@@ -50,7 +47,7 @@ def measure() -> Figures:
     graphs["ours, shallower"] = subject.after([bridged])
     quality = {name: subject.quality(graph) for name, graph in graphs.items()}
     print(quality, flush=True)
-    times = _latencies(graphs, inputs)
+    times = latencies(graphs, inputs, ROUNDS)
     first = Costs(subject.graph, [], inputs)
     rows: list[list[Any]] = []
     for name, graph in graphs.items():
@@ -77,18 +74,6 @@ def _sliced(subject: Subject) -> Graph:
         sliced = slicegpt(model, batches, KEPT, normalized=normalized)
         found.append(rg.trace(sliced, (), {"input_ids": batches[0]}))
     return min(found, key=subject.quality)
-
-
-def _latencies(graphs: dict[str, Graph], inputs: Sequence[torch.Tensor]) -> dict[str, float]:
-    """Seconds of each, interleaved."""
-    runs = {name: target("onnxruntime").lower(g, threads=1) for name, g in graphs.items()}
-    times = dict.fromkeys(runs, float("inf"))
-    for _ in range(ROUNDS):
-        for name, run in runs.items():
-            start = time.process_time()
-            run(list(inputs))
-            times[name] = min(times[name], time.process_time() - start)
-    return times
 
 
 if __name__ == "__main__":

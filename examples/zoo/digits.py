@@ -41,10 +41,10 @@ class _Block(nn.Module):
         self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, tokens, width = x.shape
-        qkv = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, width // self.heads)
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, -1)
         mixed = F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4))  # (B, h, T, d)
-        x = x + self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, tokens, -1))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
 

@@ -274,6 +274,22 @@ def graph(x: f64[64, 4], *, a: f64[8, 4], m: f64[8, 8], o: f64[2, 8]):
     assert kept["k/hidden"] < kept["h/hidden"]
 
 
+def test_a_solver_takes_groups_of_different_sizes() -> None:
+    text = """
+def graph(x: f64[64, 4], *, a: f64[3, 4], m: f64[8, 3], o: f64[2, 8]):
+    h: f64[64, 3] = linear(x, a)
+    z: f64[64, 3] = relu(h)
+    k: f64[64, 8] = linear(z, m)
+    l: f64[64, 8] = relu(k)
+    y: f64[64, 2] = linear(l, o)
+    return y
+"""
+    graph, inputs = filled(text)
+    step = Prune(0.3, "parameters", ("hidden",), solver=DynamicProgramming(), recover=False)
+    smaller, _ = step(graph, context(inputs))
+    assert count(smaller) <= 0.7 * count(graph)
+
+
 def test_a_budget_of_latency_is_asked_for_by_the_units_that_stay() -> None:
     graph, inputs = filled(HIDDEN)
 
@@ -292,6 +308,22 @@ def test_what_stays_is_a_multiple_of_what_kernels_need() -> None:
     )
     assert smaller["h"].shape == (64, 4)
     assert "a multiple of 4 channels stays of each group" in remarks[-1].text
+
+
+def test_what_multiples_leave_of_a_budget_is_spent() -> None:
+    text = """
+def graph(x: f64[64, 4], *, a: f64[8, 4], m: f64[8, 8], o: f64[2, 8]):
+    h: f64[64, 8] = linear(x, a)
+    z: f64[64, 8] = relu(h)
+    k: f64[64, 8] = linear(z, m)
+    l: f64[64, 8] = relu(k)
+    y: f64[64, 2] = linear(l, o)
+    return y
+"""
+    graph, inputs = filled(text)
+    step = Prune(0.3, "parameters", ("hidden",), "magnitude", multiple=4)
+    smaller, _ = step(graph, context(inputs))
+    assert count(graph) == 112 and count(smaller) == 72  # of 78; 40 where both groups lose half
 
 
 # -- what is refused -----------------------------------------------------------------------------

@@ -1,0 +1,184 @@
+"""Channels left out of vision models, beside Torch-Pruning: accuracy against latency.
+
+Needs Torch-Pruning, in an environment of its own that sees this one's packages:
+``pip install --no-deps torch-pruning==1.6.1``. It is run in this process and no part of the product.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import zoo
+from base import Figures, Subject, latencies, publish
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from vision import EXACT, IMAGES, STEPS, learned, models, products
+
+import regauge as rg
+from regauge.ir import Graph
+from regauge.passes import Prune
+from regauge.passes.allocation.solvers import DynamicProgramming
+from regauge.passes.structure.groups import ROLES
+
+PARTS = (0.25, 0.5, 0.7)
+MULTIPLE = 16
+ROUNDS = 40
+MODES = {
+    "uniform": {"global_pruning": False},
+    "global": {"global_pruning": True},
+    "isomorphic": {"global_pruning": True, "isomorphic": True},
+}
+SAYS = "{subject}"
+
+
+def peer() -> Any:
+    """Torch-Pruning, whose name is that of this script."""
+    here = str(Path(__file__).parent)
+    places, own = list(sys.path), sys.modules.pop("torch_pruning", None)
+    sys.path[:] = [place for place in places if str(Path(place or ".").resolve()) != here]
+    try:
+        return importlib.import_module("torch_pruning")
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            "Torch-Pruning is not installed\n"
+            "  do  pip install --no-deps torch-pruning==1.6.1, in an environment of its own that "
+            "sees the packages of this one"
+        ) from error
+    finally:
+        sys.path[:] = places
+        if own is not None:
+            sys.modules["torch_pruning"] = own
+
+
+def ours(subject: Subject, part: float, *, solver: bool) -> Graph:
+    step = Prune(
+        part, "macs", ROLES, multiple=MULTIPLE, solver=DynamicProgramming() if solver else None
+    )
+    return subject.after([*EXACT, step])
+
+
+class Peer:
+    """Torch-Pruning on a model: the smallest ratio with which a budget of products holds."""
+
+    def __init__(self, package: Any, model: nn.Module, subject: Subject) -> None:
+        self.package, self.model, self.subject = package, model, subject
+        self.inputs = subject.calibration[0][0]
+        self.whole = _macs(model, self.inputs)
+        data = zoo.digits()
+        parts = zip(data.train[:256].split(32), data.train_labels[:256].split(32), strict=True)
+        learning = copy.deepcopy(model).requires_grad_(True)
+        for images, labels in parts:
+            F.cross_entropy(learning(images), labels).backward()
+        self.gradients = [param.grad for param in learning.parameters()]
+
+    def best(self, score: str, part: float, multiple: int | None) -> tuple[str, Graph | None]:
+        """The most accurate of its ways to spread a ratio over layers, before any learning."""
+        found: list[tuple[float, str, Graph]] = []
+        for mode in MODES:
+            model = self._within(score, part, mode, multiple)
+            if model is not None:
+                graph = self.subject.after(EXACT, rg.trace(model, (self.inputs,)))
+                found.append((self.subject.quality(graph), mode, graph))
+        if not found:
+            return "fails", None
+        _, mode, graph = max(found, key=lambda one: one[0])
+        return mode, graph
+
+    def _within(self, score: str, part: float, mode: str, multiple: int | None) -> nn.Module | None:
+        low, high, best = 0.0, 1.0, None
+        for _ in range(9):
+            middle = (low + high) / 2
+            model = self._pruned(score, middle, mode, multiple)
+            if model is None or _macs(model, self.inputs) <= (1 - part) * self.whole:
+                high, best = middle, model or best
+            else:
+                low = middle
+        return best
+
+    def _pruned(self, score: str, ratio: float, mode: str, multiple: int | None) -> nn.Module | None:
+        """``None`` where what it leaves does not run."""
+        model: Any = copy.deepcopy(self.model).requires_grad_(True)
+        for param, gradient in zip(model.parameters(), self.gradients, strict=True):
+            param.grad = gradient
+        heads = {block.qkv: block.heads for block in model.blocks if hasattr(block, "qkv")}
+        importance = getattr(self.package.importance, score)()
+        try:
+            pruner = self.package.pruner.BasePruner(
+                model,
+                self.inputs,
+                importance=importance,
+                pruning_ratio=ratio,
+                ignored_layers=[model.head],
+                num_heads=heads,
+                round_to=multiple,
+                **MODES[mode],
+            )
+            pruner.step()
+            model.requires_grad_(False)(self.inputs)
+        except (RuntimeError, ValueError, IndexError, ZeroDivisionError):
+            return None
+        return model
+
+
+def _macs(model: nn.Module, inputs: torch.Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(inputs)
+    return counter.get_total_flops() // 2
+
+
+def measure() -> Figures:
+    package = peer()
+    rows: list[list[Any]] = []
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "ViT": zoo.digits_vit,
+        "MobileNetV2": zoo.digits_mobilenet,
+    }
+    titles: list[str] = []
+    for name, subject in models().items():
+        titles.append(subject.title)
+        other = Peer(package, makers[name](), subject)
+        graphs: dict[tuple[float, str], Graph] = {(0.0, "whole"): subject.after(EXACT)}
+        for part in PARTS:
+            graphs[part, "Prune"] = ours(subject, part, solver=False)
+            graphs[part, "Prune, solver"] = ours(subject, part, solver=True)
+            for score in ("GroupMagnitude", "GroupTaylor"):
+                for multiple in (MULTIPLE, None):
+                    mode, graph = other.best(f"{score}Importance", part, multiple)
+                    way = f"TP {score}, {mode}" + (f", {multiple}" if multiple else "")
+                    print(name, part, way, flush=True)
+                    if graph is not None:
+                        graphs[part, way] = graph
+        times = latencies(graphs, subject.calibration[0], ROUNDS)
+        for (part, way), graph in graphs.items():
+            left = products(subject, graph)
+            latency = times[part, way] / times[0.0, "whole"]
+            after = subject.quality(learned(subject, graph)) if part else ""
+            gain = (1 - latency) / (1 - left) if part else ""
+            rows.append([name, way, left, latency, gain, subject.quality(graph), after])
+            print(rows[-1], flush=True)
+    return Figures(rows, {"subject": "; ".join(titles), "images": IMAGES, "steps": STEPS})
+
+
+if __name__ == "__main__":
+    publish(
+        "torch_pruning",
+        "Channels left out of vision models, beside Torch-Pruning",
+        SAYS,
+        (
+            "model",
+            "way",
+            "products",
+            "latency",
+            "latency won per product",
+            "accuracy",
+            "after learning",
+        ),
+        measure,
+    )
