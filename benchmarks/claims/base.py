@@ -134,20 +134,16 @@ def minilm(windows: int = 32, judged: int = 16) -> Subject:
 
 def digits_vit() -> Subject:
     """A pre-LN vision transformer of 203k parameters: accuracy."""
-    return _digits("ViT", zoo.digits_vit())
+    return of_digits("ViT", zoo.digits_vit())
 
 
 def digits_resnet() -> Subject:
     """A residual network of 78k parameters: accuracy."""
-    return _digits("ResNet", zoo.digits_resnet())
+    return of_digits("ResNet", zoo.digits_resnet())
 
 
-def digits_mobilenet() -> Subject:
-    """A MobileNetV2 of 79k parameters: accuracy."""
-    return _digits("MobileNetV2", zoo.digits_mobilenet())
-
-
-def _digits(name: str, model: torch.nn.Module) -> Subject:
+def of_digits(name: str, model: torch.nn.Module) -> Subject:
+    """A classifier of scikit-learn's digits that was trained on them: accuracy."""
     data = zoo.digits()
     calibration = [[part] for part in data.train[:256].split(32)]
     count = len(data.test) // 32 * 32

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import zoo
 from base import Figures, Subject, latencies, publish, smollm2
 from slicing import slicegpt

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 import zoo
-from base import Subject, digits_mobilenet, digits_vit
+from base import Subject
 
 from regauge.ir import Graph
 from regauge.passes import CenterResidual, Distill, FoldBatchNorm, FoldNormAffine, Pass
@@ -17,10 +17,6 @@ from regauge.passes.structure.costs import Costs
 IMAGES = 1408  # to learn from, without labels
 STEPS = 100
 EXACT: tuple[Pass, ...] = (FoldBatchNorm(), FoldNormAffine(), CenterResidual())  # all may go then
-
-
-def models() -> dict[str, Subject]:
-    return {"ViT": digits_vit(), "MobileNetV2": digits_mobilenet()}
 
 
 def learned(subject: Subject, graph: Graph, steps: int = STEPS) -> Graph:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -20,6 +20,7 @@ from regauge.passes.manager import difference
 from regauge.passes.structure.costs import Costs
 from regauge.passes.structure.elimination import Elimination, order_of_elimination
 from regauge.passes.structure.groups import ROLES, Role, groups, readers
+from regauge.passes.structure.width import importance
 from regauge.passes.structure.width.importance import Activation, Importance, Magnitude, Taylor
 from regauge.passes.structure.width.prune import Measure, Prune
 
@@ -207,6 +208,21 @@ def test_the_score_by_gradients_is_what_a_linear_network_loses() -> None:
         less.store["o"] = value
         lost = (execute(less, inputs)[0] - whole).square().sum() / whole.square().sum()
         assert float(score[unit]) == pytest.approx(float(lost), rel=0.25)
+
+
+def test_against_its_own_outputs_a_network_has_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why outputs are disturbed: the error from them has none at the outputs themselves (A70)."""
+    graph, inputs = filled(HIDDEN)
+    found = groups(graph, ("hidden",))[0]
+    own = execute(graph, inputs)
+
+    def undisturbed(outputs: Sequence[torch.Tensor], *_: object) -> list[torch.Tensor]:
+        return [2 * (now - then) for now, then in zip(outputs, own, strict=True)]
+
+    disturbed = Taylor(absolute=True).of(graph, found, context(inputs))[0]
+    monkeypatch.setattr(importance, "seeds", undisturbed)
+    plain = Taylor(absolute=True).of(graph, found, context(inputs))[0]
+    assert float(plain.max()) == 0 < float(disturbed.min())
 
 
 @pytest.mark.parametrize("score", [Magnitude(), Activation(), Taylor(absolute=True)], ids=str)

@@ -1,25 +1,24 @@
 """Channels left out of vision models, beside Torch-Pruning: accuracy against latency.
 
 Needs Torch-Pruning, in an environment of its own that sees this one's packages:
-``pip install --no-deps torch-pruning==1.6.1``. It is run in this process and no part of the product.
+``pip install --no-deps torch-pruning==1.6.1``. It is no part of the product.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib
-import sys
-from collections.abc import Callable
-from pathlib import Path
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import zoo
-from base import Figures, Subject, latencies, publish
+from base import Figures, Subject, latencies, of_digits, publish
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from vision import EXACT, IMAGES, STEPS, learned, models, products
+from vision import EXACT, IMAGES, STEPS, learned, products
 
 import regauge as rg
 from regauge.ir import Graph
@@ -27,6 +26,10 @@ from regauge.passes import Prune
 from regauge.passes.allocation.solvers import DynamicProgramming
 from regauge.passes.structure.groups import ROLES
 
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "ViT": zoo.digits_vit,
+    "MobileNetV2": zoo.digits_mobilenet,
+}
 PARTS = (0.25, 0.5, 0.7)
 MULTIPLE = 16
 ROUNDS = 40
@@ -35,14 +38,11 @@ MODES = {
     "global": {"global_pruning": True},
     "isomorphic": {"global_pruning": True, "isomorphic": True},
 }
+TRIED = ((("Magnitude",), MULTIPLE), (("Taylor",), MULTIPLE), (("Magnitude", "Taylor"), None))
 SAYS = "{subject}"
 
 
 def peer() -> Any:
-    """Torch-Pruning, whose name is that of this script."""
-    here = str(Path(__file__).parent)
-    places, own = list(sys.path), sys.modules.pop("torch_pruning", None)
-    sys.path[:] = [place for place in places if str(Path(place or ".").resolve()) != here]
     try:
         return importlib.import_module("torch_pruning")
     except ModuleNotFoundError as error:
@@ -51,10 +51,6 @@ def peer() -> Any:
             "  do  pip install --no-deps torch-pruning==1.6.1, in an environment of its own that "
             "sees the packages of this one"
         ) from error
-    finally:
-        sys.path[:] = places
-        if own is not None:
-            sys.modules["torch_pruning"] = own
 
 
 def ours(subject: Subject, part: float, *, solver: bool) -> Graph:
@@ -70,7 +66,7 @@ class Peer:
     def __init__(self, package: Any, model: nn.Module, subject: Subject) -> None:
         self.package, self.model, self.subject = package, model, subject
         self.inputs = subject.calibration[0][0]
-        self.whole = _macs(model, self.inputs)
+        self.whole = _macs(model, self.inputs[:1])
         data = zoo.digits()
         parts = zip(data.train[:256].split(32), data.train_labels[:256].split(32), strict=True)
         learning = copy.deepcopy(model).requires_grad_(True)
@@ -78,50 +74,57 @@ class Peer:
             F.cross_entropy(learning(images), labels).backward()
         self.gradients = [param.grad for param in learning.parameters()]
 
-    def best(self, score: str, part: float, multiple: int | None) -> tuple[str, Graph | None]:
-        """The most accurate of its ways to spread a ratio over layers, before any learning."""
-        found: list[tuple[float, str, Graph]] = []
-        for mode in MODES:
+    def best(
+        self, scores: Sequence[str], part: float, multiple: int | None
+    ) -> tuple[str, Graph | None]:
+        """The most accurate of its scores and ways to spread a ratio, before any learning."""
+        found: list[tuple[float, str, nn.Module]] = []
+        for score, mode in itertools.product(scores, MODES):
             model = self._within(score, part, mode, multiple)
             if model is not None:
-                graph = self.subject.after(EXACT, rg.trace(model, (self.inputs,)))
-                found.append((self.subject.quality(graph), mode, graph))
+                data = zoo.digits()
+                accuracy = zoo.accuracy(model, data.test, data.test_labels)
+                found.append((accuracy, f"{score}, {mode}", model))
         if not found:
             return "fails", None
-        _, mode, graph = max(found, key=lambda one: one[0])
-        return mode, graph
+        _, way, model = max(found, key=lambda one: one[0])
+        return way, self.subject.after(EXACT, rg.trace(model, (self.inputs,)))
 
     def _within(self, score: str, part: float, mode: str, multiple: int | None) -> nn.Module | None:
         low, high, best = 0.0, 1.0, None
-        for _ in range(9):
+        for _ in range(8):
             middle = (low + high) / 2
             model = self._pruned(score, middle, mode, multiple)
-            if model is None or _macs(model, self.inputs) <= (1 - part) * self.whole:
+            if model is None or _macs(model, self.inputs[:1]) <= (1 - part) * self.whole:
                 high, best = middle, model or best
             else:
                 low = middle
         return best
 
-    def _pruned(self, score: str, ratio: float, mode: str, multiple: int | None) -> nn.Module | None:
+    def _pruned(
+        self, score: str, ratio: float, mode: str, multiple: int | None
+    ) -> nn.Module | None:
         """``None`` where what it leaves does not run."""
         model: Any = copy.deepcopy(self.model).requires_grad_(True)
         for param, gradient in zip(model.parameters(), self.gradients, strict=True):
             param.grad = gradient
         heads = {block.qkv: block.heads for block in model.blocks if hasattr(block, "qkv")}
-        importance = getattr(self.package.importance, score)()
+        importance = getattr(self.package.importance, f"Group{score}Importance")()
+        loose = [(getattr(model, name), 2) for name in ("token", "positions") if heads]
         try:
             pruner = self.package.pruner.BasePruner(
                 model,
-                self.inputs,
+                self.inputs[:1],
                 importance=importance,
                 pruning_ratio=ratio,
                 ignored_layers=[model.head],
                 num_heads=heads,
                 round_to=multiple,
+                unwrapped_parameters=loose,
                 **MODES[mode],
             )
             pruner.step()
-            model.requires_grad_(False)(self.inputs)
+            model.requires_grad_(False)(self.inputs[:1])
         except (RuntimeError, ValueError, IndexError, ZeroDivisionError):
             return None
         return model
@@ -136,25 +139,22 @@ def _macs(model: nn.Module, inputs: torch.Tensor) -> int:
 def measure() -> Figures:
     package = peer()
     rows: list[list[Any]] = []
-    makers: dict[str, Callable[[], nn.Module]] = {
-        "ViT": zoo.digits_vit,
-        "MobileNetV2": zoo.digits_mobilenet,
-    }
     titles: list[str] = []
-    for name, subject in models().items():
+    for name, make in MODELS.items():
+        model = make()
+        subject = of_digits(name, model)
         titles.append(subject.title)
-        other = Peer(package, makers[name](), subject)
+        other = Peer(package, model, subject)
         graphs: dict[tuple[float, str], Graph] = {(0.0, "whole"): subject.after(EXACT)}
         for part in PARTS:
             graphs[part, "Prune"] = ours(subject, part, solver=False)
             graphs[part, "Prune, solver"] = ours(subject, part, solver=True)
-            for score in ("GroupMagnitude", "GroupTaylor"):
-                for multiple in (MULTIPLE, None):
-                    mode, graph = other.best(f"{score}Importance", part, multiple)
-                    way = f"TP {score}, {mode}" + (f", {multiple}" if multiple else "")
-                    print(name, part, way, flush=True)
-                    if graph is not None:
-                        graphs[part, way] = graph
+            for scores, multiple in TRIED:
+                way, graph = other.best(scores, part, multiple)
+                way = f"Torch-Pruning: {way}" + ("" if multiple else ", not rounded")
+                print(name, part, way, flush=True)
+                if graph is not None:
+                    graphs[part, way] = graph
         times = latencies(graphs, subject.calibration[0], ROUNDS)
         for (part, way), graph in graphs.items():
             left = products(subject, graph)
@@ -168,7 +168,7 @@ def measure() -> Figures:
 
 if __name__ == "__main__":
     publish(
-        "torch_pruning",
+        "depgraph",
         "Channels left out of vision models, beside Torch-Pruning",
         SAYS,
         (
