@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,9 +67,8 @@ class LatencyTable:
         """The time with so many units of each group, by name; all units of those not named stay."""
         axes = [np.asarray(points, dtype=np.float64) for points in self.grid.values()]
         # Without a fill value the outermost slopes go on beyond the grid.
-        look = RegularGridInterpolator(
-            axes, self.times.numpy(), bounds_error=False, fill_value=None
-        )
+        beyond: Any = {"bounds_error": False, "fill_value": None}
+        look = RegularGridInterpolator(axes, self.times.numpy(), **beyond)
         points = [
             [kept.get(block[role], self.grid[role][-1]) for role in self.grid]
             for block in self.blocks
