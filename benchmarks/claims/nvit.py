@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from base import Figures, Subject, digits_vit, latencies, publish
@@ -24,7 +25,7 @@ GRID: Mapping[Role, Sequence[int]] = {
     "values": (4, 16),
     "hidden": (32, 256),
 }
-REMOVED, STEPS, TURNS, ROUNDS = 0.5, 200, 4, 40
+REMOVED, STEPS, TURNS, ROUNDS = 0.5, 120, 4, 100
 SAYS = "{subject}"
 
 
@@ -33,43 +34,35 @@ def measure() -> Figures:
     graph = subject.after(EXACT)
     table = measured(subject, graph)
     print(table.times.flatten().tolist(), flush=True)
-    whole = {group.name: group.count for group in groups(graph)[0]}
     step = Prune(REMOVED, "latency", ROLES, Taylor(), multiple=8, latency=table, recover=False)
-    solver = DynamicProgramming()
-    ways: dict[str, Prune] = {
-        "uniform": step,
-        "uniform, made up": replace(step, recover=True),
-        "one shot": replace(step, solver=solver),
-        "one shot, made up": replace(step, solver=solver, recover=True),
-    }
-    graphs: dict[str, Graph] = {"whole": graph}
-    after: dict[str, Graph] = {}
-    for way, prune in ways.items():
-        graphs[way] = subject.after([prune], graph)
-        after[way] = learned(subject, graphs[way], STEPS)
-    for way in ("one shot", "one shot, made up"):
-        name = way.replace("one shot", f"{TURNS} rounds")
-        graphs[name] = rounds(subject, graph, ways[way], learning=False)
-        after[name] = rounds(subject, graph, ways[way], learning=True)
-    # What learned in between has lost other units, so its latency is its own.
-    timed = graphs | {f"{way}, learned": found for way, found in after.items()}
+    solved = replace(step, solver=DynamicProgramming())
+    ways: dict[str, Prune] = {"uniform": step, "one shot": solved}
+    ways |= {f"{way}, made up": replace(prune, recover=True) for way, prune in ways.items()}
+    graphs = {way: subject.after([prune], graph) for way, prune in ways.items()}
+    taught = {way: learned(subject, found, STEPS) for way, found in graphs.items()}
+    for made_up in (False, True):
+        prune = replace(solved, recover=made_up)
+        way = f"{TURNS} rounds" + ", made up" * made_up
+        graphs[way] = rounds(subject, graph, prune, learning=False)
+        taught[way] = learned(subject, graphs[way], STEPS)
+        taught[f"{way}, learning after each"] = rounds(subject, graph, prune, learning=True)
+    pruned = {"whole": graph, **graphs}
+    timed = pruned | {way: found for way, found in taught.items() if way not in pruned}
     times = latencies(timed, subject.calibration[0], ROUNDS)
+    whole = table(counts(graph, table))
     rows: list[list[Any]] = []
-    for way, found in graphs.items():
-        kept = {group.name: group.count for group in groups(found)[0]}
-        taught = after.get(way)
+    for way, found in timed.items():
         rows.append(
             [
                 way,
                 products(subject, found),
-                table(kept) / table(whole),
+                table(counts(found, table)) / whole,
                 times[way] / times["whole"],
-                times[f"{way}, learned"] / times["whole"] if taught else "",
-                subject.quality(found),
-                subject.quality(taught) if taught else "",
+                subject.quality(pruned[way]) if way in pruned else "",
+                subject.quality(taught[way]) if way in taught else "",
             ]
         )
-        print(rows[-1], kept, flush=True)
+        print(rows[-1], counts(found, table), flush=True)
     facts = {"subject": subject.title, "points": table.times.numel(), "images": IMAGES}
     return Figures(rows, facts | {"steps": STEPS, "rounds": TURNS})
 
@@ -89,16 +82,29 @@ def measured(subject: Subject, graph: Graph) -> LatencyTable:
     return LatencyTable.measured(GRID, times, found)
 
 
+def _time(table: LatencyTable, rest: Mapping[str, int], kept: Mapping[str, int]) -> float:
+    return table({**rest, **kept})
+
+
+def counts(graph: Graph, table: LatencyTable) -> dict[str, int]:
+    """How many units each group has; one of which one is left is none that could lose any."""
+    left = {name: 1 for block in table.blocks for name in block.values()}
+    return left | {group.name: group.count for group in groups(graph)[0]}
+
+
 def _kept(role: Role, count: int, of: int) -> Prune:
     return Prune(1 - count / of, roles=(role,), score="magnitude", recover=False)
 
 
 def rounds(subject: Subject, graph: Graph, prune: Prune, *, learning: bool) -> Graph:
     """To the same latency in equal parts, scored anew each time; with learning after each."""
-    assert isinstance(prune.latency, LatencyTable)
+    table = prune.latency
+    assert isinstance(table, LatencyTable)
     left = [1 - REMOVED * turn / TURNS for turn in range(TURNS + 1)]
     for before, then in itertools.pairwise(left):
-        graph = subject.after([replace(prune, remove=1 - then / before)], graph)
+        now = counts(graph, table)
+        step = replace(prune, remove=1 - then / before, latency=partial(_time, table, now))
+        graph = subject.after([step], graph)
         if learning:
             graph = learned(subject, graph, STEPS // TURNS)
     return graph
@@ -114,9 +120,8 @@ if __name__ == "__main__":
             "products",
             "latency, by the table",
             "latency",
-            "learned: latency",
             "accuracy",
-            "learned: accuracy",
+            "after learning",
         ),
         measure,
     )

@@ -15,7 +15,7 @@ from regauge.passes.structure.groups import Role
 from regauge.passes.structure.width.importance import Importance, Taylor
 
 INSIDE: tuple[Role, ...] = ("hidden", "keys", "values")
-STEPS = 200
+STEPS = 120
 SCORES: dict[str, Importance | str] = {
     "disturbed Taylor": Taylor(absolute=True),
     "magnitude": "magnitude",
