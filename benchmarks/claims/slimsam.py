@@ -15,7 +15,11 @@ from regauge.passes.structure.groups import Role
 from regauge.passes.structure.width.importance import Importance, Taylor
 
 INSIDE: tuple[Role, ...] = ("hidden", "keys", "values")
-STEPS = 120
+WAYS: dict[str, tuple[tuple[Role, ...], ...]] = {
+    "at once": (("stream", *INSIDE),),
+    "in turn": (("stream",), INSIDE),
+}
+STEPS, LONG = 120, 480
 SCORES: dict[str, Importance | str] = {
     "disturbed Taylor": Taylor(absolute=True),
     "magnitude": "magnitude",
@@ -27,35 +31,42 @@ def measure() -> Figures:
     subject = digits_vit()
     graph = subject.after(EXACT)
     whole = Costs(graph, []).parameters()
-    rows: list[list[Any]] = [["none", "", "", 1.0, subject.quality(graph), ""]]
+    rows: list[list[Any]] = [["none", "", "", 1.0, subject.quality(graph), "", ""]]
     for part in (0.5, 0.77):
         for label, score in SCORES.items():
             for recover in (False, True):
                 step = Prune(part, "units", score=score, recover=recover)
-                for way, run in (("at once", at_once), ("in turn", in_turn)):
-                    plain, taught = run(subject, graph, step)
-                    left = Costs(taught, []).parameters() / whole
+                for way, turns in WAYS.items():
+                    plain = removed(subject, graph, step, turns, 0)
+                    long = LONG if part > 0.5 and label == "disturbed Taylor" else 0
+                    after = [
+                        subject.quality(removed(subject, graph, step, turns, steps))
+                        if steps
+                        else ""
+                        for steps in (STEPS, long)
+                    ]
+                    left = Costs(plain, []).parameters() / whole
                     name = f"{label}, made up" if recover else label
-                    quality = subject.quality(plain), subject.quality(taught)
-                    rows.append([f"{100 * part:.0f} %", name, way, left, *quality])
+                    part_gone = f"{100 * part:.0f} %"
+                    rows.append([part_gone, name, way, left, subject.quality(plain), *after])
                     print(rows[-1], flush=True)
-    return Figures(rows, {"subject": subject.title, "images": IMAGES, "steps": STEPS})
+    facts = {"subject": subject.title, "images": IMAGES, "steps": STEPS, "long": LONG}
+    return Figures(rows, facts)
 
 
-def at_once(subject: Subject, graph: Graph, step: Prune) -> tuple[Graph, Graph]:
-    """Without and with learning afterwards."""
-    less = subject.after([replace(step, roles=("stream", *INSIDE))], graph)
-    return less, learned(subject, less, STEPS)
-
-
-def in_turn(subject: Subject, graph: Graph, step: Prune) -> tuple[Graph, Graph]:
-    """The same without any learning; with half of it after each removal."""
-    plain = taught = graph
-    for roles in (("stream",), INSIDE):
-        some = replace(step, roles=roles)
-        plain = subject.after([some], plain)
-        taught = learned(subject, subject.after([some], taught), STEPS // 2)
-    return plain, taught
+def removed(
+    subject: Subject,
+    graph: Graph,
+    step: Prune,
+    turns: tuple[tuple[Role, ...], ...],
+    steps: int,
+) -> Graph:
+    """The same part of each group gone, turn by turn, with equal parts of all learning after
+    each."""
+    for roles in turns:
+        graph = subject.after([replace(step, roles=roles)], graph)
+        graph = learned(subject, graph, steps // len(turns)) if steps else graph
+    return graph
 
 
 if __name__ == "__main__":
@@ -63,6 +74,6 @@ if __name__ == "__main__":
         "slimsam",
         "SlimSAM: pruning in turn with learning, and at once (A70)",
         SAYS,
-        ("units gone", "score", "way", "parameters", "accuracy", "after learning"),
+        ("units gone", "score", "way", "parameters", "accuracy", "learned", "longer"),
         measure,
     )
