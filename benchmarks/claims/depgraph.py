@@ -89,6 +89,7 @@ class Peer:
         for score, mode, multiple in itertools.product(scores, MODES, multiples):
             model = self._within(score, part, mode, multiple)
             if model is not None:
+                _estimate(model, self.subject)
                 left = _macs(model, self.inputs[:1]) / self.whole
                 accuracy = zoo.accuracy(model, data.test, data.test_labels)
                 way = f"{score}, {mode}" + (f", {multiple}" if multiple else "")
@@ -137,6 +138,19 @@ class Peer:
         except (RuntimeError, ValueError, IndexError, ZeroDivisionError):
             return None
         return model
+
+
+def _estimate(model: nn.Module, subject: Subject) -> None:
+    """Batch norms with the statistics of what they read now."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+    model.train(bool(norms))
+    with torch.no_grad():
+        for batch in subject.calibration if norms else ():
+            model(*batch)
+    model.eval()
 
 
 def _macs(model: Any, inputs: torch.Tensor) -> int:

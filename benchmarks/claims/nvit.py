@@ -26,7 +26,22 @@ GRID: Mapping[Role, Sequence[int]] = {
     "hidden": (32, 256),
 }
 REMOVED, STEPS, TURNS, ROUNDS = 0.5, 120, 4, 100
-SAYS = "{subject}"
+SAYS = (
+    "{subject}. Claimed (A74): all dimensions of a vision transformer (stream, heads, keys, "
+    "values, hidden) pruned by one gradient score, by what each takes of a latency, beat equal "
+    "pruning, and rounds beat one shot. To 0.5 of the latency, which a table says: {points} "
+    "models with equal blocks, timed on ONNX Runtime, float32, one thread, batch 32, "
+    "interpolated. Scored by `Taylor` without labels, multiples of 8 channels; *uniform* takes "
+    "the same part of each group, the others what a solver finds. *Made up*: readers make up for "
+    "what goes, by least squares (ours). Learning: {steps} steps on {images} images without "
+    "labels, to the whole model's outputs. Latency is the least of 100 interleaved runs on a "
+    "machine that others used, to some 5 %. The first half is borne out: one shot keeps 0.926 "
+    "where uniform keeps 0.384, and 0.969 against 0.946 after learning. Once readers make up for "
+    "what goes it is not, uniform keeps 0.952 against 0.929, and learning levels both. Rounds are "
+    "worth a point before learning, which is within the 352 images' error, and nothing after it. "
+    "What a solver found takes what the table says to 0.013; uniform widths run 0.05 slower than "
+    "it says, so they had no less time."
+)
 
 
 def measure() -> Figures:

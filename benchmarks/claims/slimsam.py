@@ -24,7 +24,20 @@ SCORES: dict[str, Importance | str] = {
     "disturbed Taylor": Taylor(absolute=True),
     "magnitude": "magnitude",
 }
-SAYS = "{subject}"
+SAYS = (
+    "{subject}. Claimed (A70): units of the stream out, learn, those inside of blocks (hidden, "
+    "keys, values) out, learn, is better than all at once; importance is |w g| of the error from "
+    "a disturbed output, relative to each group's mean (the undisturbed error has no gradient: "
+    "`test_against_its_own_outputs_a_network_has_no_gradient`). The same part of each group goes "
+    "either way, so both have the same parameters. *Made up*: readers make up for what goes, by "
+    "least squares (ours). *Learned*: {steps} steps in all, half of them after each removal in "
+    "turn, on {images} images without labels, to the whole model's outputs; *longer*: {long}. Not "
+    "borne out here: at once is better in seven of eight pairs, and with four times the steps as "
+    "well (0.940 against 0.903, made up 0.952 against 0.926); in turn wins by magnitude at 50 %, "
+    "by less than a point. SlimSAM also learns from the values between blocks, which here have no "
+    "counterpart once the stream is narrower, and takes far more steps. What counts at 77 % is "
+    "that readers make up for what goes: 0.872 against 0.531 after as many steps."
+)
 
 
 def measure() -> Figures:
