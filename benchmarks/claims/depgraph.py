@@ -44,7 +44,26 @@ TRIED: Sequence[tuple[Sequence[str], Sequence[int | None]]] = (
     (["Taylor"], [8, 16]),
     (["Magnitude", "Taylor"], [None]),
 )
-SAYS = "{subject}"
+SAYS = (
+    "{subject}. About 25, 50 and 70 % of the products out, nothing or {steps} steps learned on "
+    "{images} images without labels, to the whole model's outputs, alike for all. "
+    "`Prune(of='macs', multiple=16)` on all roles with its default score, whose readers make up "
+    "for what goes. Torch-Pruning 1.6.1: group norms or Taylor (with labels), heads and head "
+    "told, the largest model within the budget by its ratio; of uniform, global and isomorphic, "
+    "and of widths rounded to 8 or 16 (named), the most accurate before learning by the test "
+    "images; batch norms estimated anew; the last row of a size is not rounded, the better of "
+    "both scores. All get our exact passes and exporter: ONNX Runtime, one thread, float32, batch "
+    "32, the least of 40 interleaved runs on a machine that others used, to some 5 %. *Latency "
+    "won* is what latency fell by, as a share of what products did. Before learning ours keeps "
+    "far more of the accuracy at 50 and 70 %, after it one to two points of both models at 50 % "
+    "and three to nine at 70 %, but for Taylor at 50 % of the ViT, within a point. At 25 % of the "
+    "ViT magnitude, global, is the better by under a point. Ours and its rounded models run about "
+    "equally fast at equal products. Latency won is 0.83 and more on MobileNetV2, which is the "
+    "aim of 0.8, and 0.51 to 0.76 on the ViT, which misses it: norms, softmax and what runs "
+    "between products do not shrink as fast. Widths that are not rounded make MobileNetV2 two to "
+    "three times slower than it was. None of its models failed to run; the ViT's attention had to "
+    "be written for heads of any width."
+)
 
 
 def peer() -> Any:
@@ -205,7 +224,7 @@ if __name__ == "__main__":
             "way",
             "products",
             "latency",
-            "latency won per product",
+            "latency won",
             "accuracy",
             "after learning",
         ),
