@@ -81,6 +81,7 @@ from .structure.width.importance import Importance as Importance
 from .structure.width.importance import Magnitude as Magnitude
 from .structure.width.importance import Reconstruction as Reconstruction
 from .structure.width.importance import Taylor as Taylor
+from .structure.width.latency import LatencyTable as LatencyTable
 from .structure.width.prune import Prune as Prune
 
 __all__ = [
@@ -113,6 +114,7 @@ __all__ = [
     "Importance",
     "JoinReaders",
     "Kronecker",
+    "LatencyTable",
     "LayerScore",
     "LearnScales",
     "Legalize",

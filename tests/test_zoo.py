@@ -62,6 +62,11 @@ def test_the_vit_learns_the_digits_and_leaves_the_random_state_alone() -> None:
     assert zoo.accuracy(model, data.test, data.test_labels) > 0.9
 
 
+def test_the_mobilenet_learns_the_digits() -> None:
+    model, data = zoo.digits_mobilenet(steps=60), zoo.digits()
+    assert zoo.accuracy(model, data.test, data.test_labels) > 0.9
+
+
 def test_the_vit_depends_on_the_seed_alone() -> None:
     first, again, other = (zoo.digits_vit(3, seed=seed).head.weight for seed in (1, 1, 2))
     assert torch.equal(first, again)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import datetime
 import json
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 import zoo
 
 import regauge as rg
+from regauge.backends.base import target
 from regauge.ir import Graph, astype
 from regauge.ir.interpret import Read, execute
 from regauge.passes import Context, Pass
@@ -44,7 +46,8 @@ class Subject:
 
     @property
     def context(self) -> Context:
-        return Context(inputs=self.calibration[0], calibration=self.calibration)
+        inputs, original = self.calibration[0], self.graph
+        return Context(inputs=inputs, calibration=self.calibration, original=original)
 
     def quality(self, graph: Graph, read: Read | None = None) -> float:
         """The measure of a graph, as its ops say, in float32; ``read`` is ``execute``'s."""
@@ -73,6 +76,21 @@ class Subject:
         for step in passes:
             graph, _ = step.attempt(graph, self.context)
         return graph
+
+
+def latencies(
+    graphs: Mapping[Any, Graph], inputs: Sequence[torch.Tensor], rounds: int
+) -> dict[Any, float]:
+    """Seconds of processor time of each in float32 on ONNX Runtime, one thread: the least of so
+    many rounds, interleaved."""
+    runs = {name: target("onnxruntime").lower(graph, threads=1) for name, graph in graphs.items()}
+    times = dict.fromkeys(runs, float("inf"))
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start = time.process_time()
+            run(list(inputs))
+            times[name] = min(times[name], time.process_time() - start)
+    return times
 
 
 def smollm2(windows: int = 16, judged: int = 16, batch: int = 4) -> Subject:
@@ -116,15 +134,16 @@ def minilm(windows: int = 32, judged: int = 16) -> Subject:
 
 def digits_vit() -> Subject:
     """A pre-LN vision transformer of 203k parameters: accuracy."""
-    return _digits("ViT", zoo.digits_vit())
+    return of_digits("ViT", zoo.digits_vit())
 
 
 def digits_resnet() -> Subject:
     """A residual network of 78k parameters: accuracy."""
-    return _digits("ResNet", zoo.digits_resnet())
+    return of_digits("ResNet", zoo.digits_resnet())
 
 
-def _digits(name: str, model: torch.nn.Module) -> Subject:
+def of_digits(name: str, model: torch.nn.Module) -> Subject:
+    """A classifier of scikit-learn's digits that was trained on them: accuracy."""
     data = zoo.digits()
     calibration = [[part] for part in data.train[:256].split(32)]
     count = len(data.test) // 32 * 32

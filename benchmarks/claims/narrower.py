@@ -6,17 +6,13 @@ of what enters and leaves (ShortGPT). Ours has as many products left as the peer
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 import zoo
-from base import Figures, Subject, publish, smollm2
+from base import Figures, Subject, latencies, publish, smollm2
 from slicing import slicegpt
 
 import regauge as rg
-from regauge.backends.base import target
 from regauge.ir import Graph
 from regauge.passes import DropLayers, Prune
 from regauge.passes.structure.costs import Costs
@@ -52,7 +48,7 @@ def measure() -> Figures:
     quality = {name: subject.quality(graph) for name, graph in graphs.items()}
     print(quality, flush=True)
     bodies = {name: _body(graph) for name, graph in graphs.items()}
-    times, alone = (_latencies(some, inputs) for some in (graphs, bodies))
+    times, alone = (latencies(some, inputs, ROUNDS) for some in (graphs, bodies))
     rows: list[list[Any]] = []
     for name in graphs:
         found, body = (Costs(some[name], [], inputs) for some in (graphs, bodies))
@@ -90,18 +86,6 @@ def _body(graph: Graph) -> Graph:
     body.returns(logits.args[0])
     body.prune()
     return body
-
-
-def _latencies(graphs: dict[str, Graph], inputs: Sequence[torch.Tensor]) -> dict[str, float]:
-    """Seconds of each, interleaved."""
-    runs = {name: target("onnxruntime").lower(g, threads=1) for name, g in graphs.items()}
-    times = dict.fromkeys(runs, float("inf"))
-    for _ in range(ROUNDS):
-        for name, run in runs.items():
-            start = time.process_time()
-            run(list(inputs))
-            times[name] = min(times[name], time.process_time() - start)
-    return times
 
 
 if __name__ == "__main__":

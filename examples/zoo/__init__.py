@@ -6,6 +6,7 @@
     digits_vit()        a pre-LN vision transformer, trained on scikit-learn's digits in seconds
     digits_resnet()     a residual network of convolutions, trained on the same
     digits_unet()       a diffusion model of the same, in about a minute; sample_digits() runs it
+    digits_mobilenet()  inverted residuals with depthwise convolutions (MobileNetV2), likewise
     text_windows()      windows of the Python documentation, calibration apart from evaluation
     whisper_features()  log-mel input from recordings, calibration apart from evaluation
     perplexity(), accuracy(), relative_l2()   what to measure on them
@@ -14,7 +15,16 @@
 blocks of 32): they say nothing about 4-bit quantization in blocks of 32.
 """
 
-from .digits import Digits, DigitsResNet, DigitsViT, digits, digits_resnet, digits_vit
+from .digits import (
+    Digits,
+    DigitsMobileNet,
+    DigitsResNet,
+    DigitsViT,
+    digits,
+    digits_mobilenet,
+    digits_resnet,
+    digits_vit,
+)
 from .measures import accuracy, perplexity, relative_l2
 from .packages import Split
 from .speech import transcribe, whisper, whisper_encoder, whisper_features
@@ -23,12 +33,14 @@ from .unet import DigitsUNet, digits_unet, sample_digits
 
 __all__ = [
     "Digits",
+    "DigitsMobileNet",
     "DigitsResNet",
     "DigitsUNet",
     "DigitsViT",
     "Split",
     "accuracy",
     "digits",
+    "digits_mobilenet",
     "digits_resnet",
     "digits_unet",
     "digits_vit",

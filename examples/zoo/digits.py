@@ -1,4 +1,4 @@
-"""Handwritten digits, and small networks trained on them: a transformer and a residual one."""
+"""Handwritten digits, and small networks trained on them: a transformer and two of convolutions."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -41,10 +41,10 @@ class _Block(nn.Module):
         self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, tokens, width = x.shape
-        qkv = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, width // self.heads)
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, -1)
         mixed = F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4))  # (B, h, T, d)
-        x = x + self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, tokens, -1))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
 
@@ -97,6 +97,53 @@ class DigitsResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(self.norm(self.stem(images))), 2)
         return self.head(self.blocks(x).mean((2, 3)))
+
+
+class _Inverted(nn.Module):
+    """An inverted residual: to a wider one, a depthwise convolution, back to a narrow one."""
+
+    def __init__(self, inputs: int, outputs: int, widen: int) -> None:
+        super().__init__()
+        stride, hidden = 1 if inputs == outputs else 2, widen * inputs
+        self.joins = stride == 1
+        self.widen = _convolution(inputs, hidden, 1)
+        self.depthwise = _convolution(hidden, hidden, 3, stride, groups=hidden)
+        self.narrow = nn.Conv2d(hidden, outputs, 1, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.narrow(self.depthwise(self.widen(x))))
+        return x + y if self.joins else y
+
+
+class DigitsMobileNet(nn.Module):
+    """A MobileNetV2 of 79k parameters: a stem, six inverted residuals, the mean, ten classes."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.stem = _convolution(1, width, 3)
+        middle, wide = width * 3 // 2, width * 5 // 2
+        self.blocks = nn.Sequential(
+            _Inverted(width, width, 1),
+            *(_Inverted(width, middle, 6), _Inverted(middle, middle, 6)),
+            *(_Inverted(middle, wide, 6), _Inverted(wide, wide, 6), _Inverted(wide, wide, 6)),
+        )
+        self.last, self.head = _convolution(wide, 4 * wide, 1), nn.Linear(4 * wide, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.last(self.blocks(self.stem(images))).mean((2, 3)))
+
+
+def _convolution(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU6())
+
+
+def digits_mobilenet(steps: int = 200, *, seed: int = 0) -> DigitsMobileNet:
+    """A DigitsMobileNet after `steps` steps of training, half a minute."""
+    return _trained(DigitsMobileNet, steps, seed)
 
 
 def digits_resnet(steps: int = 60, *, seed: int = 0) -> DigitsResNet:

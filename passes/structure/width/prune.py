@@ -182,7 +182,7 @@ class _Plan:
                 do="remove less, or let other roles lose units",
             )
         if self.prune.solver is None:
-            return self.kept(self._bisect(self._even, budget, least))
+            return self.kept(self._spent(self._bisect(self._even, budget, least), budget))
         return self.kept(self._bisect(self._solved, budget, least))
 
     def kept(self, counts: Sequence[int]) -> list[torch.Tensor]:
@@ -217,6 +217,19 @@ class _Plan:
                 self.note = f"; {step} stays of each group, the nearest to what was asked for"
         return found
 
+    def _spent(self, counts: list[int], budget: float) -> list[int]:
+        """An even choice with what the budget leaves spent, on groups that lost most first."""
+        counts, rising = list(counts), set(range(len(counts)))
+        while rising:
+            row = min(rising, key=lambda row: (counts[row] / self.groups[row].count, row))
+            more = next((count for count in self.legal[row] if count > counts[row]), None)
+            tried = counts if more is None else [*counts[:row], more, *counts[row + 1 :]]
+            if more is None or self.price(tried) > budget * (1 + 1e-9):
+                rising.remove(row)
+            else:
+                counts = tried
+        return counts
+
     def _bisect(
         self, counts: Callable[[float], list[int]], budget: float, least: list[int]
     ) -> list[int]:
@@ -239,7 +252,7 @@ class _Plan:
         assert solver is not None
         problem = self._problem
         least = float(problem.cost.min(1).values.sum())
-        most = float(problem.cost.max(1).values.sum())
+        most = float(problem.cost.where(problem.cost.isfinite(), -torch.inf).max(1).values.sum())
         limit = most - part * (most - least)
         bounded = Problem(problem.names, problem.damage, problem.cost, limit)
         chosen = solver.solve(bounded)

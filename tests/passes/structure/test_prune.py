@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -20,6 +20,7 @@ from regauge.passes.manager import apply, difference
 from regauge.passes.structure.costs import Costs
 from regauge.passes.structure.elimination import Elimination, order_of_elimination
 from regauge.passes.structure.groups import ROLES, Role, groups, readers
+from regauge.passes.structure.width import importance
 from regauge.passes.structure.width.importance import Activation, Importance, Magnitude, Taylor
 from regauge.passes.structure.width.prune import Measure, Prune
 
@@ -209,6 +210,21 @@ def test_the_score_by_gradients_is_what_a_linear_network_loses() -> None:
         assert float(score[unit]) == pytest.approx(float(lost), rel=0.25)
 
 
+def test_against_its_own_outputs_a_network_has_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why outputs are disturbed: the error from them has none at the outputs themselves (A70)."""
+    graph, inputs = filled(HIDDEN)
+    found = groups(graph, ("hidden",))[0]
+    own = execute(graph, inputs)
+
+    def undisturbed(outputs: Sequence[torch.Tensor], *_: object) -> list[torch.Tensor]:
+        return [2 * (now - then) for now, then in zip(outputs, own, strict=True)]
+
+    disturbed = Taylor(absolute=True).of(graph, found, context(inputs))[0]
+    monkeypatch.setattr(importance, "seeds", undisturbed)
+    plain = Taylor(absolute=True).of(graph, found, context(inputs))[0]
+    assert float(plain.max()) == 0 < float(disturbed.min())
+
+
 @pytest.mark.parametrize("score", [Magnitude(), Activation(), Taylor(absolute=True)], ids=str)
 def test_a_unit_that_does_nothing_is_worth_nothing(score: Importance) -> None:
     graph, inputs = filled(HIDDEN)
@@ -274,6 +290,22 @@ def graph(x: f64[64, 4], *, a: f64[8, 4], m: f64[8, 8], o: f64[2, 8]):
     assert kept["k/hidden"] < kept["h/hidden"]
 
 
+def test_a_solver_takes_groups_of_different_sizes() -> None:
+    text = """
+def graph(x: f64[64, 4], *, a: f64[3, 4], m: f64[8, 3], o: f64[2, 8]):
+    h: f64[64, 3] = linear(x, a)
+    z: f64[64, 3] = relu(h)
+    k: f64[64, 8] = linear(z, m)
+    l: f64[64, 8] = relu(k)
+    y: f64[64, 2] = linear(l, o)
+    return y
+"""
+    graph, inputs = filled(text)
+    step = Prune(0.3, "parameters", ("hidden",), solver=DynamicProgramming(), recover=False)
+    smaller, _ = step(graph, context(inputs))
+    assert count(smaller) <= 0.7 * count(graph)
+
+
 def test_a_budget_of_latency_is_asked_for_by_the_units_that_stay() -> None:
     graph, inputs = filled(HIDDEN)
 
@@ -292,6 +324,22 @@ def test_what_stays_is_a_multiple_of_what_kernels_need() -> None:
     )
     assert smaller["h"].shape == (64, 4)
     assert "a multiple of 4 channels stays of each group" in remarks[-1].text
+
+
+def test_what_multiples_leave_of_a_budget_is_spent() -> None:
+    text = """
+def graph(x: f64[64, 4], *, a: f64[8, 4], m: f64[8, 8], o: f64[2, 8]):
+    h: f64[64, 8] = linear(x, a)
+    z: f64[64, 8] = relu(h)
+    k: f64[64, 8] = linear(z, m)
+    l: f64[64, 8] = relu(k)
+    y: f64[64, 2] = linear(l, o)
+    return y
+"""
+    graph, inputs = filled(text)
+    step = Prune(0.3, "parameters", ("hidden",), "magnitude", multiple=4)
+    smaller, _ = step(graph, context(inputs))
+    assert count(graph) == 112 and count(smaller) == 72  # of 78; 40 where both groups lose half
 
 
 # -- what is refused -----------------------------------------------------------------------------

@@ -1,0 +1,94 @@
+"""The time of a graph with some of its units left out, from measured times (A74's lookup table).
+
+Times are measured for equal blocks, on a grid of how many units each role keeps. In between they
+are interpolated, linearly along each axis; a graph whose blocks differ takes the mean of the times
+that it would take if all were like each one. Times that are sums over blocks are given exactly on
+the grid.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.interpolate import RegularGridInterpolator
+
+from ....ir import InputError
+from ..groups import Group, Role
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """What ``Prune(of="latency", latency=...)`` can ask.
+
+    Args:
+        grid: Of each role, how many units were kept, rising.
+        times: For each point of the grid, its axes in the order of the roles.
+        blocks: Of each block, the group of every role, by name; blocks may share groups.
+    """
+
+    grid: Mapping[Role, Sequence[int]]
+    times: torch.Tensor
+    blocks: Sequence[Mapping[Role, str]]
+
+    def __post_init__(self) -> None:
+        shape = tuple(len(points) for points in self.grid.values())
+        if tuple(self.times.shape) != shape:
+            raise InputError(
+                f"times of shape {tuple(self.times.shape)} are none for a grid of {shape}",
+                do="a time for each choice of one number a role",
+            )
+        for role, points in self.grid.items():
+            if list(points) != sorted(set(points)) or len(points) < 2:
+                raise InputError(
+                    f"{list(points)} are no grid of {role}", do="two rising numbers or more"
+                )
+
+    @classmethod
+    def measured(
+        cls,
+        grid: Mapping[Role, Sequence[int]],
+        times: Callable[[Sequence[Mapping[Role, int]]], Sequence[float]],
+        groups: Sequence[Group],
+    ) -> LatencyTable:
+        """A table of what is measured for all points of a grid, of each how many units every role
+        keeps; for groups of which each role has as many as there are blocks, in order, or one that
+        all blocks share."""
+        choices = itertools.product(*grid.values())
+        points = [dict(zip(grid, choice, strict=True)) for choice in choices]
+        found = torch.tensor(times(points), dtype=torch.float64)
+        return cls(grid, found.view([len(some) for some in grid.values()]), blocks_of(groups))
+
+    def __call__(self, kept: Mapping[str, int]) -> float:
+        """The time with so many units of each group, by name; all units of those not named stay."""
+        axes = [np.asarray(points, dtype=np.float64) for points in self.grid.values()]
+        # Without a fill value the outermost slopes go on beyond the grid.
+        beyond: Any = {"bounds_error": False, "fill_value": None}
+        look = RegularGridInterpolator(axes, self.times.numpy(), **beyond)
+        points = [
+            [kept.get(block[role], self.grid[role][-1]) for role in self.grid]
+            for block in self.blocks
+        ]
+        return float(look(np.asarray(points, dtype=np.float64)).mean())
+
+
+def blocks_of(groups: Sequence[Group]) -> list[dict[Role, str]]:
+    """Groups by block: of each role as many as there are blocks, or one that all share."""
+    by_role: dict[Role, list[str]] = {}
+    for group in groups:
+        by_role.setdefault(group.role, []).append(group.name)
+    count = max(map(len, by_role.values()), default=0)
+    for role, names in by_role.items():
+        if len(names) not in (1, count):
+            raise InputError(
+                f"{len(names)} groups of {role} cannot be told apart by {count} blocks",
+                do="give LatencyTable its blocks",
+            )
+    return [
+        {role: names[index if len(names) > 1 else 0] for role, names in by_role.items()}
+        for index in range(count)
+    ]
