@@ -22,13 +22,15 @@ from ....ir import Graph, InputError
 from ....ir.gauge import Region, Site, apply, inputs_of_contractions, transport
 from ....ir.laws import Kind
 from ...base import Context, Remark, Stage, applied, blocked, missed
-from ...calibration import as_matrix, observe
+from ...calibration import as_matrix, evenly, observe
 from ...sites import Asked, SitePass
 from ...ties import tie_in_the_way
 from .patterns import NofM, Pattern, named_pattern
 
 SWEEPS = 50  # over all pairs of channels, at most
-ELEMENTS = 2**24  # that are compared at once
+ELEMENTS = 2**19  # that are compared at once
+ROWS = 512  # that decide, of more
+LEAST = 1e-3  # gain of a swap, as a part of a channel's mean worth
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,8 @@ def _plain(region: Region, site: Site) -> bool:
 def best_order(
     worth: torch.Tensor, pattern: NofM, cells: list[torch.Tensor]
 ) -> tuple[torch.Tensor, float, float]:
-    """An order of the columns of ``[R, n]`` that no swap improves, and the parts of the worth that
-    are kept before and after.
+    """An order of the columns of ``[R, n]`` that no swap improves on some of the rows, and the
+    parts of the worth of all that are kept before and after.
 
     Args:
         cells: The channels that may change places with each other.
@@ -126,24 +128,24 @@ def best_order(
     cell = torch.empty(n, dtype=torch.int64)
     for index, members in enumerate(cells):
         cell[members] = index
-    first = last = kept(worth, pattern)
+    swaps = _Swaps((evenly(worth, ROWS) / total * n).float(), pattern)
     for _ in range(SWEEPS):
-        now = worth[:, order]
-        gains = _gains(now, pattern)
+        gains = swaps.moved + swaps.moved.T
         gains[(place[:, None] == place) | (cell[:, None] != cell)] = 0.0
         changed: set[int] = set()
         tried = order.clone()
-        best, where = gains.triu().flatten().sort(descending=True)
-        for gain, at in zip(best[: 4 * n].tolist(), where[: 4 * n].tolist(), strict=True):
+        best, where = gains.triu().flatten().topk(min(4 * n, n * n))
+        for gain, at in zip(best.tolist(), where.tolist(), strict=True):
             i, j = divmod(at, n)
             groups = {i // pattern.m, j // pattern.m}
-            if gain > 1e-12 * total and not groups & changed:  # gains of others have changed
+            if gain > LEAST and not groups & changed:  # gains of others have changed
                 tried[i], tried[j] = order[j], order[i]
                 changed |= groups
         if not changed:
             break
-        order, last = tried, kept(worth[:, tried], pattern)
-    return order, first / total, last / total
+        order = tried
+        swaps.put(order, torch.isin(place, torch.tensor(sorted(changed))))
+    return order, kept(worth, pattern) / total, kept(worth[:, order], pattern) / total
 
 
 def kept(worth: torch.Tensor, pattern: NofM) -> float:
@@ -151,20 +153,46 @@ def kept(worth: torch.Tensor, pattern: NofM) -> float:
     return float(worth.unflatten(1, (-1, pattern.m)).topk(pattern.n, -1).values.sum())
 
 
-def _gains(worth: torch.Tensor, pattern: NofM) -> torch.Tensor:
-    """What is gained by each swap of two columns of different groups, ``[n, n]``."""
-    n, m = worth.shape[1], pattern.m
-    groups = worth.unflatten(1, (-1, m))  # [R, G, m]
-    own = groups.topk(pattern.n, -1).values.sum((0, 2)).repeat_interleave(m)  # [n]
-    others = torch.stack([torch.cat([groups[..., :i], groups[..., i + 1 :]], -1) for i in range(m)])
-    top = (
-        others.movedim(0, 2).flatten(1, 2).topk(min(pattern.n, m - 1), -1).values
-    )  # [R, n, n of m]
-    least, rest = top[..., -1], top[..., :-1].sum((0, 2))
-    moved = torch.empty(n, n, dtype=worth.dtype)  # [i, j]: the group of i, with j in its place
-    size = max(ELEMENTS // (len(worth) * n), 1)
-    for start in range(0, n, size):
-        some = least[:, start : start + size, None]
-        moved[start : start + size] = torch.maximum(worth[:, None], some).sum(0)
-    moved += rest[:, None] - own[:, None]
-    return moved + moved.T
+class _Swaps:
+    """What putting each column in the place of each other one gains, kept up to date.
+
+    Attributes:
+        moved: ``[n, n]``: in [i, j] what the group of place i gains with the column of place j in
+            the place of i. A swap is worth ``moved + moved'``.
+    """
+
+    def __init__(self, worth: torch.Tensor, pattern: NofM) -> None:
+        self.worth, self.pattern, n = worth, pattern, worth.shape[1]
+        self.moved = torch.zeros(n, n, dtype=worth.dtype)
+        self.put(torch.arange(n), torch.ones(n, dtype=torch.bool))
+
+    def put(self, order: torch.Tensor, changed: torch.Tensor) -> None:
+        """Have the columns in an order.
+
+        Args:
+            changed: ``bool[n]``: the places in groups that have other columns than before.
+        """
+        now, m = self.worth[:, order], self.pattern.m
+        groups = now.unflatten(1, (-1, m))  # [R, G, m]
+        own = groups.topk(self.pattern.n, -1).values.sum((0, 2)).repeat_interleave(m)  # [n]
+        parts = [torch.cat([groups[..., :i], groups[..., i + 1 :]], -1) for i in range(m)]
+        others = torch.stack(parts).movedim(0, 2).flatten(1, 2)  # [R, n, m - 1]
+        top = others.topk(min(self.pattern.n, m - 1), -1).values
+        least, fixed = top[..., -1], top[..., :-1].sum((0, 2)) - own
+        here, rest = torch.nonzero(changed).flatten(), torch.nonzero(~changed).flatten()
+        self._fill(here, torch.arange(len(changed)), now, least, fixed)
+        self._fill(rest, here, now, least, fixed)
+
+    def _fill(
+        self,
+        rows: torch.Tensor,
+        columns: torch.Tensor,
+        now: torch.Tensor,
+        least: torch.Tensor,
+        fixed: torch.Tensor,
+    ) -> None:
+        """The gains at some places, with the columns of some."""
+        there = now[:, columns]
+        for part in rows.split(max(ELEMENTS // max(there.numel(), 1), 1)):
+            best = torch.maximum(there[:, None], least[:, part, None]).sum(0)
+            self.moved[part[:, None], columns] = best + fixed[part, None]
