@@ -40,7 +40,7 @@ class TorchRunner:
 
     @property
     def bytes(self) -> int:
-        return self.graph.store.bytes(self.graph.params)
+        return weight_file.size(self.graph.store[name] for name in self.graph.params)
 
 
 def lower(

@@ -99,7 +99,7 @@ class KernelRunner:
 
     @property
     def bytes(self) -> int:
-        return self.graph.store.bytes(self.graph.params)
+        return weight_file.size(self.graph.store[name] for name in self.graph.params)
 
     @property
     def notes(self) -> tuple[str, ...]:

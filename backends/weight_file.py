@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,15 @@ def write(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     save_file(found, path, metadata={SPARSE: json.dumps(shapes)} if shapes else None)
 
 
+def size(tensors: Iterable[torch.Tensor]) -> int:
+    """The bytes that tensors take in a file, without its header."""
+    total = 0
+    for tensor in tensors:
+        there = _there(tensor.detach().contiguous())
+        total += tensor.nbytes if there is None else _taken(there, tensor.element_size())
+    return total
+
+
 def read(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a file, all dense."""
     with safe_open(path, "pt") as file:
@@ -61,6 +70,9 @@ def _there(tensor: torch.Tensor) -> torch.Tensor | None:
     if tensor.element_size() not in _BITS or not tensor.numel():
         return None
     there = tensor.flatten().view(_BITS[tensor.element_size()]) != 0  # -0 is written
-    size = tensor.element_size()
-    taken = int(there.sum()) * size + -(-tensor.numel() // 8)
-    return there if taken < tensor.numel() * size else None
+    return there if _taken(there, tensor.element_size()) < tensor.nbytes else None
+
+
+def _taken(there: torch.Tensor, size: int) -> int:
+    """The bytes of those numbers, of a size each, and of a bit for each place."""
+    return int(there.sum()) * size + -(-there.numel() // 8)

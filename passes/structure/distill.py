@@ -115,6 +115,8 @@ class Pupil:
         original: Is not changed.
         stands: For the name of a value, the name of the one in the original that it is to give.
             Others are to give what has their own name.
+        shelf: Where values lie, if there is one already.
+        watched: What some values of the original are, by name; gets those that are watched.
     """
 
     def __init__(
@@ -124,12 +126,15 @@ class Pupil:
         context: Context,
         who: str,
         stands: Mapping[str, str] | None = None,
+        shelf: Shelf | None = None,
+        watched: dict[str, Sequence[Any]] | None = None,
     ) -> None:
         self.graph, self.context, self.who = graph, context, who
         self.batches = context.need_calibration(who)
         self.single, self.original = in_full(graph), in_full(original)
         self.masks = [padding_mask(batch) for batch in self.batches]
-        self.shelf = Shelf(context.in_memory)
+        self.shelf = shelf or Shelf(context.in_memory)
+        self.watched: dict[str, Sequence[Any]] = {} if watched is None else watched
         self.values: dict[Node, Sequence[Any]] = {}
         for index, node in enumerate(self.single.inputs):
             self.values[node] = Mapped(
@@ -138,7 +143,6 @@ class Pupil:
             )
         places = {node.name: node for node in self.original.nodes}
         self.goals: dict[Node, Node] = {}
-        self.wanted: dict[Node, Sequence[Any]] = {}
         for node in self.single.nodes:
             goal = places.get((stands or {}).get(node.name, node.name))
             if goal is not None and goal.type == node.type and is_real(node):
@@ -165,9 +169,10 @@ class Pupil:
 
     def watch_original(self, nodes: Iterable[Node]) -> None:
         """Have at hand what values are to be, in one run."""
-        goals = [node for node in nodes if node in self.goals and node not in self.wanted]
-        series = self._series(self.original, [self.goals[node] for node in goals])
-        self.wanted |= zip(goals, series, strict=True)
+        wanted = dict.fromkeys(self.goals[node] for node in nodes if node in self.goals)
+        missing = [goal for goal in wanted if goal.name not in self.watched]
+        series = self._series(self.original, missing)
+        self.watched |= zip([goal.name for goal in missing], series, strict=True)
 
     def learn(self, section: Section, learned: Sequence[Learnable], fitter: Fitter) -> Fit:
         """Learn what a section gives, and store it in the graph."""
@@ -175,7 +180,8 @@ class Pupil:
         self.values |= zip(missing, self._series(self.single, missing), strict=True)
         exits = changed(section, learned)
         self.watch_original(exits)
-        wanted = self._by_batch({node: self.wanted[node] for node in exits if node in self.goals})
+        goals = {node: self.goals[node].name for node in exits if node in self.goals}
+        wanted = self._by_batch({node: self.watched[name] for node, name in goals.items()})
         given = self._given(section)
         samples = Samples(given, given, self.masks, wanted)
         name = f"section-{section.exits[-1].name}"
@@ -200,7 +206,8 @@ class Pupil:
                 found[node].append(values[node])
         self.values |= found
         for done in section.exits:
-            self.wanted.pop(done, None)
+            if done in self.goals:
+                self.watched.pop(self.goals[done].name, None)
         for node in [node for node in self.values if node not in needed and node.op != "input"]:
             del self.values[node]
 

@@ -24,6 +24,7 @@ from ....ir.gauge import weighted
 from ....ir.sections import Section
 from ...base import Context, Promise, Remark, Stage, applied, decided, missed
 from ...fitting import Fitter, Learnable
+from ...shelf import Shelf
 from ...sites import Asked, SitePass
 from ...ties import own
 from ..costs import Costs
@@ -54,7 +55,7 @@ class FuseBlocks(SitePass):
     rank: int = 32
     score: LayerScore | str = field(default_factory=lambda: OutputChange("angle"))
     fitter: Fitter = field(default_factory=Fitter)
-    rate: float = 3e-3
+    rate: float = 1e-2
     recover: bool = True
     damping: float = 0.1
     what: ClassVar[str] = "one of several equal blocks, or what it gives"
@@ -70,7 +71,6 @@ class FuseBlocks(SitePass):
                 raise InputError(f"{option}={getattr(self, option)} is none", do="a number from 1")
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
-        original, stands = graph.copy(), dict[str, str]()
         before = Costs(graph, [], context.inputs).both()
         chain = repeated(graph)
         if not chain:
@@ -79,7 +79,7 @@ class FuseBlocks(SitePass):
         if not names or not self.remove:
             return []
         count = math.ceil(self.remove * len(chain) * (1 - 1e-9))
-        remarks: list[Remark] = []
+        work, remarks = _Work(self, graph, context), list[Remark]()
         for _ in range(count):
             found = [layer for layer in _blocks(graph, context) if layer.name in names]
             if not found:
@@ -87,64 +87,80 @@ class FuseBlocks(SitePass):
                     f"{len(remarks)} blocks went, and none is left of {count} that are to go",
                     do="remove less: a block that reads the graph's inputs stays",
                 )
-            worth = self._score.of(graph, found, context, original)
-            gone = found[int(worth.argmin())]
-            remarks.append(self._fuse(graph, gone, original, stands, context, float(worth.min())))
+            worth = self._score.of(graph, found, context, work.original)
+            remarks.append(work.take_out(found[int(worth.argmin())], float(worth.min())))
         after = Costs(graph, [], context.inputs).both()
         text = f"{count} of {len(chain)} blocks are fused into those around them"
         data = {"parameters": after[0], "macs": after[1], "preparation": True}
         return [*remarks, decided(graph, f"{text}; {lessened(before, after)}", **data)]
 
-    def _fuse(
-        self,
-        graph: Graph,
-        gone: Layer,
-        original: Graph,
-        stands: dict[str, str],
-        context: Context,
-        worth: float,
-    ) -> Remark:
-        """Take a block out, in place.
+    @property
+    def _score(self) -> LayerScore:
+        return SCORES[self.score] if isinstance(self.score, str) else self.score
 
-        Args:
-            stands: For the name of a value before a gap, the name of the one in the original that
-                it stands for; gets another.
-        """
+
+class _Work:
+    """A graph from which one block after another is taken out.
+
+    Attributes:
+        original: The graph as it was.
+        stands: For the name of a value before a gap, the name of the one in the original that it
+            stands for.
+        watched: What blocks of the original gave, by name, on a shelf.
+    """
+
+    def __init__(self, options: FuseBlocks, graph: Graph, context: Context) -> None:
+        self.options, self.graph, self.context = options, graph, context
+        self.original, self.stands = graph.copy(), dict[str, str]()
+        self.shelf, self.watched = Shelf(context.in_memory), dict[str, Sequence[Any]]()
+        if options.fitter.steps:
+            pupil = self._pupil()
+            pupil.watch_original([pupil.single[block.exit.name] for block in repeated(graph)])
+
+    def take_out(self, gone: Layer, worth: float) -> Remark:
+        """Leave a block out, and let those around it learn."""
+        graph, options, context = self.graph, self.options, self.context
         chain = repeated(graph)
         place = next(i for i, block in enumerate(chain) if block.exit is gone.value)
-        around = [chain[i] for i in _around(len(chain), place, self.neighbours)]
+        around = [chain[i] for i in _around(len(chain), place, options.neighbours)]
         names = {node.name for block in around for node in block.nodes}
         donors = _donors(graph, chain[place], around)
         (by,) = without(graph, [gone]).values()
-        stands[by.name] = stands.pop(gone.value.name, gone.value.name)
-        if self.recover:
-            goal = {original[stands[by.name]]: by}
-            bridge(graph, goal, original, context, self.damping, self.name)
-        pupil = Pupil(graph, original, context, self.name, stands)
+        self.stands[by.name] = self.stands.pop(gone.value.name, gone.value.name)
+        if options.recover:
+            goal = {self.original[self.stands[by.name]]: by}
+            bridge(graph, goal, self.original, context, options.damping, options.name)
+        text = f"block {gone.name} left out, worth {worth:.3g}"
+        if not options.fitter.steps:
+            return applied(by, text)
+        pupil = self._pupil()
         section = Section.of([node for node in pupil.single.nodes if node.name in names])
-        learned = list(self._learnables(pupil.single, section, donors, context.generator()))
-        fit = pupil.learn(section, learned, self.fitter)
-        text = f"block {gone.name} left out, worth {worth:.3g}; {len(around)} around it learned"
+        learned = list(self._learnables(pupil.single, section, donors))
+        fit = pupil.learn(section, learned, options.fitter)
         data = {"error_before": fit.before**0.5, "error_after": fit.after**0.5, "step": fit.step}
-        return applied(by, f"{text}: {fit}", **data)
+        return applied(by, f"{text}; {len(around)} around it learned: {fit}", **data)
+
+    def _pupil(self) -> Pupil:
+        return Pupil(
+            self.graph,
+            self.original,
+            self.context,
+            self.options.name,
+            self.stands,
+            self.shelf,
+            self.watched,
+        )
 
     def _learnables(
-        self,
-        graph: Graph,
-        section: Section,
-        donors: Mapping[str, torch.Tensor],
-        generator: torch.Generator,
+        self, graph: Graph, section: Section, donors: Mapping[str, torch.Tensor]
     ) -> Iterator[Learnable]:
+        rank, rate, generator = self.options.rank, self.options.rate, self.context.generator()
         for node in section.nodes:
             if weighted(node) and (param := own(node, 1)) is not None:
                 weight, donor = graph.value(param), donors.get(node.name)
                 fits = donor is not None and donor.shape == weight.shape
                 other = donor if fits else None
-                yield Fused((node, param), weight, other, self.rank, self.rate, generator)
-
-    @property
-    def _score(self) -> LayerScore:
-        return SCORES[self.score] if isinstance(self.score, str) else self.score
+                yield Fused((node, param), weight, other, rank, rate, generator)
 
 
 class Fused(Learnable):
