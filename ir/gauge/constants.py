@@ -157,7 +157,7 @@ class _Constants:
             case Add() if node.op in ("add", "sub") and node.attrs.get("alpha", 1) == 1:
                 sign = 1 if node.op == "add" else -1
                 return self._at(node, (0,)) + sign * self._at(node, (1,))
-            case Elementwise():
+            case Elementwise() if set(node.inputs) <= {node.args[0]}:
                 data = self._at(node, (0,))
                 with torch.no_grad():
                     found = ops.call(node.op, (data, *node.args[1:]), node.attrs)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 
 from .. import ops
 from ..errors import GraphError
-from ..graph import Graph, Node
+from ..graph import Graph, Node, substitute
 from ..infer import infer, sample
 from ..laws import (
     Action,
@@ -97,6 +97,7 @@ class Plan:
             if before or node in self.left:
                 self._need_no_count(node, before)
                 self.attrs[node] = {**node.attrs, **self._changes(node, before)}
+                self._need_fit(node)
                 if isinstance(ops.get(node.op).law, Movement):
                     self._need_same_move(node)
 
@@ -146,6 +147,8 @@ class Plan:
                 keys = [key for key in ("start", "end", "index") if key in node.attrs]
                 if left is None:
                     return {}
+                if node.attrs.get("step", 1) > 1:
+                    return self._stepped(node, left)
                 return {key: int(left[: node.attrs[key]].sum()) for key in keys}
             case "layer_norm" | "rms_norm" if -1 in after:
                 return {"normalized_shape": (int(after[-1].sum()),), **self._eps(node, after[-1])}
@@ -159,6 +162,16 @@ class Plan:
                 return {"groups": self._groups(node, sides, node.attrs["groups"])}
             case _:
                 return {}
+
+    def _stepped(self, node: Node, left: torch.Tensor) -> dict[str, Any]:
+        """Where every so many positions are taken, if those that are left still lie so."""
+        taken = torch.arange(len(left))[slice(*(node.attrs[k] for k in ("start", "end", "step")))]
+        places = (left.cumsum(0) - left)[taken[left[taken] > 0]]
+        steps = places.diff().unique().tolist()
+        if not len(places) or len(steps) > 1:
+            raise Refused(Blocked(node, "what is left of what it takes is no row of even steps"))
+        step = steps[0] if steps else 1
+        return {"start": int(places[0]), "end": int(places[-1]) + 1, "step": step}
 
     def _eps(self, node: Node, left: torch.Tensor) -> dict[str, Any]:
         if node.op != "rms_norm":
@@ -182,29 +195,62 @@ class Plan:
             raise Refused(Blocked(node, "other groups would be left of its input than its result"))
         return int(whole[0].sum())
 
+    def _need_fit(self, node: Node) -> None:
+        """The op must take what is left of its operands, and give what is to be left of it."""
+        wanted = list(self._shape(node))
+        for axis, left in self.left.get(node, {}).items():
+            wanted[axis] = int(left.sum())
+        ports = {value: port for port, value in operands(node).items()}
+
+        def shrunk(value: Node) -> Any:
+            found = sample(value, self.point)
+            if value.op != "param":
+                return self._narrowed(found, self.region.actions.get(value))
+            for action in self.region.actions_of(node, ports[value]) if value in ports else ():
+                found = self._narrowed(found, action)
+            return found
+
+        args = substitute(node.args, shrunk)
+        attrs = {key: substitute(value, shrunk) for key, value in self.attrs[node].items()}
+        try:
+            with torch.device("meta"), torch.no_grad():
+                found = ops.call(node.op, args, attrs)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            reason = f"it does not take what would be left: {str(error).splitlines()[0]}"
+            raise Refused(Blocked(node, reason)) from error
+        if isinstance(found, torch.Tensor) and list(found.shape) != wanted:
+            raise Refused(Blocked(node, f"it would be of the shape {list(found.shape)}"))
+
     def _need_same_move(self, node: Node) -> None:
-        """Each coordinate that is left must come to stand where it does now."""
-        parts = tuple(
-            self._labels(value, self._held(node, port, value))
-            for port, value in operands(node).items()
-        )
-        many = isinstance(node.args[0], tuple)
-        attrs = {key: sample(value, self.point) for key, value in self.attrs[node].items()}
-        rest = tuple(sample(arg, self.point) for arg in node.args[1:])
-        moved = ops.call(node.op, (parts if many else parts[0], *rest), attrs)
-        wanted = self._labels(node, self.region.actions.get(node))
+        """What stands at each place that is left must be what stands there now."""
+        whole = [self._places(value, k) for k, value in enumerate(operands(node).values())]
+        actions = [self._held(node, port, value) for port, value in operands(node).items()]
+        small = [self._narrowed(*pair) for pair in zip(whole, actions, strict=True)]
+        wanted = self._narrowed(self._moved(node, whole, node.attrs), self.region.actions.get(node))
+        moved = self._moved(node, small, self.attrs[node])
         if moved.shape != wanted.shape or not torch.equal(moved, wanted):
             raise Refused(Blocked(node, "it would move the channels to other places"))
 
-    def _labels(self, value: Node, action: Action | None) -> torch.Tensor:
-        """The coordinates in a value once it is narrowed."""
+    def _moved(
+        self, node: Node, parts: Sequence[torch.Tensor], given: Mapping[str, Any]
+    ) -> torch.Tensor:
+        """What an op makes of other operands, with these attributes."""
+        many = isinstance(node.args[0], tuple)
+        attrs = {key: sample(value, self.point) for key, value in given.items()}
+        rest = tuple(sample(arg, self.point) for arg in node.args[1:])
+        return ops.call(node.op, (tuple(parts) if many else parts[0], *rest), attrs)
+
+    def _places(self, value: Node, operand: int) -> torch.Tensor:
+        """A number for each place of an operand, of which others have none."""
         shape = self._shape(value)
-        if action is None:
-            return torch.full((1,), -1).expand(shape)
-        labels = action.labels.long().expand(shape)
-        for axis, kept in self._left(value, action).items():
-            labels = labels.index_select(axis, _rows(kept))
-        return labels
+        return torch.arange(math.prod(shape)).reshape(shape) + (operand << 40)
+
+    def _narrowed(self, value: torch.Tensor, action: Action | None) -> torch.Tensor:
+        """What is left of a value, if it is a tensor that holds coordinates."""
+        kept = {} if action is None else self._left(self.region.value, action)
+        for axis, left in kept.items():
+            value = value.index_select(axis, _rows(left))
+        return value
 
     # -- what counts ----------------------------------------------------------------------------
 
@@ -285,9 +331,10 @@ class Plan:
             case Add():
                 numbers = [arg for arg in node.args if not isinstance(arg, Node)]
                 return len(held) + len(numbers) == 2 and all(held.values()) and not any(numbers)
-            case Elementwise():
+            case Elementwise() if set(node.inputs) <= {node.args[0]}:
                 zero = torch.zeros((), dtype=node.dtype)
-                return held.get((0,), False) and not bool(ops.call(node.op, (zero,), node.attrs))
+                rest = (zero, *node.args[1:])
+                return held.get((0,), False) and not bool(ops.call(node.op, rest, node.attrs))
             case Movement() | Reduce() | Along() | Lookup() | Gather():
                 return all(held.values())
             case Fill():

@@ -129,6 +129,45 @@ def test_what_counts_the_channels_refuses(op: str, reason: str) -> None:
     assert units(graph, found) == []
 
 
+INTERLEAVED = """
+def graph(x: f64[5, 4], *, w: f64[8, 4], v: f64[8, 4], c: f64[5, 4], s: f64[5, 4], o: f64[3, 5]):
+    q: f64[5, 8] = linear(x, w)
+    a: f64[5, 4] = slice(q, dim=1, start=0, end=8, step=2)
+    b: f64[5, 4] = slice(q, dim=1, start=1, end=8, step=2)
+    ac: f64[5, 4] = mul(a, c)
+    bs: f64[5, 4] = mul(b, s)
+    f: f64[5, 4] = sub(ac, bs)
+    bc: f64[5, 4] = mul(b, c)
+    t: f64[5, 4] = mul(a, s)
+    g: f64[5, 4] = add(bc, t)
+    qr: f64[5, 8] = cat((f, g), dim=1)
+    k: f64[5, 8] = linear(x, v)
+    d: f64[5, 4] = slice(k, dim=1, start=0, end=8, step=2)
+    e: f64[5, 4] = slice(k, dim=1, start=1, end=8, step=2)
+    kr: f64[5, 8] = cat((d, e), dim=1)
+    kt: f64[8, 5] = transpose(kr, dim0=0, dim1=1)
+    m: f64[5, 5] = matmul(qr, kt)
+    y: f64[5, 3] = linear(m, o)
+    return y
+"""  # rotary embeddings of neighbours; the pairs of the keys stand still
+
+
+@pytest.mark.parametrize("gone", [(0,), (3,), (1, 2), (0, 1), (0, 2)], ids=str)
+def test_every_other_channel_is_still_every_other(gone: tuple[int, ...]) -> None:
+    graph, _ = filled(INTERLEAVED)
+    found = region(graph, "q")
+    (unit, *_) = units(graph, found)
+    assert int(unit.max()) == 3
+    kept = ~torch.isin(unit, torch.tensor(gone))
+    narrow = cut(INTERLEAVED, "q", (-1,), kept)
+    assert narrow["b"].attrs["start"] == 1 and narrow["b"].shape == (5, 4 - len(gone))
+
+
+def test_a_bound_that_is_a_value_keeps_no_zero() -> None:
+    text = HIDDEN.format(op="clamp(h, min=t)").replace("o: f64[2, 6]", "o: f64[2, 6], t: f64[]")
+    cut(text, "h", (-1,), torch.tensor([True, False, True, True, True, False]))
+
+
 def test_what_is_left_must_be_whole_rows() -> None:
     graph, _ = filled(GROUPED)
     found = region(graph, "vh", (-3, -1))
