@@ -156,9 +156,9 @@ def _reduction(holding: Holding, node: Node) -> State:
         labels = state.labels if keep else state.labels.squeeze(tuple(sorted(dims)))
         passes = node.op not in ("sum", "linalg_vector_norm") or state.gone == 0
         return Held(labels, state.gone if passes else None)
-    nothing = {"sum": 0.0, "any": 0.0, "all": 1.0, "linalg_vector_norm": 0.0}.get(node.op)
-    if node.attrs.get("ord", 2) < 0:  # as near to a minimum as to a length
-        nothing = None
+    nothing = {"sum": 0.0, "any": 0.0, "all": 1.0}.get(node.op)
+    if node.op == "linalg_vector_norm" and node.attrs.get("ord", 2) > 0:
+        nothing = 0.0
     if not (node.op == "amax" and state.last) and (nothing is None or state.gone != nothing):
         refuse(node, "it counts what is left out")
     if len(over) < len(state.axes) and over != [state.axes[-1]]:
@@ -312,7 +312,9 @@ def _numbers(holding: Holding, node: Node) -> State:
     at = [port for port, state in read.items() if state == NUMBERS]
     alone = len(at) == len(read)
     match node.op:
-        case _ if alone and (isinstance(ops.get(node.op).law, Movement) or _is_exact(node)):
+        case "to" if node.dtype != torch.bool:
+            return NUMBERS
+        case _ if alone and isinstance(ops.get(node.op).law, Movement):
             return NUMBERS
         case "aten.sort.default" | "aten.sort.stable":
             return (NUMBERS, SAME)
@@ -341,11 +343,6 @@ def _numbers(holding: Holding, node: Node) -> State:
             return refuse(node, "it has no rule for the numbers of experts")
 
 
-def _is_exact(node: Node) -> bool:
-    """Whether a conversion keeps the numbers of experts apart."""
-    return node.op == "to" and node.dtype != torch.bool
-
-
 def _need_along(holding: Holding, node: Node, dim: int, port: Port = (0,)) -> None:
     value = operand(node, port)
     assert value is not None
@@ -358,11 +355,8 @@ def _counts(holding: Holding, node: Node) -> bool:
     attrs, count = node.attrs, holding.count
     match node.op:
         case "aten.histc.default":
-            return (attrs.get("bins"), attrs.get("min", 0), attrs.get("max")) == (
-                count,
-                0,
-                count - 1,
-            )
+            limits = (attrs.get("min", 0), attrs.get("max"))
+            return attrs.get("bins") == count and limits == (0, count - 1)
         case "aten.one_hot.default":
             return attrs.get("num_classes") == count
         case "aten.bincount.default":
