@@ -55,9 +55,10 @@ def read(path: Path) -> dict[str, torch.Tensor]:
         places = found.pop(_places(name)).numpy()
         there = torch.from_numpy(np.unpackbits(places, count=math.prod(shape))).bool()
         values = found[name]
-        found[name] = torch.zeros(len(there), dtype=values.dtype)
-        found[name][there] = values
-        found[name] = found[name].view(shape)
+        bits = values.view(_BITS[values.element_size()])  # all that some dtypes can be put by
+        whole = bits.new_zeros(len(there))
+        whole[there] = bits
+        found[name] = whole.view(values.dtype).view(shape)
     return found
 
 

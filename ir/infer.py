@@ -17,7 +17,7 @@ import torch
 from . import ops
 from .errors import GraphError
 from .graph import Arg, Graph, Node, substitute, walk
-from .types import Dim, ScalarType, TensorType, Type, dim, evaluate, of, symbols
+from .types import Dim, TensorType, Type, dim, evaluate, of, symbols
 
 _PRIMES = (
     1009,
@@ -88,9 +88,9 @@ def infer(graph: Graph, op: str, args: tuple[Arg, ...], attrs: Mapping[str, Arg]
 def _sizes(node: Node, depth: int = 3) -> list[Dim]:
     if isinstance(node.type, TensorType):
         return list(node.type.shape)
-    if isinstance(node.type, ScalarType) and depth:
-        return [size for n in node.inputs for size in _sizes(n, depth - 1)]
-    return []
+    if isinstance(node.type, tuple):
+        return [size for t in node.type if isinstance(t, TensorType) for size in t.shape]
+    return [size for n in node.inputs for size in _sizes(n, depth - 1)] if depth else []
 
 
 def _unify(results: list[Type], points: list[dict[str, int]], sizes: list[Dim]) -> Type:

@@ -24,6 +24,7 @@ from .laws import (
     Add,
     Along,
     BatchNorm,
+    Cast,
     Contract,
     Conv,
     Elementwise,
@@ -196,7 +197,7 @@ _ROWS: tuple[Op, ...] = (
     _op("bitwise_not", "self", Elementwise(_PERMUTES)),
     _op("floor", "self", Elementwise(_PERMUTES)),
     _op("round", "self", Elementwise(_PERMUTES)),
-    _op("to", "self", Elementwise(_ALL), target="_to_copy"),
+    _op("to", "self", Cast(_ALL), target="_to_copy"),
     # -- movement: positions change, values do not
     _op("clone", "self", Movement()),
     _op("contiguous", "self", Movement()),

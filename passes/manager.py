@@ -236,6 +236,8 @@ def difference(found: Sequence[Any], wanted: Sequence[Any]) -> float:
         if not isinstance(b, torch.Tensor):
             worst = max(worst, 0.0 if a == b else float("inf"))
             continue
+        if b.is_complex():
+            a, b = torch.view_as_real(a), torch.view_as_real(b)
         gap = scale = 0.0
         pairs = zip(a.flatten().split(CHUNK), b.expand_as(a).flatten().split(CHUNK), strict=True)
         for x, y in ((x.double(), y.double()) for x, y in pairs):

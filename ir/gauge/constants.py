@@ -10,7 +10,6 @@ function stays as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,12 +24,14 @@ from ..laws import (
     Conv,
     Elementwise,
     Embedding,
+    GroupedContract,
     Movement,
     Mul,
     Normalize,
     Port,
     ScaledDotProduct,
 )
+from ..types import TensorType
 from .region import Region, operand, operands
 from .sites import CONTRACTIONS
 from .tensors import bounds_of
@@ -83,7 +84,7 @@ class _Constants:
             case Elementwise() | Add() | Mul() | Movement() | Embedding() | BatchNorm():
                 return self._all(True)
             case Contract() | Conv() | ScaledDotProduct():
-                return self._all(True)
+                return self._nothing_summed(node) if self._sums(node) else self._all(True)
             case Normalize(grouped=False, centres=False):
                 data: Node = node.args[0]
                 action = self.region.actions[data]
@@ -101,18 +102,43 @@ class _Constants:
         """
         match ops.get(node.op).law:
             case Contract() | Conv() if node.attrs.get("groups", 1) == 1:
-                data, weight = self._at(node, (0,)), self._at(node, (1,))
-                zero = (data == 0) | (weight == 0)
-                if node.op in CONTRACTIONS and node.args[1].op == "param" and _unpadded(node):
-                    constant = ~data.isnan() & ~zero
+                data, zero = self._at(node, (0,)), self._nothing_summed(node)
+                if _takes_constants(node):
+                    constant = data.isfinite() & ~zero
                     if bool(constant.any()):
                         products[node] = self._products(node, data)
                         zero |= constant
                 return zero
             case ScaledDotProduct():
-                return (self._at(node, (0,)) == 0) | (self._at(node, (1,)) == 0)
+                return self._nothing_summed(node)
             case _:
                 return self._all(False)
+
+    def _sums(self, node: Node) -> bool:
+        """Whether an op that gives the coordinates adds them up too, as in ``x + W x``."""
+        read = {port: self.region.actions.get(value) for port, value in operands(node).items()}
+        read = {port: action for port, action in read.items() if action is not None}
+        match ops.get(node.op).law:
+            case Contract() as law:
+                return any(law.summed(port) in action.axes for port, action in read.items())
+            case ScaledDotProduct():
+                return any(-1 in action.axes for port, action in read.items() if port != (2,))
+            case _:
+                return any(not self._apart(node, action) for action in read.values())
+
+    def _apart(self, node: Node, data: Action) -> bool:
+        """Whether each result of a convolution is made of its own coordinate alone."""
+        rank, groups = len(node.shape), node.attrs.get("groups", 1)
+        if data.axes != (1 - rank,):
+            return True
+        sides = [a.labels.reshape(groups, -1) for a in (data, self.region.actions[node])]
+        return bool(torch.cat([side == sides[0][:, :1] for side in sides], dim=1).all())
+
+    def _nothing_summed(self, node: Node) -> torch.Tensor:
+        """Where the products that an op adds up are zero."""
+        if node.attrs.get("groups", 1) > 1:
+            return self._all(False)
+        return _product(self._at(node, (0,)), self._at(node, (1,))) == 0
 
     def _products(self, node: Node, data: torch.Tensor) -> torch.Tensor:
         """What a contraction adds up of each coordinate, if that is a constant."""
@@ -134,9 +160,13 @@ class _Constants:
         return self.known[value]
 
     def _given(self, node: Node) -> torch.Tensor:
-        if node not in self.region.actions or node.op not in ops.OPS:
+        known = node in self.region.actions and node.op in ops.OPS
+        if not known or not isinstance(node.type, TensorType) or node.dtype.is_complex:
             return self._all(math.nan)
         match ops.get(node.op).law:
+            case GroupedContract():  # without a bias
+                product = _product(self._at(node, (0,)), self._at(node, (1,)))
+                return torch.where(product == 0, product, math.nan)
             case Contract() | Conv():
                 product = _product(self._at(node, (0,)), self._at(node, (1,)))
                 product = torch.where(product == 0, product, math.nan)
@@ -159,19 +189,21 @@ class _Constants:
                 return self._at(node, (0,)) + sign * self._at(node, (1,))
             case Elementwise() if set(node.inputs) <= {node.args[0]}:
                 data = self._at(node, (0,))
+                given = torch.where(data.isnan(), 0.0, data).to(node.args[0].dtype)
                 with torch.no_grad():
-                    found = ops.call(node.op, (data, *node.args[1:]), node.attrs)
-                return torch.where(data.isnan(), math.nan, found)
+                    found = ops.call(node.op, (given, *node.args[1:]), node.attrs)
+                return torch.where(data.isnan(), math.nan, found.double())
             case Movement():
-                return self._joined([n for n in operands(node).values() if n.op != "param"])
+                return self._joined(node)
             case _:
                 return self._all(math.nan)
 
-    def _joined(self, parts: Sequence[Node]) -> torch.Tensor:
-        """What values hold between them, each coordinate in some."""
+    def _joined(self, node: Node) -> torch.Tensor:
+        """What a movement's operands hold between them, each coordinate in some."""
         found, known = self._all(math.nan), self._all(False)
-        for part in parts:
-            held, here = self._present(self.region.actions.get(part)), self.of(part)
+        for port, part in operands(node).items():
+            taken = self.region.actions_of(node, port)[:1] or [self.region.actions.get(part)]
+            held, here = self._present(taken[0]), self._at(node, port)
             both = torch.where(found == here, here, math.nan)
             found = torch.where(held, torch.where(known, both, here), found)
             known |= held
@@ -194,15 +226,16 @@ class _Constants:
             return self._all(float(number) if fixed else math.nan)
         if value.op != "param":
             return self.of(value)
-        actions = self.region.actions_of(node, port)
+        actions, stored = self.region.actions_of(node, port), self.graph.value(value)
+        if stored.is_complex():
+            return self._all(math.nan)
         if not actions:
-            stored = self.graph.value(value)
             return self._all(float(stored) if stored.numel() == 1 else math.nan)
-        parts = [self._held(value, action) for action in actions]
+        parts = [self._held(stored.double(), action) for action in actions]
         return torch.where(parts[0] == parts[-1], parts[0], math.nan)
 
-    def _held(self, param: Node, action: Action) -> torch.Tensor:
-        low, high = bounds_of(self.graph.value(param).double(), action, self.region.size)
+    def _held(self, param: torch.Tensor, action: Action) -> torch.Tensor:
+        low, high = bounds_of(param, action, self.region.size)
         return torch.where(low == high, low, math.nan)
 
     def _all(self, value: float | bool) -> torch.Tensor:
@@ -211,12 +244,19 @@ class _Constants:
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Products of which one factor may be unknown where the other is zero."""
-    return torch.where((a == 0) | (b == 0), 0.0, a * b)
+    """Products of which one factor may be unknown, but not infinite, where the other is zero."""
+    zero = ((a == 0) & ~b.isinf()) | ((b == 0) & ~a.isinf())
+    return torch.where(zero, 0.0, a * b)
 
 
-def _unpadded(node: Node) -> bool:
-    """Whether what a contraction reads is all data: a padding's zeros are no constant's."""
+def _takes_constants(node: Node) -> bool:
+    """Whether the bias of a contraction with weights can take up what constants it reads add.
+
+    What it reads must be all data: a padding's zeros are no constant's.
+    """
+    stored = [param for param in (operand(node, (1,)), operand(node, (2,))) if param is not None]
+    if node.op not in CONTRACTIONS or any(param.op != "param" for param in stored):
+        return False
     padding = node.attrs.get("padding", 0)
     parts = padding if isinstance(padding, tuple | list) else (padding,)
     return all(part in (0, "valid") for part in parts)

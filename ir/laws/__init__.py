@@ -35,6 +35,7 @@ from .norms import Reduce as Reduce
 from .norms import Softmax as Softmax
 from .norms import WeightNorm as WeightNorm
 from .pointwise import Add as Add
+from .pointwise import Cast as Cast
 from .pointwise import Elementwise as Elementwise
 from .pointwise import Mul as Mul
 from .pointwise import Together as Together
@@ -51,6 +52,7 @@ __all__ = [
     "Along",
     "BatchNorm",
     "Call",
+    "Cast",
     "Contract",
     "Conv",
     "Elementwise",

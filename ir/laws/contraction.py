@@ -46,6 +46,13 @@ class Contract(Law):
     def passes(self, kind: Kind) -> bool:
         return kind is not Kind.SHIFT or self.indices.count(",") == 2  # with a bias
 
+    def summed(self, port: Port) -> int | None:
+        """The axis of an operand over which it sums, counted from the end."""
+        left, right = self.indices.split("->")
+        names = left.split(",")[port[0]].split()
+        axes = [i - len(names) for i, name in enumerate(names) if name not in right.split()]
+        return axes[0] if axes else None
+
     def letters(self, call: Call) -> dict[Port, list[str]]:
         """A letter for each axis of each port; the axes of ``...`` are counted from the right."""
         left, right = self.indices.split("->")

@@ -42,6 +42,17 @@ class Elementwise(Law):
 
 
 @dataclass(frozen=True)
+class Cast(Elementwise):
+    """A conversion between dtypes; one to whole numbers, or to truths, rounds."""
+
+    def flow(self, call: Call) -> Sequence[Flow]:
+        dtype = call.node.dtype
+        if call.kind is not Kind.PERMUTATION and not (dtype.is_floating_point or dtype.is_complex):
+            raise Stop(f"it rounds to {dtype}, which does not commute with a {call.kind.value}")
+        return super().flow(call)
+
+
+@dataclass(frozen=True)
 class Together(Law):
     """``f(a, b)`` acts position by position: f(g a, g b) = g f(a, b) for these kinds."""
 

@@ -30,7 +30,7 @@ class FoldPads(Pass):
     def _fold(self, pad: Node, reader: Node) -> Remark:
         if reader.args[0] is not pad or pad in reader.inputs[1:]:
             return missed(pad, f"{reader.name} reads it as a weight")
-        axes = len(reader.shape) - 2
+        axes = -1 - CONTRACTIONS[reader.op]
         amounts, own = _amounts(pad, axes), _padding(reader, axes)
         if isinstance(amounts, str):
             return missed(pad, amounts)
@@ -64,4 +64,6 @@ def _padding(reader: Node, axes: int) -> tuple[int, ...] | None:
         return (0,) * axes
     if isinstance(padding, int):
         return (padding,) * axes
-    return tuple(padding) if isinstance(padding, tuple | list) else None
+    if not isinstance(padding, tuple | list):
+        return None
+    return tuple(padding) * axes if len(padding) == 1 else tuple(padding)

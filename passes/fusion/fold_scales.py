@@ -38,6 +38,7 @@ class FoldScales(SitePass):
     what: ClassVar[str] = "a product of a value and a constant"
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
+        graph.prune()
         found = [node for node in graph.nodes if node.op in ("mul", "div") and asked(node)]
         remarks: list[Remark] = []
         for node in found:
@@ -84,7 +85,8 @@ class FoldScales(SitePass):
                 assert isinstance(region, Region)
                 apply(graph, region, element.to(node.dtype))
                 graph.replace(product, value)
-                names = ", ".join(dict.fromkeys(edit.node.name for edit in region.edits.values()))
+                takers = dict.fromkeys(edit.node.name for edit in region.edits.values())
+                names = ", ".join(name for name in takers if name != product.name)
                 return applied(value, f"{names} took up {node.name}")
             for reader in readers:
                 reader.replace_input(product, node)
@@ -114,7 +116,8 @@ class FoldScales(SitePass):
 
 def _scaled(graph: Graph, node: Node) -> tuple[Node, torch.Tensor] | None:
     """What a node multiplies by a constant, and the constant."""
-    if not isinstance(node.type, TensorType) or "rounding_mode" in node.attrs:
+    real = isinstance(node.type, TensorType) and node.dtype.is_floating_point
+    if not real or "rounding_mode" in node.attrs:
         return None
     left, right = node.args
     if node.op == "mul" and constant(graph, left) is not None:

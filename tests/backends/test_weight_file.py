@@ -33,6 +33,16 @@ def test_gives_back_what_was_written(
     assert torch.equal(*(part.reshape(-1).view(torch.uint8) for part in (found["w"], value)))
 
 
+def test_dtypes_that_few_ops_know(tmp_path: Path) -> None:
+    value = torch.zeros(5, 13)
+    value[1, ::3] = 3.0
+    for dtype in (torch.uint16, torch.float8_e4m3fn, torch.complex64):
+        weight_file.write({"w": value.to(dtype)}, tmp_path / "f")
+        found = weight_file.read(tmp_path / "f")["w"]
+        assert len(load_file(tmp_path / "f")["w"]) == 5
+        assert found.dtype == dtype and torch.equal(found.to(torch.complex64), value + 0j)
+
+
 def test_zeros_are_left_out_only_where_that_is_less(tmp_path: Path) -> None:
     value = torch.ones(64, 64)
     dense = {"w": value.clone()}

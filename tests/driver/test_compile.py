@@ -373,3 +373,8 @@ def test_differences_do_not_depend_on_how_many_numbers_are_at_hand(
     assert manager.difference([found], [wanted]) == pytest.approx(0.02)
     found[1, 1] = 0.0
     assert manager.difference([found], [wanted]) == torch.inf
+
+
+def test_differences_of_complex_numbers_count_both_parts() -> None:
+    wanted = torch.tensor([3 + 4j, -12j])
+    assert manager.difference([wanted + 0.26j], [wanted]) == pytest.approx(0.02 * 2**0.5)

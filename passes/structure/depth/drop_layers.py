@@ -75,7 +75,10 @@ class DropLayers(SitePass):
         check_known(self.kinds, LAYER_KINDS, "kind of layers")
         check_known([self.of], get_args(Measure), "budget of")
         if self.greedy and self.solver is not None:
-            raise InputError("greedy=True takes one layer after another: it has no use of a solver")
+            raise InputError(
+                "greedy=True takes one layer after another: it has no use of a solver",
+                do="greedy=True, or a solver",
+            )
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         costs = Costs(graph, [], context.inputs)

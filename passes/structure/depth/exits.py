@@ -51,7 +51,9 @@ def with_exits(graph: Graph, after: Sequence[int]) -> Graph:
         end = ends[count - 1]
         if end.type != last.type:
             raise InputError(
-                f"{end.name} is no {last.type}, which is what the head reads", where=end.at
+                f"{end.name} is no {last.type}, which is what the head reads",
+                where=end.at,
+                do="ask for exits after blocks that give what the last one does",
             )
         outputs += _again(new, tail, {last: end})
     spec = graph.out_spec or pytree.tree_structure(tuple(graph.outputs))

@@ -59,7 +59,7 @@ class Held:
     Attributes:
         labels: The expert of each place, -1 for none, size 1 along axes on which they do not vary.
         gone: What a place holds for an expert that is left out, if that is known.
-        last: Whether that is less than, or equal to, whatever stands beside it.
+        last: Whether that is less than whatever stands beside it, or minus infinity.
     """
 
     labels: torch.Tensor

@@ -113,6 +113,12 @@ class PruneExperts(SitePass):
         for value, reason in stopped:
             if asked(value):
                 remarks.append(blocked(value, str(reason), reason))
+        named = {*(self.experts or {}), *self.protect}
+        if unknown := named - {mixture.name for mixture in every} - {v.name for v, _ in stopped}:
+            raise InputError(
+                f"no mixture has a router called {', '.join(sorted(unknown))}",
+                do="name some of " + (", ".join(m.name for m in every) or "those of another graph"),
+            )
         for mixture in every:
             if not asked(mixture.router, *mixture.holding.choices):
                 continue

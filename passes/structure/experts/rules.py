@@ -35,8 +35,9 @@ from .holding import (
     refuse,
 )
 
-# Where what is left out is last it stays so: these never fall.
-_RISING = frozenset({"sigmoid", "exp", "softplus", "sqrt", "relu", "clamp", "to", "tanh"})
+# Where what is left out is last it stays so, and alone: these rise everywhere. Those that are level
+# somewhere, as relu is, make others equal to it, and a choice may then fall on either.
+_RISING = frozenset({"sigmoid", "exp", "softplus", "sqrt", "tanh"})
 _CHOICES = frozenset({"topk", "argmax", "aten.max.dim"})
 
 
@@ -88,6 +89,8 @@ def _places(holding: Holding, node: Node) -> State:
 def _choice(holding: Holding, node: Node) -> State:
     state = holding.held(node)[(0,)]
     rank = state.labels.dim()
+    if node.op == "argmax" and node.attrs.get("dim") is None:
+        refuse(node, "it chooses among all rows at once")
     dim = int(node.attrs.get("dim", -1)) % rank - rank
     if dim not in state.axes:
         refuse(node, "it chooses among the places of each expert")
@@ -153,7 +156,9 @@ def _reduction(holding: Holding, node: Node) -> State:
         labels = state.labels if keep else state.labels.squeeze(tuple(sorted(dims)))
         passes = node.op not in ("sum", "linalg_vector_norm") or state.gone == 0
         return Held(labels, state.gone if passes else None)
-    nothing = {"sum": 0.0, "any": 0.0, "all": 1.0, "linalg_vector_norm": 0.0}.get(node.op)
+    nothing = {"sum": 0.0, "any": 0.0, "all": 1.0}.get(node.op)
+    if node.op == "linalg_vector_norm" and node.attrs.get("ord", 2) > 0:
+        nothing = 0.0
     if not (node.op == "amax" and state.last) and (nothing is None or state.gone != nothing):
         refuse(node, "it counts what is left out")
     if len(over) < len(state.axes) and over != [state.axes[-1]]:
@@ -239,13 +244,16 @@ def _gone(holding: Holding, node: Node) -> tuple[float | None, bool]:
     attrs = {key: value for key, value in node.attrs.items() if key != "dtype"}
     gone = tensors[0] if node.op == "to" else ops.call(node.op, tuple(tensors), attrs)
     factors = [value for value in values if value is not None]
-    rising = node.op in _RISING or (
-        (node.op == "mul" and min(factors) >= 0)
+    rising = (
+        node.op in _RISING
+        or (node.op == "to" and node.dtype.is_floating_point)
+        or (node.op == "mul" and min(factors) >= 0)
         or (node.op == "div" and not isinstance(states[1], Held) and factors[1] > 0)
         or (node.op in ("add", "sub") and not isinstance(states[1], Held))
     )
-    value = float(gone)
-    return (None if math.isnan(value) else value), rising and bool(lasts) and all(lasts)
+    if math.isnan(value := float(gone)):
+        return None, False
+    return value, rising and bool(lasts) and all(lasts)
 
 
 def _value(holding: Holding, arg: Any) -> float | None:
@@ -304,7 +312,9 @@ def _numbers(holding: Holding, node: Node) -> State:
     at = [port for port, state in read.items() if state == NUMBERS]
     alone = len(at) == len(read)
     match node.op:
-        case _ if alone and (isinstance(ops.get(node.op).law, Movement) or node.op == "to"):
+        case "to" if node.dtype != torch.bool:
+            return NUMBERS
+        case _ if alone and isinstance(ops.get(node.op).law, Movement):
             return NUMBERS
         case "aten.sort.default" | "aten.sort.stable":
             return (NUMBERS, SAME)
@@ -345,11 +355,8 @@ def _counts(holding: Holding, node: Node) -> bool:
     attrs, count = node.attrs, holding.count
     match node.op:
         case "aten.histc.default":
-            return (attrs.get("bins"), attrs.get("min", 0), attrs.get("max")) == (
-                count,
-                0,
-                count - 1,
-            )
+            limits = (attrs.get("min", 0), attrs.get("max"))
+            return attrs.get("bins") == count and limits == (0, count - 1)
         case "aten.one_hot.default":
             return attrs.get("num_classes") == count
         case "aten.bincount.default":

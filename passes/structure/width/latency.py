@@ -36,6 +36,11 @@ class LatencyTable:
     blocks: Sequence[Mapping[Role, str]]
 
     def __post_init__(self) -> None:
+        if not self.blocks or any(not self.grid.keys() <= block.keys() for block in self.blocks):
+            raise InputError(
+                f"the {len(self.blocks)} blocks do not each have a group of {', '.join(self.grid)}",
+                do="a grid of roles that all blocks have, and at least one block",
+            )
         shape = tuple(len(points) for points in self.grid.values())
         if tuple(self.times.shape) != shape:
             raise InputError(

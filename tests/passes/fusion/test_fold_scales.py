@@ -83,13 +83,32 @@ def test_a_number_goes_back_through_moves(factor: str) -> None:
          "    s: f64[2, 4, 6] = add(m, b)" + READ, "b adds to it"),
         ("m: f64[2, 4, 6] = mul(r, 2.5)\n    s: f64[2, 4, 6] = add(m, 1.0)" + READ,
          "cannot take it up"),
+        ("m: f64[2, 4, 6] = mul(r, 2.5)\n    i: i64[2, 4, 6] = to(m, dtype=i64)\n"
+         "    s: f64[2, 4, 6] = to(i, dtype=f64)" + READ, "rounds to torch.int64"),
     ],
-    ids=["output", "softmax", "negative", "table", "gelu", "stream", "shifted"],
+    ids=["output", "softmax", "negative", "table", "gelu", "stream", "shifted", "rounded"],
 )  # fmt: skip
 def test_a_factor_that_is_needed_stays(body: str, why: str) -> None:
     found, remarks = folded(FoldScales(), SCALED.format(body=body))
     assert why in remarks[0].text and not remarks[0].applied
     assert "mul" in [node.op for node in found.nodes]
+
+
+@pytest.mark.parametrize("dtype", ["i64", "c128"])
+def test_a_factor_of_numbers_that_are_not_real_stays(dtype: str) -> None:
+    body = f"""a: {dtype}[2, 4, 6] = to(r, dtype={dtype})
+    m: {dtype}[2, 4, 6] = mul(a, 3)
+    s: {dtype}[2, 4, 6] = neg(m)
+    return s"""
+    text = SCALED.format(body=body).replace("a: f64[2, 4, 6] = linear(x, v)\n    r: f64", "r: f64")
+    found, remarks = folded(FoldScales(), text.replace("gelu(a)", "gelu(x)"))
+    assert not remarks and "mul" in [node.op for node in found.nodes]
+
+
+def test_what_nobody_reads_has_no_factor() -> None:
+    body = "k: f64[2, 4, 6] = mul(r, 3.0)\n    l: f64[2, 4, 6] = mul(k, 2.0)"
+    _, remarks = folded(FoldScales(), SCALED.format(body=f"{body}\n    return r"))
+    assert not remarks
 
 
 PADDED = """
@@ -126,6 +145,19 @@ def test_a_convolution_pads_for_itself(
         )
         < 1e-5
     )
+
+
+@pytest.mark.parametrize(("padding", "wanted"), [("(0, 0)", (0, 1)), ("(1,)", (1, 2))])
+def test_without_a_batch_and_with_one_number_for_all_axes(
+    padding: str, wanted: tuple[int, ...]
+) -> None:
+    out = ", ".join(str(size + 2 * own - 2) for size, own in zip((6, 7), wanted, strict=True))
+    text = PADDED.format(
+        high=6, wide=9, pad=(1, 1), value="", padding=padding, stride=(1, 1), out=out
+    )
+    for written in (text, text.replace("f64[2, ", "f64[")):
+        found, (remark,) = folded(FoldPads(), written)
+        assert remark.applied and found["y"].attrs["padding"] == wanted
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,119 @@ def test_a_root_mean_square_may_lose_zeros_and_nothing_else() -> None:
     assert list(found.params["u"].shape) == [7, 6]
 
 
+SUMMED = {
+    "linear": """
+        def graph(z: f64[5, 6], *, v: f64[8, 6], w: f64[8, 8], d: f64[3, 8]):
+            x: f64[5, 8] = linear(z, v)
+            a: f64[5, 8] = linear(x, w)
+            h: f64[5, 8] = add(x, a)
+            y: f64[5, 3] = linear(h, d)
+            return y
+        """,
+    "convolution": """
+        def graph(z: f64[2, 6, 5, 5], *, v: f64[8, 6, 1, 1], w: f64[8, 8, 3, 3],
+                  d: f64[3, 8, 1, 1]):
+            x: f64[2, 8, 5, 5] = conv2d(z, v)
+            a: f64[2, 8, 5, 5] = conv2d(x, w, padding=(1, 1))
+            h: f64[2, 8, 5, 5] = add(x, a)
+            y: f64[2, 3, 5, 5] = conv2d(h, d)
+            return y
+        """,
+    "groups": """
+        def graph(z: f64[2, 6, 5, 5], *, v: f64[8, 6, 1, 1], w: f64[8, 4, 3, 3],
+                  d: f64[3, 8, 1, 1]):
+            x: f64[2, 8, 5, 5] = conv2d(z, v)
+            a: f64[2, 8, 5, 5] = conv2d(x, w, padding=(1, 1), groups=2)
+            h: f64[2, 8, 5, 5] = add(x, a)
+            y: f64[2, 3, 5, 5] = conv2d(h, d)
+            return y
+        """,
+    "attention": """
+        def graph(x: f64[2, 5, 8], *, v: f64[8, 8], w: f64[8, 8], d: f64[3, 8]):
+            q: f64[2, 5, 8] = linear(x, v)
+            qh: f64[2, 1, 5, 8] = unsqueeze(q, dim=1)
+            k: f64[2, 5, 8] = linear(x, w)
+            kh: f64[2, 1, 5, 8] = unsqueeze(k, dim=1)
+            a: f64[2, 1, 5, 8] = scaled_dot_product_attention(qh, kh, kh)
+            y: f64[2, 1, 5, 3] = linear(a, d)
+            return y
+        """,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SUMMED.values(), ids=SUMMED.keys())
+def test_what_sums_channels_into_the_same_channels_keeps_them(text: str) -> None:
+    graph, inputs = filled(text)
+    zero(graph, "d", 2, 6, axis=1)
+    assert not [remark for remark in dropped(graph, inputs)[1] if remark.applied]
+
+
+def test_a_convolution_of_each_channel_by_itself_sums_none() -> None:
+    text = SUMMED["groups"].replace("8, 4, 3, 3", "8, 1, 3, 3").replace("groups=2", "groups=8")
+    graph, inputs = filled(text)
+    zero(graph, "d", 2, 6, axis=1)
+    found, _ = dropped(graph, inputs)
+    assert list(found.params["w"].shape) == [6, 1, 3, 3]
+
+
+JOINED = """
+def graph(x: f64[2, 4, 6], *, w: f64[8, 6], t: f64[2, 1, 8], d: f64[3, 8]):
+    a: f64[2, 4, 8] = linear(x, w)
+    h: f64[2, 5, 8] = cat((t, a), dim=1)
+    y: f64[2, 5, 3] = linear(h, d)
+    return y
+"""
+
+
+def test_a_stored_row_beside_the_data_counts() -> None:
+    graph, inputs = filled(JOINED)
+    zero(graph, "w", 2, 5)
+    assert dropped(graph, inputs)[1] == []
+    zero(graph, "t", 2, axis=2)
+    found, _ = dropped(graph, inputs)
+    assert list(found.params["w"].shape) == [7, 6] and list(found.params["t"].shape) == [2, 1, 7]
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        ("i: bool[5, 8] = to(a, dtype=bool)\n    n: bool[5, 8] = bitwise_not(i)\n"
+         "    h: f64[5, 8] = to(n, dtype=f64)", 7),
+        ("h: f64[5, 8] = reciprocal(a)", 8),
+        ("h: f64[5, 8] = exp(a)\n    b: f64[3] = mul(f, 2.0)", 8),
+    ],
+    ids=["truths", "infinite", "computed bias"],
+)  # fmt: skip
+def test_what_a_constant_becomes(body: str, left: int) -> None:
+    bias, more = (", b", ", f: f64[3]") if "b: f64" in body else ("", "")
+    graph, inputs = filled(
+        f"""
+def graph(x: f64[5, 6], *, w: f64[8, 6], d: f64[3, 8]{more}):
+    a: f64[5, 8] = linear(x, w)
+    {body}
+    y: f64[5, 3] = linear(h, d{bias})
+    return y
+"""
+    )
+    zero(graph, "w", 2)
+    found, _ = dropped(graph, inputs)
+    assert list(found.params["w"].shape) == [left, 6]
+
+
+def test_imaginary_weights_are_no_zeros() -> None:
+    graph, inputs = filled(
+        """
+        def graph(r: f64[5, 6], *, w: f64[8, 6], d: c128[3, 8]):
+            a: f64[5, 8] = linear(r, w)
+            h: c128[5, 8] = to(a, dtype=c128)
+            y: c128[5, 3] = linear(h, d)
+            return y
+        """
+    )
+    graph.store["d"] = torch.complex(torch.zeros(3, 8).double(), graph.store["d"].real)
+    assert dropped(graph, inputs)[1] == []
+
+
 def test_where_all_are_dead_none_goes() -> None:
     graph, inputs = gated()
     graph.store["d"] = torch.zeros_like(graph.store["d"])

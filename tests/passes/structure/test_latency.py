@@ -68,6 +68,9 @@ def test_grids_that_make_no_sense() -> None:
         LatencyTable(GRID, torch.zeros(2, 3), found.blocks)
     with pytest.raises(InputError, match="no grid of hidden"):
         LatencyTable({"stream": [1, 6], "hidden": [8, 1]}, torch.zeros(2, 2), found.blocks)
+    for blocks in ([], [*found.blocks, {"hidden": found.blocks[0]["hidden"]}]):
+        with pytest.raises(InputError, match="do not each have a group of stream, hidden"):
+            LatencyTable(GRID, found.times, blocks)
     uneven = [group for group in groups(filled(BLOCKS)[0])[0] if group.role == "hidden"]
     stream = [group for group in groups(filled(BLOCKS)[0])[0] if group.role == "stream"]
     with pytest.raises(InputError, match="2 groups of stream cannot be told apart by 4 blocks"):

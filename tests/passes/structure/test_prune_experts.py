@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 import torch
 import transformers as hf
 from mixtures import BY_HAND, Averaged, Dense, Loop, Soft, Told
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import regauge as rg
 from regauge.backends.onnxruntime import lower
@@ -81,7 +82,9 @@ def decoder(family: str, layers: int = 2) -> tuple[Graph, list[Any]]:
     return astype(graph, torch.float64), flatten(graph, (), words)
 
 
-def by_hand(make: type[nn.Module], rows: int = 20, **options: Any) -> tuple[Graph, list[Any]]:
+def by_hand(
+    make: Callable[..., nn.Module], rows: int = 20, **options: Any
+) -> tuple[Graph, list[Any]]:
     torch.manual_seed(0)
     x = torch.randn(rows, 6)
     return astype(rg.trace(make(**options).eval(), (x,)), torch.float64), [x.double()]
@@ -309,6 +312,56 @@ def test_what_cannot_be_proven_is_refused(make: Any, says: str) -> None:
         assert "no linear layer scores experts" in text
     else:
         assert says in text
+
+
+class _Routed(Dense):
+    """A choice by what a function makes of the scores."""
+
+    def __init__(self, made: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.made = made
+
+    def weights(self, x: Tensor) -> Tensor:
+        chosen, numbers = self.made(self.router(x)).topk(self.active)
+        marks = F.one_hot(numbers, self.count).to(x.dtype)
+        return (marks * chosen.softmax(-1)[..., None]).sum(-2)
+
+
+class _Halved(Soft):
+    def weights(self, x: Tensor) -> Tensor:
+        parts = super().weights(x)
+        return parts / torch.linalg.vector_norm(parts, ord=-1.0, dim=-1, keepdim=True)
+
+
+class _Single(Dense):
+    def weights(self, x: Tensor) -> Tensor:
+        return F.one_hot(self.router(x).argmax(), self.count).to(x.dtype).expand(len(x), -1)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [torch.relu, lambda x: x.clamp(-0.1, 0.1), lambda x: x.long().to(x.dtype), torch.sqrt],
+    ids=["relu", "clamp", "whole numbers", "no number"],
+)
+def test_a_choice_that_may_fall_on_what_is_left_out_is_refused(
+    made: Callable[[Tensor], Tensor],
+) -> None:
+    graph, _ = by_hand(lambda: _Routed(made))
+    found, ((_, reason),) = mixtures(graph)
+    assert not found and "it is not known that it passes over" in reason.reason
+
+
+def test_what_counts_the_zeros_or_all_rows_is_no_mixture() -> None:
+    assert not mixtures(by_hand(_Halved)[0])[0]
+    found, ((_, reason),) = mixtures(by_hand(_Single, rows=1)[0])
+    assert not found and "all rows at once" in reason.reason
+
+
+def test_routers_that_are_not_there_are_no_routers() -> None:
+    graph, inputs = by_hand(Soft)
+    for step in (PruneExperts(experts={"rooter": (0,)}), PruneExperts(protect=("rooter",))):
+        with pytest.raises(InputError, match="no mixture has a router called rooter"):
+            step(graph, Context(inputs=inputs))
 
 
 def test_protected_and_tied_ones_stay() -> None:

@@ -106,10 +106,12 @@ def test_sizes_may_be_symbolic() -> None:
     torch.manual_seed(0)
     rows = torch.export.Dim("rows", min=2, max=64)
     model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 5)).eval()
-    graph = rg.trace(model, (torch.randn(4, 3, 6),), dynamic_shapes=({0: rows},))
-    mixed, _ = Upcycle(2, 4)(graph)
-    x = torch.randn(9, 3, 6)
-    torch.testing.assert_close(execute(mixed, [x]), execute(graph, [x]))
+    columns = torch.export.Dim("columns", min=2, max=64)
+    for sizes in ({0: rows}, {0: rows, 1: columns}):
+        graph = rg.trace(model, (torch.randn(4, 3, 6),), dynamic_shapes=(sizes,))
+        mixed, _ = Upcycle(2, 4)(graph)
+        x = torch.randn(9, 3 + 2 * len(sizes) - 2, 6)
+        torch.testing.assert_close(execute(mixed, [x]), execute(graph, [x]))
 
 
 class _Normed(nn.Module):
