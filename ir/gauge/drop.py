@@ -129,8 +129,8 @@ def _obstacle(graph: Graph, region: Region, copies: torch.Tensor) -> Blocked | N
 
 
 def _partitions(region: Region) -> list[torch.Tensor]:
-    """Each coordinate alone; by its place along each axis of the values that have several; and by
-    its place in the groups of a convolution that writes them."""
+    """Each coordinate alone; by its place along each axis of the values that have several; by its
+    place in the groups of a convolution that writes them; and by the groups that are normed."""
     found = [torch.arange(region.size)]
     actions = [*region.actions.values(), *(edit.action for edit in region.edits.values())]
     for labels in {id(a.labels): a.labels for a in actions if len(a.axes) > 1}.values():
@@ -141,6 +141,9 @@ def _partitions(region: Region) -> list[torch.Tensor]:
         groups = node.attrs.get("groups", 1) if node.op.startswith("conv") else 1
         if groups > 1 and len(action.axes) == 1:
             found.append(_by_place(action.labels.reshape(groups, -1), 1, region.size))
+        if node.op == "group_norm" and len(action.axes) == 1:
+            together = action.labels.reshape(node.attrs["num_groups"], -1)
+            found.append(_by_place(together, 0, region.size))
     return found
 
 

@@ -210,3 +210,18 @@ def test_wrong_requests_are_refused(
     found, kept = wrong(graph)
     with pytest.raises(GraphError, match=reason):
         drop(graph, found, kept)
+
+
+def test_groups_that_are_normed_go_as_wholes() -> None:
+    text = """
+    def graph(x: f64[2, 3, 7], *, a: f64[6, 3, 1], g: f64[6], b: f64[6], o: f64[2, 6, 1]):
+        h: f64[2, 6, 7] = conv1d(x, a)
+        n: f64[2, 6, 7] = group_norm(h, g, b, num_groups=3)
+        y: f64[2, 2, 7] = conv1d(n, o)
+        return y
+    """
+    graph, _ = filled(text)
+    (unit,) = units(graph, region(graph, "h", (-2,)))
+    assert unit.tolist() == [0, 0, 1, 1, 2, 2]
+    narrow = cut(text, "h", (-2,), unit != 1)
+    assert narrow["n"].attrs["num_groups"] == 2 and narrow["n"].shape == (2, 4, 7)

@@ -68,7 +68,8 @@ def test_grids_that_make_no_sense() -> None:
         LatencyTable(GRID, torch.zeros(2, 3), found.blocks)
     with pytest.raises(InputError, match="no grid of hidden"):
         LatencyTable({"stream": [1, 6], "hidden": [8, 1]}, torch.zeros(2, 2), found.blocks)
-    for blocks in ([], [*found.blocks, {"hidden": found.blocks[0]["hidden"]}]):
+    short: Mapping[Role, str] = {"hidden": found.blocks[0]["hidden"]}
+    for blocks in ([], [*found.blocks, short]):
         with pytest.raises(InputError, match="do not each have a group of stream, hidden"):
             LatencyTable(GRID, found.times, blocks)
     uneven = [group for group in groups(filled(BLOCKS)[0])[0] if group.role == "hidden"]
