@@ -31,8 +31,8 @@ SAYS = (
     "of the parameters: to have as many gone, twelve layers go where eight do, at 36.9 against "
     "29.7 of four whole blocks. By what each parameter saved costs it is, at 26.4, and bridged at "
     "23.3 against 24.1; with twice as much gone the two are level plain, and blocks are ahead "
-    "bridged. One after another is far better than at once. In order went (a: attention, f: feed-forward network, by "
-    "block): {order}; by parameters: {by_size}; at once: {at_once}."
+    "bridged. One after another is far better than at once. In order went (a: attention, f: "
+    "feed-forward network, by block): {order}; by parameters: {by_size}; at once: {at_once}."
 )
 KINDS: tuple[LayerKind, ...] = ("attention", "feedforward")
 PARTS = (0.1, 0.2)
