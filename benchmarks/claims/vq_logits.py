@@ -26,7 +26,10 @@ SAYS = (
     "clusters, and a bias for each token breaks the ties within one (none; what is lost of the "
     "mean logit; or such that each token is as probable on average as it was). Likely: tokens "
     "count in the clusters by their mean probability. The head is tied to the embedding, so its "
-    "parameters stay and the codes come on top; products are those of the head."
+    "parameters stay and the codes come on top; products are those of the head. What counts is "
+    "that likely tokens have clusters of their own: with 4,096 codes, a twelfth of the products, "
+    "perplexity is 29.9 where it is 165 with all tokens alike, and with 16,384, a third, 19.7 "
+    "(13 % more than dense) where it is 61.5. The 4 % of the claim need training."
 )
 
 
