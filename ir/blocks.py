@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import networkx as nx
 
 from .graph import Graph, Node
-from .types import TensorType
+from .types import is_real
 
 _END = "end"
 
@@ -41,7 +41,7 @@ def cuts(graph: Graph) -> list[Node]:
     for node in graph.nodes:
         sources = [used for used in node.inputs if used in data]
         if sources or (
-            _is_float(node) and any(n.op == "param" for n in node.inputs) and _reads_input(node)
+            is_real(node.type) and any(n.op == "param" for n in node.inputs) and _reads_input(node)
         ):
             data.add(node)
             paths.add_edges_from((source, node) for source in sources)
@@ -61,7 +61,7 @@ def cuts(graph: Graph) -> list[Node]:
     while isinstance(step, Node):
         chain.append(step)
         step = parents[step]
-    return [node for node in reversed(chain) if _is_float(node) and node.op != "input"]
+    return [node for node in reversed(chain) if is_real(node.type) and node.op != "input"]
 
 
 def blocks(graph: Graph) -> list[Block]:
@@ -139,12 +139,8 @@ def _between(entry: Node | None, end: Node, position: dict[Node, int]) -> tuple[
     return tuple(sorted(found, key=position.__getitem__))
 
 
-def _is_float(node: Node) -> bool:
-    return isinstance(node.type, TensorType) and node.type.dtype.is_floating_point
-
-
 def _is_data(node: Node) -> bool:
-    return _is_float(node) and node.op != "param"
+    return is_real(node.type) and node.op != "param"
 
 
 def _reads_input(node: Node) -> bool:

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from . import ops
 from .errors import InputError
 from .graph import Graph, Node, ancestors, substitute
-from .types import DTYPE_NAMES, TensorType, evaluate, show
+from .types import DTYPE_NAMES, TensorType, evaluate, is_real, show
 
 Tap: TypeAlias = "Callable[[Node, Any], Any]"
 Read: TypeAlias = "Callable[[Node, Node, Any], Any]"
@@ -56,10 +56,8 @@ def by_input(graph: Graph, values: Sequence[Any]) -> dict[Node, Any]:
 def converted(node: Node, value: Any) -> Any:
     """What an input is given, in the precision in which the graph takes it: calibration data are as
     the model took them, also for a copy in float32."""
-    if not isinstance(value, torch.Tensor) or not isinstance(node.type, TensorType):
-        return value
-    real = value.is_floating_point() and node.dtype.is_floating_point
-    return value.to(node.dtype) if real else value
+    both = isinstance(value, torch.Tensor) and value.is_floating_point() and is_real(node.type)
+    return value.to(node.dtype) if both else value
 
 
 class _Reading(dict[Node, Any]):

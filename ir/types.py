@@ -77,6 +77,11 @@ def dim(expression: object) -> Dim:
     return int(expression) if str(expression).isdigit() else ast.unparse(tree)  # type: ignore[call-overload]
 
 
+def is_real(type_: Type) -> bool:
+    """Whether it is that of a tensor of floating-point numbers."""
+    return isinstance(type_, TensorType) and type_.dtype.is_floating_point
+
+
 def symbols(type_: Type) -> Iterator[str]:
     """The names of the symbols in a type, in order, with repeats."""
     if isinstance(type_, tuple):

@@ -12,6 +12,9 @@ from typing import Any, overload
 import torch
 from torch.utils import _pytree as pytree
 
+from ..ir import Graph, Node
+from ..ir.interpret import values_of
+
 
 class Mapped(Sequence[Any]):
     """A function of each index, computed whenever it is asked for.
@@ -94,6 +97,17 @@ class Series(Sequence[Any]):
         if isinstance(index, slice):
             return [entry.value for entry in self._entries[index]]
         return self._entries[index].value
+
+
+def series_of(
+    graph: Graph, batches: Sequence[Sequence[Any]], nodes: Sequence[Node], shelf: Shelf
+) -> list[Series]:
+    """Some values of a graph for each batch; what they do not need is not computed."""
+    found = [shelf.series() for _ in nodes]
+    for batch in batches if nodes else ():
+        for series, value in zip(found, values_of(graph, batch, nodes), strict=True):
+            series.append(value)
+    return found
 
 
 class _Held:

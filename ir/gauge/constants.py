@@ -164,20 +164,15 @@ class _Constants:
         if not known or not isinstance(node.type, TensorType) or node.dtype.is_complex:
             return self._all(math.nan)
         match ops.get(node.op).law:
-            case GroupedContract():  # without a bias
-                product = _product(self._at(node, (0,)), self._at(node, (1,)))
-                return torch.where(product == 0, product, math.nan)
             case Contract() | Conv():
                 product = _product(self._at(node, (0,)), self._at(node, (1,)))
-                product = torch.where(product == 0, product, math.nan)
-                return product if operand(node, (2,)) is None else product + self._at(node, (2,))
-            case Normalize() | BatchNorm():
-                first = self._at(node, (0,)) == 0
-                if isinstance(ops.get(node.op).law, BatchNorm):
-                    first &= self._at(node, (3,)) == 0
-                zero = first | (self._at(node, (1,)) == 0)
-                product = torch.where(zero, 0.0, math.nan).double()
-                return product if operand(node, (2,)) is None else product + self._at(node, (2,))
+                return self._biased(node, product == 0)
+            case BatchNorm():
+                still = (self._at(node, (0,)) == 0) & (self._at(node, (3,)) == 0)
+                return self._biased(node, still | (self._at(node, (1,)) == 0))
+            case Normalize():
+                still = self._at(node, (0,)) == 0
+                return self._biased(node, still | (self._at(node, (1,)) == 0))
             case Embedding():
                 return self._at(node, (0,))
             case ScaledDotProduct():
@@ -197,6 +192,12 @@ class _Constants:
                 return self._joined(node)
             case _:
                 return self._all(math.nan)
+
+    def _biased(self, node: Node, zero: torch.Tensor) -> torch.Tensor:
+        """What an op gives whose product is zero at some coordinates, and unknown elsewhere."""
+        product = torch.where(zero, 0.0, math.nan).double()
+        without = isinstance(ops.get(node.op).law, GroupedContract) or operand(node, (2,)) is None
+        return product if without else product + self._at(node, (2,))
 
     def _joined(self, node: Node) -> torch.Tensor:
         """What a movement's operands hold between them, each coordinate in some."""

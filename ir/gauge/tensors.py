@@ -83,13 +83,18 @@ def places_of(tensor: torch.Tensor, action: Action, size: int) -> torch.Tensor:
     return rows.flatten(1)
 
 
+def at_all_places(tensor: torch.Tensor, action: Action) -> torch.Tensor:
+    """A tensor with a number at each place of an action: one of it may serve many."""
+    shape = list(tensor.shape)
+    for axis in action.axes:
+        shape[axis] = action.labels.shape[axis]
+    return tensor.expand(shape)
+
+
 def bounds_of(tensor: torch.Tensor, action: Action, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The least and the greatest number in the places of each coordinate, ``[size]``; zeros where
     it has none."""
-    shape = list(tensor.shape)
-    for axis in action.axes:  # one number may serve many places
-        shape[axis] = action.labels.shape[axis]
-    rows = tensor.expand(shape).movedim(action.axes, tuple(range(len(action.axes))))
+    rows = at_all_places(tensor, action).movedim(action.axes, tuple(range(len(action.axes))))
     rows = rows.reshape(action.labels.numel(), -1)
     labels = action.labels.flatten().long()
     held = labels >= 0

@@ -16,10 +16,11 @@ from typing import ClassVar
 
 import torch
 
-from ...ir import Graph, Node, TensorType, ops
+from ...ir import Graph, Node, ops
 from ...ir.finite import is_finite
 from ...ir.gauge import Blocked, Region, apply, transport, weighted
 from ...ir.laws import Kind, Movement
+from ...ir.types import is_real
 from ..base import Context, Remark, applied, blocked, missed
 from ..sites import Asked, SitePass
 from ..ties import own, tie_in_the_way
@@ -116,8 +117,7 @@ class FoldScales(SitePass):
 
 def _scaled(graph: Graph, node: Node) -> tuple[Node, torch.Tensor] | None:
     """What a node multiplies by a constant, and the constant."""
-    real = isinstance(node.type, TensorType) and node.dtype.is_floating_point
-    if not real or "rounding_mode" in node.attrs:
+    if not is_real(node.type) or "rounding_mode" in node.attrs:
         return None
     left, right = node.args
     if node.op == "mul" and constant(graph, left) is not None:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...ir import Graph, Node, TensorType
+from ...ir import Graph, Node
+from ...ir.types import is_real
 from ..base import Context, Pass, Remark, missed
 from .branches import Branches, Term, goes, is_map, size_of
 from .channelwise import as_diagonal
@@ -36,7 +37,7 @@ class MergeBranches(Pass):
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         remarks: list[Remark] = []
         for node in list(graph.nodes):
-            if not node.args or not _is_real(node):
+            if not node.args or not is_real(node.type):
                 continue  # erased, or no matter of weights
             if node.op in ("mul", "div", "neg"):
                 remarks += self._scaled(graph, node)
@@ -80,10 +81,6 @@ class MergeBranches(Pass):
                 return [*done, *left]
             if root.op not in SUMS:
                 return done
-
-
-def _is_real(node: Node) -> bool:
-    return isinstance(node.type, TensorType) and node.type.dtype.is_floating_point
 
 
 def _inside(node: Node) -> bool:

@@ -20,14 +20,15 @@ from typing import Any, ClassVar
 
 import torch
 
-from ...ir import Graph, InputError, Node, TensorType, ops
-from ...ir.interpret import compute, converted, values_of
+from ...ir import Graph, InputError, Node, ops
+from ...ir.interpret import compute, converted
 from ...ir.laws import Contract, Conv, Normalize
 from ...ir.sections import Cut, Section, sections
+from ...ir.types import is_real
 from ..base import Context, Pass, Promise, Remark, Stage, missed
 from ..calibration import padding_mask
 from ..fitting import Fit, Fitter, Learnable, Samples, changed
-from ..shelf import Mapped, Shelf
+from ..shelf import Mapped, Shelf, series_of
 from .groups import in_full
 
 TRAINED = (Contract, Conv, Normalize)  # the laws of ops whose parameters are learned
@@ -145,7 +146,7 @@ class Pupil:
         self.goals: dict[Node, Node] = {}
         for node in self.single.nodes:
             goal = places.get((stands or {}).get(node.name, node.name))
-            if goal is not None and goal.type == node.type and is_real(node):
+            if goal is not None and goal.type == node.type and is_real(node.type):
                 self.goals[node] = goal
 
     @property
@@ -171,13 +172,14 @@ class Pupil:
         """Have at hand what values are to be, in one run."""
         wanted = dict.fromkeys(self.goals[node] for node in nodes if node in self.goals)
         missing = [goal for goal in wanted if goal.name not in self.watched]
-        series = self._series(self.original, missing)
+        series = series_of(self.original, self.batches, missing, self.shelf)
         self.watched |= zip([goal.name for goal in missing], series, strict=True)
 
     def learn(self, section: Section, learned: Sequence[Learnable], fitter: Fitter) -> Fit:
         """Learn what a section gives, and store it in the graph."""
         missing = [node for node in section.entries if node not in self.values]
-        self.values |= zip(missing, self._series(self.single, missing), strict=True)
+        found = series_of(self.single, self.batches, missing, self.shelf)
+        self.values |= zip(missing, found, strict=True)
         exits = changed(section, learned)
         self.watch_original(exits)
         goals = {node: self.goals[node].name for node in exits if node in self.goals}
@@ -218,13 +220,6 @@ class Pupil:
         entries = {node: self.values[node] for node in section.entries}
         return self._by_batch(entries, params)
 
-    def _series(self, graph: Graph, nodes: Sequence[Node]) -> list[Sequence[Any]]:
-        found = [self.shelf.series() for _ in nodes]
-        for batch in self.batches if nodes else ():
-            for series, value in zip(found, values_of(graph, batch, nodes), strict=True):
-                series.append(value)
-        return list(found)
-
     def _by_batch(
         self, values: Mapping[Node, Sequence[Any]], params: Sequence[Node] = ()
     ) -> Sequence[dict[Node, Any]]:
@@ -233,8 +228,3 @@ class Pupil:
             return {node: of[index] for node, of in values.items()} | stored
 
         return Mapped(batch, self.count)
-
-
-def is_real(node: Node) -> bool:
-    """Whether a value is a tensor of floating-point numbers."""
-    return isinstance(node.type, TensorType) and node.dtype.is_floating_point

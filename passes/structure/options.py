@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from ...ir import InputError
+
+Option = TypeVar("Option")
 
 
 def check_part(part: float, option: str = "remove", of: str = "a network") -> None:
@@ -32,3 +35,11 @@ def lessened(before: tuple[int, int], after: tuple[int, int]) -> str:
         f"{what} {was:,} to {now:,} (-{100 * (1 - now / max(was, 1)):.3g} %)"
         for what, was, now in zip(("parameters", "products"), before, after, strict=True)
     )
+
+
+def named(asked: Option | str, known: Mapping[str, Option], what: str) -> Option:
+    """What is asked for, itself or by a name; raises ``InputError`` where nothing has that name."""
+    if not isinstance(asked, str):
+        return asked
+    check_known([asked], known, what)
+    return known[asked]

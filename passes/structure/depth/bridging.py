@@ -25,7 +25,7 @@ from ....ir.graph import ancestors
 from ....ir.interpret import by_input, compute
 from ...base import Context
 from ...calibration import as_rows, padding_mask
-from ...shelf import Series, Shelf
+from ...shelf import Series, Shelf, series_of
 from ...ties import own
 from ..elimination import Moments
 from ..groups import in_full
@@ -59,7 +59,8 @@ def bridge(
         single, shelf = in_full(graph), Shelf(context.in_memory)
         twins = {node.name: node for node in single.nodes}
         batches = context.need_calibration(who)
-        goals = _goals(exact, [last[by] for by in maps], batches, shelf)
+        before = in_full(exact)
+        goals = series_of(before, batches, [before[last[by].name] for by in maps], shelf)
         gaps = [(twins[by.name], twins[layer.name]) for by, layer in maps.items()]
         run = _Run(single, gaps, batches, shelf)
         for index, layer in enumerate(context.progress(list(maps.values()), f"{who}: bridging")):
@@ -102,20 +103,6 @@ def _fold(
     for index, value in enumerate(new, start=1):
         param = graph.give(layer, index, value.to(graph.value(layer.args[index]).dtype))
         single.give(twin, index, graph.value(param).to(single.value(twin.args[index]).dtype))
-
-
-def _goals(
-    exact: Graph, wanted: Sequence[Node], batches: Sequence[Sequence[Any]], shelf: Shelf
-) -> list[Series]:
-    """The values that should stand before each gap, of each batch."""
-    single = in_full(exact)
-    nodes = [single[node.name] for node in wanted]
-    goals, steps = [shelf.series() for _ in nodes], _needed(single, nodes)
-    for batch in batches:
-        values = _computed(single, steps, by_input(single, batch).items(), nodes)
-        for node, series in zip(nodes, goals, strict=True):
-            series.append(values[node])
-    return goals
 
 
 class _Run:

@@ -29,7 +29,7 @@ from ...allocation.solvers import Solver
 from ...base import Context, Promise, Remark, Stage, applied, decided, missed
 from ...sites import Asked, SitePass
 from ..costs import Costs
-from ..options import check_known, check_part, lessened
+from ..options import check_known, check_part, lessened, named
 from .bridging import bridge
 from .layer_scores import SCORES, LayerScore
 from .layers import LAYER_KINDS, Layer, LayerKind, apart, layers, of_copy, without
@@ -70,8 +70,7 @@ class DropLayers(SitePass):
 
     def __post_init__(self) -> None:
         check_part(self.remove)
-        if isinstance(self.score, str):
-            check_known([self.score], SCORES, "score")
+        named(self.score, SCORES, "score")
         check_known(self.kinds, LAYER_KINDS, "kind of layers")
         check_known([self.of], get_args(Measure), "budget of")
         if self.greedy and self.solver is not None:
@@ -239,7 +238,7 @@ class DropLayers(SitePass):
 
     @property
     def _score(self) -> LayerScore:
-        return SCORES[self.score] if isinstance(self.score, str) else self.score
+        return named(self.score, SCORES, "score")
 
 
 def _goes(layer: Layer, other: Layer) -> bool:

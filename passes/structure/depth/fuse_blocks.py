@@ -29,7 +29,8 @@ from ...sites import Asked, SitePass
 from ...ties import own
 from ..costs import Costs
 from ..distill import Pupil
-from ..options import check_known, check_part, lessened
+from ..groups import in_full
+from ..options import check_part, lessened, named
 from .bridging import bridge
 from .layer_scores import SCORES, LayerScore, OutputChange
 from .layers import Layer, layers, without
@@ -64,8 +65,7 @@ class FuseBlocks(SitePass):
 
     def __post_init__(self) -> None:
         check_part(self.remove)
-        if isinstance(self.score, str):
-            check_known([self.score], SCORES, "score")
+        named(self.score, SCORES, "score")
         for option in ("neighbours", "rank"):
             if getattr(self, option) < 1:
                 raise InputError(f"{option}={getattr(self, option)} is none", do="a number from 1")
@@ -96,14 +96,14 @@ class FuseBlocks(SitePass):
 
     @property
     def _score(self) -> LayerScore:
-        return SCORES[self.score] if isinstance(self.score, str) else self.score
+        return named(self.score, SCORES, "score")
 
 
 class _Work:
     """A graph from which one block after another is taken out.
 
     Attributes:
-        original: The graph as it was.
+        original: The graph as it was, in float32.
         stands: For the name of a value before a gap, the name of the one in the original that it
             stands for.
         watched: What blocks of the original gave, by name, on a shelf.
@@ -111,7 +111,7 @@ class _Work:
 
     def __init__(self, options: FuseBlocks, graph: Graph, context: Context) -> None:
         self.options, self.graph, self.context = options, graph, context
-        self.original, self.stands = graph.copy(), dict[str, str]()
+        self.original, self.stands = in_full(graph), dict[str, str]()
         self.shelf, self.watched = Shelf(context.in_memory), dict[str, Sequence[Any]]()
         if options.fitter.steps:
             pupil = self._pupil()

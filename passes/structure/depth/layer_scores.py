@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from ....ir import Graph, Node
-from ....ir.interpret import execute
+from ....ir import Graph
+from ....ir.interpret import execute, values_of
 from ...base import Context
 from ...quantization.simulated import floats
 from ..groups import in_full
@@ -76,16 +76,9 @@ class Similarity(LayerScore):
         batches = context.need_calibration(self.name)[: self.batches]
         single, total = in_full(graph), torch.zeros(len(layers), dtype=torch.float64)
         own = of_copy(single, layers)
-        wanted = {node for layer in own for node in (layer.value, layer.by)}
+        wanted = list({node for layer in own for node in (layer.value, layer.by)})
         for batch in context.progress(batches, f"{self.name}: watching layers"):
-            seen: dict[Node, torch.Tensor] = {}
-
-            def tap(node: Node, value: Any, seen: dict[Node, torch.Tensor] = seen) -> None:
-                if node in wanted:
-                    seen[node] = value
-
-            with torch.no_grad():
-                execute(single, batch, tap=tap)
+            seen = dict(zip(wanted, values_of(single, batch, wanted), strict=True))
             for index, layer in enumerate(own):
                 total[index] += angle(seen[layer.value], seen[layer.by])
         return total / len(batches)

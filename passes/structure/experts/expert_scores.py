@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 
 from ....ir import Graph, InputError, Node
-from ....ir.interpret import execute
+from ....ir.interpret import values_of
 from ...base import Context
 from ..groups import in_full
 from .mixtures import Mixture, mixtures
@@ -40,17 +40,10 @@ class Watching(ExpertScore):
         by_name = {mixture.name: mixture for mixture in mixtures(single)[0]}
         own = [by_name[mixture.name] for mixture in found]
         totals = [torch.zeros(self.rows(mixture), dtype=torch.float64) for mixture in own]
-        wanted = {node for mixture in own for node in self.watched(mixture)}
+        wanted = list({node for mixture in own for node in self.watched(mixture)})
         for batch in context.progress(batches, f"{self.name}: watching experts"):
-            values: dict[Node, Any] = {}
-
-            def tap(node: Node, value: Any, values: dict[Node, Any] = values) -> None:
-                if node in wanted:
-                    values[node] = value
-
+            values = dict(zip(wanted, values_of(single, batch, wanted), strict=True))
             with torch.no_grad():
-                execute(single, batch, tap=tap)
-                values |= {p: single.value(p) for p in wanted if p.op == "param"}
                 for total, mixture in zip(totals, own, strict=True):
                     total += self.seen(mixture, values)
         return [self.worth(total) for total in totals]

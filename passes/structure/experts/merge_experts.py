@@ -24,7 +24,7 @@ from ....ir import Graph, InputError, Node
 from ....ir.gauge import Region, transport
 from ....ir.gauge.region import Refused, operand
 from ....ir.gauge.tensors import places_of, transformed
-from ....ir.interpret import execute
+from ....ir.interpret import values_of
 from ....ir.laws import Action, Kind, Port
 from ...base import Context, Promise, Remark, Stage, applied, blocked, decided, missed
 from ...sites import Asked, SitePass
@@ -303,17 +303,11 @@ def _outputs(
     batches, single = context.need_calibration(who), in_full(graph)
     by_name = {mixture.name: mixture for mixture in mixtures(single)[0]}
     own = [by_name[mixture.name] for mixture in found]
-    wanted = {node for mixture in own for node in mixture.entering()}
+    wanted = list({node for mixture in own for node in mixture.entering()})
     squares = [torch.zeros(m.count, m.count, dtype=torch.float64) for m in own]
     for batch in context.progress(batches, f"{who}: watching experts"):
-        values: dict[Node, Any] = {p: single.value(p) for p in wanted if p.op == "param"}
-
-        def tap(node: Node, value: Any, values: dict[Node, Any] = values) -> None:
-            if node in wanted:
-                values[node] = value
-
+        values = dict(zip(wanted, values_of(single, batch, wanted), strict=True))
         with torch.no_grad():
-            execute(single, batch, tap=tap)
             for total, mixture in zip(squares, own, strict=True):
                 rows = [mixture.forced(values, e).double().flatten() for e in range(mixture.count)]
                 total += torch.cdist(torch.stack(rows), torch.stack(rows)).square()

@@ -22,7 +22,7 @@ from ...base import Context, Promise, Remark, Stage, applied, blocked, decided, 
 from ...sites import Asked, SitePass
 from ...ties import tie_in_the_way
 from ..costs import Costs
-from ..options import check_known, check_part, lessened
+from ..options import check_known, check_part, lessened, named
 from .expert_scores import SCORES, ExpertScore
 from .mixtures import Mixture, mixtures
 from .removal import own_constants, remove
@@ -63,8 +63,7 @@ class PruneExperts(SitePass):
             raise InputError(
                 "a drift is one from a base model", do="score=DriftScore(base), its graph or state"
             )
-        if isinstance(self.score, str):
-            check_known([self.score], SCORES, "score")
+        named(self.score, SCORES, "score")
         if self.keep is not None and (self.keep < 1 or self.over == "graph"):
             raise InputError(
                 f"keep={self.keep} is the number that stays of each mixture",
@@ -101,7 +100,7 @@ class PruneExperts(SitePass):
                 else _counted(mixture, self.keep)
                 for mixture in found
             ]
-        score = SCORES[self.score] if isinstance(self.score, str) else self.score
+        score = named(self.score, SCORES, "score")
         scores = score.of(graph, found, context)
         counts = counts or _globally(found, scores, self.remove)
         return [_best(*pair) for pair in zip(found, scores, counts, strict=True)]

@@ -11,7 +11,7 @@ import torch
 
 from ....ir import Graph, Node
 from ....ir.gauge.sites import CONTRACTIONS
-from ....ir.gauge.tensors import places_of
+from ....ir.gauge.tensors import at_all_places, places_of
 from ....ir.interpret import execute
 from ....ir.laws import Action
 from ...allocation.score import Metric, power, seeds
@@ -51,8 +51,7 @@ class Magnitude(Importance):
             total = torch.zeros(len(group.unit), dtype=torch.float64)
             for param, action in group.held():
                 value = graph.value(param).double().abs() ** self.power
-                whole = value.expand(*_shape_of(value, action))
-                total += places_of(whole, action, len(total)).sum(1)
+                total += places_of(at_all_places(value, action), action, len(total)).sum(1)
             found.append(by_unit(group, total))
         return found
 
@@ -230,14 +229,6 @@ def by_unit(group: Group, found: torch.Tensor) -> torch.Tensor:
     """Sums over the coordinates of each unit, along the last axis."""
     total = found.new_zeros(*found.shape[:-1], group.count)
     return total.index_add_(-1, group.unit, found)
-
-
-def _shape_of(value: torch.Tensor, action: Action) -> list[int]:
-    """The shape in which a parameter holds all places of an action: one number may serve many."""
-    shape = list(value.shape)
-    for axis in action.axes:
-        shape[axis] = action.labels.shape[axis]
-    return shape
 
 
 SCORES: Mapping[str, Importance] = {

@@ -26,7 +26,7 @@ from ...sites import Asked, SitePass
 from ...ties import tie_in_the_way
 from ..costs import Costs
 from ..groups import ROLES, Group, Role, groups
-from ..options import check_known, check_part, lessened
+from ..options import check_known, check_part, lessened, named
 from .importance import SCORES, Importance
 from .masking import Masked
 
@@ -77,8 +77,7 @@ class Prune(SitePass):
 
     def __post_init__(self) -> None:
         check_part(self.remove)
-        if isinstance(self.score, str):
-            check_known([self.score], SCORES, "score")
+        named(self.score, SCORES, "score")
         check_known(self.roles, ROLES, "role")
         check_known([self.of], get_args(Measure), "budget of")
         if self.of == "latency" and self.latency is None:
@@ -91,7 +90,7 @@ class Prune(SitePass):
         found, remarks = self._groups(graph, asked)
         if not found or not self.remove:
             return remarks
-        score = SCORES[self.score] if isinstance(self.score, str) else self.score
+        score = named(self.score, SCORES, "score")
         scores = score.of(graph, found, context)
         costs = Costs(graph, found, context.inputs)
         plan = _Plan(self, found, scores, costs)
