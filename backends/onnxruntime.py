@@ -16,6 +16,7 @@ from .onnx import WIDE_SUMS, ModelFile, emit
 from .onnx.forms.cached import Unfit, find_fits
 from .onnx.half import computed, stored
 from .onnx.runner import OnnxRunner
+from .onnx.sparse import without_zeros
 from .onnx.state import BoundSteps, Past
 from .pages import in_huge_pages
 from .runner import Steps
@@ -113,6 +114,7 @@ def lower(
     *,
     threads: int | None = None,
     half: str | None = None,
+    sparse: bool = False,
     providers: str | Sequence[str] = (),
 ) -> OnnxRuntimeRunner:
     """The graph as a session.
@@ -120,6 +122,8 @@ def lower(
     Args:
         half: ``float16`` for half precision: on the CPU, which computes in float32, of what is
             stored; on other providers of what is computed, but for norms, softmax and sums.
+        sparse: Store weights with many zeros without these; they are dense again once they are
+            loaded, which takes longer.
         providers: Execution providers, such as ``CUDAExecutionProvider``, by name or several with
             commas between them.
 
@@ -131,12 +135,14 @@ def lower(
             f"target 'onnxruntime' has no half precision {half!r}", do=f"give {HALF!r}"
         )
     _check_precision(graph, _known(providers))
-    model, notes = emit(graph), []
+    model, notes = emit(graph), list[str]()
     if half is not None:
         if _known(providers) == [_CPU]:
             notes = stored(model)
         else:
             model, notes = computed(model)
+    if sparse:
+        notes += without_zeros(model)
     return OnnxRuntimeRunner(
         ModelFile.of(model), graph, threads=threads, providers=providers, notes=notes
     )

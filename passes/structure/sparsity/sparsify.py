@@ -122,7 +122,8 @@ class Sparsify(SitePass):
         for layer in found:  # the graph as it was had to be run until here
             made = zeros.made[layer.node.name]
             old = graph.value(layer.weight)
-            new = graph.give(layer.node, 1, made.weight.to(old.dtype))
+            value = made.weight.to(old.dtype) + 0  # a negative zero is a number that is stored
+            new = graph.give(layer.node, 1, value)
             if made.bias is not None:
                 bias = graph.value(layer.node.args[2])
                 graph.give(layer.node, 2, made.bias.to(bias.dtype))

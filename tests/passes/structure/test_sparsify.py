@@ -27,7 +27,7 @@ from regauge.passes.structure.sparsity.rates import (
 )
 from regauge.passes.structure.sparsity.refit import DAMP, WORTH, least_squares, search, sweep
 from regauge.passes.structure.sparsity.sparsify import Sparsify
-from regauge.passes.structure.sparsity.zeros import METHODS, Method
+from regauge.passes.structure.sparsity.zeros import METHODS, Method, Recovery
 
 TWO = """
 def graph(x: f64[512, 16], *, a: f64[32, 16], c: f64[32], b: f64[8, 32], d: f64[8]):
@@ -88,6 +88,15 @@ def test_masks_have_the_pattern(method: Method) -> None:
     assert made("1:8", None).unflatten(1, (-1, 8)).sum(-1).eq(1).all()
     blocks = made("4x8", 0.5).unflatten(1, (-1, 8)).unflatten(0, (-1, 4)).double().mean((1, 3))
     assert sorted(blocks.flatten().tolist()) == [0.0] * 8 + [1.0] * 8
+
+
+@pytest.mark.parametrize("recover", ["none", "least-squares"])
+@pytest.mark.parametrize("score", ["magnitude", "wanda", "sweep"])
+def test_no_zero_is_negative(score: Method, recover: Recovery) -> None:
+    graph, context = mixed()
+    found, _ = Sparsify(0.5, score=score, recover=recover, least=1)(graph, context)
+    for name in ("a", "b"):
+        assert not found.store[name].signbit()[found.store[name] == 0].any()
 
 
 @pytest.mark.parametrize("pattern", ["rows", "layer", "2:4", "1x2", "2x1"])
