@@ -28,7 +28,7 @@ from ..passes.manager import check_order
 from . import calibration as data
 from .artifact import Artifact
 from .convention import constants, output_names
-from .decoder import Decoder, ends_of
+from .decoder import Decoder, ends_of, without_unread
 from .measure import errors, latency
 from .presets import Asked, label, legalized, resolve
 from .progress import Bars
@@ -184,6 +184,7 @@ def _build(
             wanted = execute(graph, flat)
     with bars.stage("passes, each checked against its promise"):
         final, records = apply(graph, chosen, context, dtype=dtype, release=release)
+        final = without_unread(final)
     with bars.stage(f"lowering to {place.name}"):
         runner = place.lower(final, progress=bars.track, **options)
     report = Report(

@@ -8,17 +8,20 @@ whatever form passes have brought it; it begins with no tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils import _pytree as pytree
 
 from ..ir import Graph, InputError, Node, TensorType
-from ..ir.types import evaluate, show
+from ..ir.graph import Arg
+from ..ir.state import expanded
+from ..ir.types import evaluate, of, show
 from .convention import output_names, tree_names
 
+T = TypeVar("T")
 LOGITS = "logits"  # as every decoder of transformers calls them
 
 
@@ -124,6 +127,50 @@ class Decoder:
     def from_json(found: Mapping[str, Any]) -> Decoder:
         state = tuple((str(name), int(place)) for name, place in found["state"])
         return Decoder(found["ids"], found["scores"], state, tuple(found["ends"]))
+
+
+def without_unread(graph: Graph) -> Graph:
+    """A copy that is not asked for state any more which passes let go: inputs that nothing reads,
+    whose outputs are ``None``. The graph itself where there are none."""
+    places = {name: place for place, name in enumerate(output_names(graph))}
+    gone = {
+        index: places[name]
+        for index, (node, name) in enumerate(zip(graph.inputs, input_names(graph), strict=True))
+        if isinstance(node.type, TensorType)
+        and not node.users
+        and name in places
+        and graph.outputs[places[name]] is None
+    }
+    if not gone:
+        return graph
+    new = graph.copy()
+    enter = _same(graph, graph.inputs) if graph.enter is None else graph.enter.copy()
+    leave = _same(graph, graph.outputs) if graph.leave is None else graph.leave.copy()
+    enter.returns(*_others(enter.outputs, gone))
+    leave.inputs = _others(leave.inputs, gone.values())
+    new.enter, new.leave = enter, leave
+    new.inputs = _others(new.inputs, gone)
+    new.output.set(_others(new.outputs, gone.values()))
+    new.in_spec = expanded(new.in_spec, dict.fromkeys(gone, ()))
+    new.out_spec = expanded(new.out_spec, dict.fromkeys(gone.values(), ()))
+    return new
+
+
+def _same(graph: Graph, values: Sequence[Arg]) -> Graph:
+    """A graph that gives what it is given."""
+    found = Graph()
+    found.symbols = dict(graph.symbols)
+    made: list[Arg] = []
+    for index, value in enumerate(values):
+        type_ = value.type if isinstance(value, Node) else of(0 if value is None else value)
+        given = found.input(value.name if isinstance(value, Node) else f"constant_{index}", type_)
+        made.append(given if isinstance(value, Node) else value)
+    found.returns(*made)
+    return found
+
+
+def _others(many: Sequence[T], places: Container[int]) -> list[T]:
+    return [one for place, one in enumerate(many) if place not in places]
 
 
 def input_names(graph: Graph) -> list[str]:

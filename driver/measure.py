@@ -46,11 +46,11 @@ class Latency:
 
 
 def errors(found: Sequence[Any], wanted: Sequence[Any], names: Sequence[str]) -> list[OutputError]:
-    """The error of every tensor among the outputs."""
+    """The error of every tensor among the outputs; ``None`` is state that is no longer kept."""
     return [
         OutputError(name, difference([a], [b]), cosine(a, b))
         for name, a, b in zip(names, found, wanted, strict=True)
-        if isinstance(b, torch.Tensor)
+        if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
     ]
 
 

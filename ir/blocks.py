@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from .graph import Graph, Node
+from .graph import Graph, Node, ancestors
+from .state import find_state
 from .types import is_real
 
 _END = "end"
@@ -34,8 +35,11 @@ def cuts(graph: Graph) -> list[Node]:
 
     These are the immediate dominators of the outputs' meeting point, read backwards; a value that
     only depends on parameters is not data, and neither are integers such as positions and masks.
+    State that comes in in the middle of a block is none of the data, and an output that others are
+    computed from, such as that state as it goes on, is no end of them.
     """
-    data = {node for node in graph.inputs if _is_data(node)}
+    state = {part.past for part in find_state(graph)}
+    data = {node for node in graph.inputs if _is_data(node) and node not in state}
     paths: nx.DiGraph[Node | str] = nx.DiGraph()
     # A model of integers (token ids) starts where they first become floating point.
     for node in graph.nodes:
@@ -50,8 +54,9 @@ def cuts(graph: Graph) -> list[Node]:
     for node in graph.inputs:
         if node in data:
             paths.add_edge("start", node)
+    inner = ancestors(graph.output.inputs)
     for node in dict.fromkeys(graph.output.inputs):
-        if node in data:
+        if node in data and node not in inner:
             paths.add_edge(node, _END)
     if _END not in paths or "start" not in paths:
         return []

@@ -2,8 +2,8 @@
 
     joined = cat(past, fresh)      attention(q, joined keys, joined values)
 
-A cache is found by that: an input whose only reader joins it with a fresh value, where attention
-reads the result and the graph gives it back. Nothing is known by its name.
+State is found by that: an input whose only reader joins it with a fresh value, which the graph
+gives back; a cache, where attention reads it. Nothing is known by its name.
 
 A pass may keep the state in another form. The graph then has other inputs and outputs, and two
 small graphs beside it that translate: ``enter`` makes its inputs of those that the model took, and
@@ -19,9 +19,9 @@ from typing import Any, Literal, TypeAlias
 from torch.utils import _pytree as pytree
 
 from .errors import InputError
-from .graph import Graph, Node
+from .graph import Graph, Node, walk
 from .interpret import execute
-from .types import TensorType
+from .types import Dim, TensorType
 
 Role: TypeAlias = Literal["keys", "values"]
 
@@ -32,24 +32,20 @@ PLAIN = (tuple, list, dict)
 
 
 @dataclass(frozen=True)
-class Cache:
-    """One tensor of the state, ``[batch, heads, tokens, channels]``.
+class State:
+    """A tensor of state that grows by fresh tokens.
 
     Attributes:
         past: The input.
         fresh: What is new in it.
         joined: Both, one after the other.
         axis: Of tokens, from the front.
-        role: What attention reads it as.
-        attention: The reader.
     """
 
     past: Node
     fresh: Node
     joined: Node
     axis: int
-    role: Role
-    attention: Node
 
     @property
     def readers(self) -> list[Node]:
@@ -57,28 +53,87 @@ class Cache:
         return [user for user in self.joined.users if user.op != "output"]
 
 
+@dataclass(frozen=True)
+class Cache(State):
+    """State that attention reads, ``[batch, heads, tokens, channels]``.
+
+    Attributes:
+        role: What attention reads it as.
+        attention: The reader.
+    """
+
+    role: Role
+    attention: Node
+
+
+def find_state(graph: Graph) -> list[State]:
+    """What of a graph's state grows, in the order of its inputs."""
+    found = (_state(graph, node) for node in graph.inputs)
+    return [state for state in found if state is not None]
+
+
 def find_caches(graph: Graph) -> list[Cache]:
     """The caches of a graph, in the order of its inputs."""
-    found = (_cache(graph, node) for node in graph.inputs)
+    found = map(_cache, find_state(graph))
     return [cache for cache in found if cache is not None]
 
 
-def _cache(graph: Graph, past: Node) -> Cache | None:
+def answers(graph: Graph) -> list[Node]:
+    """The outputs that are no state, in order."""
+    joined = {state.joined for state in find_state(graph)}
+    return [node for node in walk(graph.outputs) if node not in joined]
+
+
+def let_go(graph: Graph, every: Sequence[State]) -> None:
+    """Give up state that nothing reads any more, in place: its outputs are ``None`` and its inputs
+    have no reader.
+
+    Who asks one for a size asks another input for it; where none has it, the state stays.
+
+    Args:
+        every: All that the graph had when all of it was read.
+    """
+    unread = [state for state in every if not state.readers]
+    kept = [node for node in graph.inputs if all(node is not state.past for state in unread)]
+    for state in unread:
+        asking = [user for user in state.past.users if user.op == "sym_size"]
+        others = [_with_size(kept, state.past.shape[user.attrs["dim"]]) for user in asking]
+        if None in others:
+            kept.append(state.past)
+            continue
+        for user, other in zip(asking, others, strict=True):
+            if other is not None:
+                user.set((other[0],), {**user.attrs, "dim": other[1]})
+        graph.output.set([None if arg is state.joined else arg for arg in graph.outputs])
+    graph.prune()
+
+
+def _with_size(inputs: Sequence[Node], size: Dim) -> tuple[Node, int] | None:
+    """An input of this size, and the axis."""
+    for node in inputs:
+        if isinstance(node.type, TensorType) and size in node.type.shape:
+            return node, node.type.shape.index(size)
+    return None
+
+
+def _state(graph: Graph, past: Node) -> State | None:
     if not isinstance(past.type, TensorType) or past.type.rank < 3:
         return None
     readers = [user for user in past.users if user.op != "sym_size"]
     if len(readers) != 1 or readers[0].op != "cat" or readers[0] not in graph.output.inputs:
         return None
-    joined = readers[0]
-    parts = joined.args[0]
-    axis = int(joined.attrs.get("dim", 0)) % past.type.rank
+    parts, axis = readers[0].args[0], int(readers[0].attrs.get("dim", 0)) % past.type.rank
     if len(parts) != 2 or parts[0] is not past or axis == past.type.rank - 1:
         return None
-    places = {_attention(user, joined) for user in joined.users if user.op != "output"}
+    return State(past, parts[1], readers[0], axis)
+
+
+def _cache(state: State) -> Cache | None:
+    places = {_attention(user, state.joined) for user in state.readers}
     if len(places) != 1 or None in places:
         return None
     ((attention, role),) = (place for place in places if place is not None)
-    return Cache(past, parts[1], joined, axis, role, attention)
+    return Cache(state.past, state.fresh, state.joined, state.axis, role, attention)
 
 
 def _attention(reader: Node, value: Node) -> tuple[Node, Role] | None:

@@ -127,7 +127,8 @@ def _run(
     double = astype(new, torch.float64)
     damage = float("nan")  # from another state than the model's, outputs cannot be compared
     if not new.restarts:
-        damages = (difference(run_as_traced(double, trial), want) for trial, want in pairs)
+        found = ((run_as_traced(double, trial), want) for trial, want in pairs)
+        damages = (difference(*(pair if exact else still_given(*pair))) for pair in found)
         damage = max(damages, default=0.0)
     seconds = time.perf_counter() - start
     report = PassReport(step.name, step.promise.value, seconds, damage, remarks)
@@ -227,6 +228,15 @@ def _made_up(graph: Graph, generator: torch.Generator) -> list[Any]:
         else:
             made.append(torch.zeros(shape, dtype=node.type.dtype))
     return made
+
+
+def still_given(
+    found: Sequence[Any], wanted: Sequence[Any]
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Outputs without those, on both sides, that are ``None`` now: state that is no longer kept."""
+    there = [a is not None or b is None for a, b in zip(found, wanted, strict=True)]
+    some, same = (tuple(itertools.compress(many, there)) for many in (found, wanted))
+    return some, same
 
 
 def difference(found: Sequence[Any], wanted: Sequence[Any]) -> float:

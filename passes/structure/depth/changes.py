@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from ....ir import Graph, Node
-from ....ir.graph import walk
 from ....ir.interpret import by_input, compute
+from ....ir.state import answers
 from ...quantization.simulated import floats
 from .layers import Layer, downstream
 
@@ -30,7 +30,7 @@ class Without:
         kept = {node for some in self.needed.values() for node in some}
         self.values = by_input(graph, batch)
         self.values |= {param: graph.value(param) for param in graph.params.values()}
-        outputs = list(walk(graph.outputs))
+        outputs = answers(graph)
         with torch.no_grad():
             compute(graph.nodes, self.values, keep={*kept, *self.values, *outputs})
         self.wanted = floats([self.values[node] for node in outputs])
@@ -39,7 +39,7 @@ class Without:
         """The outputs in floating point without a layer."""
         values = {node: self.values[node] for node in self.needed[layer]}
         values[layer.value] = self.values[layer.by]
-        outputs = list(walk(self.graph.outputs))
+        outputs = answers(self.graph)
         with torch.no_grad():
             compute(self.after[layer], values, keep=outputs)
         return floats([values[node] for node in outputs])
@@ -48,7 +48,7 @@ class Without:
         """What has to be at hand to go on behind a layer."""
         inside = {layer.value, *self.after[layer]}
         read = {used for node in self.after[layer] for used in node.inputs}
-        return {*read, *walk(self.graph.outputs), layer.by} - inside
+        return {*read, *answers(self.graph), layer.by} - inside
 
 
 def changed(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor], how: Change) -> float:

@@ -120,6 +120,9 @@ class DropLayers(SitePass):
                 remarks.append(missed(layer.value, f"{protected.pop()} is protected"))
             else:
                 found.append(layer)
+        if not found and not remarks:
+            text = f"it has no {' or '.join(self.kinds)} that others could do without"
+            remarks.append(missed(graph.output, text))
         return found, remarks
 
     # -- which go -------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 
 from ....ir import Graph
 from ....ir.interpret import execute, values_of
+from ....ir.state import answers
 from ...base import Context
 from ...quantization.simulated import floats
 from ..groups import in_full
@@ -149,7 +150,7 @@ def _wanted(run: Without, whole: Graph | None, batch: Sequence[Any]) -> Sequence
     if whole is None:
         return run.wanted
     with torch.no_grad():
-        return floats(execute(whole, batch))
+        return floats(values_of(whole, batch, answers(whole)))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from ....ir import Graph, Node, ops
 from ....ir.blocks import repeated
 from ....ir.gauge import weighted
 from ....ir.graph import ancestors
-from ....ir.laws import Add, Normalize, ScaledDotProduct
+from ....ir.laws import Add, Contract, Normalize, ScaledDotProduct, Softmax
+from ....ir.state import answers, find_state, let_go
 from ..costs import Costs
 
 LayerKind: TypeAlias = Literal["attention", "feedforward", "block", "operator"]
@@ -56,8 +57,7 @@ def layers(graph: Graph, kinds: Collection[LayerKind], costs: Costs) -> list[Lay
         if kind is None:
             if not any(map(weighted, gone)):
                 continue
-            attends = any(_law(node, ScaledDotProduct) for node in gone)
-            kind = "attention" if attends else "feedforward"
+            kind = "attention" if _attends(gone) else "feedforward"
         if kind in kinds:
             params = {used for node in gone for used in node.inputs if used.op == "param"}
             mine = [param for param in params if param.users.keys() <= gone]
@@ -67,7 +67,9 @@ def layers(graph: Graph, kinds: Collection[LayerKind], costs: Costs) -> list[Lay
 
 
 def without(graph: Graph, gone: Iterable[Layer]) -> Mapping[Node, Node]:
-    """Leave layers out, in place; gives the value that stands for each that went."""
+    """Leave layers out, in place, with the state that they alone read; gives the value that stands
+    for each that went."""
+    state = find_state(graph)
     order = {node: index for index, node in enumerate(graph.nodes)}
     stands: dict[Node, Node] = {}
     for layer in sorted(gone, key=lambda layer: order[layer.value]):
@@ -76,6 +78,7 @@ def without(graph: Graph, gone: Iterable[Layer]) -> Mapping[Node, Node]:
             graph.replace(layer.value, by)
             stands[layer.value] = by
     graph.prune()
+    let_go(graph, state)
     return stands
 
 
@@ -141,7 +144,7 @@ def _is_stream(goes: Node, stays: Node) -> bool:
 def _unneeded(graph: Graph, value: Node, by: Node) -> set[Node]:
     """What nobody needs any more once ``by`` stands for ``value``."""
     needed: set[Node] = set()
-    stack: list[Node] = list(graph.output.inputs)
+    stack = answers(graph)  # state goes with those who read it
     while stack:
         node = stack.pop()
         node = by if node is value else node
@@ -151,6 +154,16 @@ def _unneeded(graph: Graph, value: Node, by: Node) -> set[Node]:
     return {node for node in graph.nodes if node not in needed and node is not value} | (
         {value} if weighted(value) or _law(value, Normalize) else set()
     )
+
+
+def _attends(nodes: Collection[Node]) -> bool:
+    """Whether there is an attention among nodes: as one op, or as a softmax of products of what is
+    computed with what is computed."""
+    if any(_law(node, ScaledDotProduct) for node in nodes):
+        return True
+    chosen = [node for node in nodes if _law(node, Softmax)]
+    read = ancestors(chosen).intersection(nodes)
+    return any(_law(node, Contract) and not weighted(node) for node in read)
 
 
 def _law(node: Node, law: type) -> bool:

@@ -50,8 +50,10 @@ class Parallelize(SitePass):
             )
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
-        blocks = repeated(graph)[self.start : self.stop]
-        remarks: list[Remark] = []
+        found = repeated(graph)
+        if not found:
+            return [missed(graph.output, "there are no blocks that repeat one another")]
+        blocks, remarks = found[self.start : self.stop], list[Remark]()
         chunks = range(0, len(blocks) - self.chunk + 1, self.chunk)
         for index in reversed(chunks):  # a chunk's end is the next one's entry
             chunk = blocks[index : index + self.chunk]

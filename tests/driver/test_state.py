@@ -1,0 +1,159 @@
+"""Decoders that lost layers: caches go with the attentions, and text is that of what is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from small_models import zoo_model
+from torch import Tensor
+
+import regauge as rg
+from regauge.ir import Graph
+from regauge.ir.state import find_caches
+from regauge.passes import (
+    Context,
+    FuseBlocks,
+    Parallelize,
+    Pass,
+    Promise,
+    Quantize,
+    QuantizeCache,
+    Remark,
+    Stage,
+)
+from regauge.passes.base import applied
+from regauge.passes.structure.costs import Costs
+from regauge.passes.structure.depth.drop_layers import DropLayers
+from regauge.passes.structure.depth.layers import LayerKind, layers, without
+
+NEW = 9
+
+
+@dataclass(frozen=True)
+class Without(Pass):
+    """Leave out one layer of a kind."""
+
+    kind: LayerKind
+    place: int
+    promise: ClassVar[Promise] = Promise.APPROXIMATE
+    stage: ClassVar[Stage] = Stage.STRUCTURE
+
+    def run(self, graph: Graph, context: Context) -> list[Remark]:
+        layer = layers(graph, (self.kind,), Costs(graph, [], context.inputs))[self.place]
+        return [applied(by, "stands for it") for by in without(graph, [layer]).values()]
+
+
+def prompts(batch: int, length: int) -> Tensor:
+    return torch.randint(3, 99, (batch, length), generator=torch.Generator().manual_seed(batch))
+
+
+def text_without_a_cache(model: Any, step: Pass, ids: Tensor) -> Tensor:
+    length = torch.export.Dim("length", min=2, max=64)
+    art = rg.compile(
+        model,
+        (),
+        {"input_ids": ids, "use_cache": False},
+        passes=[step],
+        dynamic_shapes={"input_ids": {1: length}, "use_cache": None},
+        target="torch",
+    )
+    for _ in range(NEW):
+        ids = torch.cat([ids, art(ids).logits[:, -1:].argmax(-1)], 1)
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "place"),
+    [
+        ("llama", "attention", 0),
+        ("llama", "block", -1),
+        ("gpt2", "block", 0),
+        ("opt", "attention", -1),
+        ("gemma2", "attention", 0),  # written out, and a cache that attention as one op has not
+        ("gemma2", "block", -1),
+    ],
+)
+def test_text_is_that_of_the_graph_without_the_layer(
+    name: str, kind: LayerKind, place: int, tmp_path: Path
+) -> None:
+    model, ids, step = zoo_model(name).model, prompts(2, 8), Without(kind, place)
+    art = rg.compile(model, ids, passes=[step], cache=True)
+    found = art.generate(ids, max_new_tokens=NEW, eos_token_id=())
+    assert torch.equal(found, text_without_a_cache(model, step, ids))
+    art.save(tmp_path)
+    again = rg.load(tmp_path)
+    assert torch.equal(again.generate(ids, max_new_tokens=NEW, eos_token_id=()), found)
+    head = again(input_ids=ids[:, :3])
+    rest = again(input_ids=ids[:, 3:], past_key_values=head.past_key_values)
+    torch.testing.assert_close(rest.logits, art(ids).logits[:, 3:], rtol=1e-4, atol=1e-5)
+
+
+def test_keys_and_values_go_with_the_attention_that_reads_them() -> None:
+    model, ids = zoo_model("llama").model, prompts(2, 8)
+    whole = rg.compile(model, ids, passes=[], cache=True, measure=False)
+    art = rg.compile(model, ids, passes=[Without("attention", 0)], cache=True)
+    assert len(find_caches(whole.graph)) == 4
+    assert [cache.past.name for cache in find_caches(art.graph)] == [
+        "past_key_values_1_0",
+        "past_key_values_1_1",
+    ]
+    assert not any("self_attn" in name and "_0_" in name for name in art.graph.params)
+    assert not [note for note in art.report.notes if note.startswith("caches are copied")]
+    assert [error.name for error in art.report.errors] == [
+        "logits",
+        "past_key_values.1.0",
+        "past_key_values.1.1",
+    ]
+
+
+def test_the_last_cache_stays_as_long_as_its_tokens_are_counted() -> None:
+    model, ids = zoo_model("llama").model, prompts(2, 8)
+    step = DropLayers(0.99, kinds=("attention",), recover=False)
+    art = rg.compile(model, ids, passes=[step], calibration=[ids], cache=True, measure=False)
+    assert not any(node.op == "scaled_dot_product_attention" for node in art.graph.nodes)
+    assert art.generate(ids, max_new_tokens=3, eos_token_id=()).shape == (2, 11)
+
+
+@pytest.mark.parametrize(
+    "steps", [["w8a8-dynamic"], ["exact", QuantizeCache()], [Quantize("dynamic"), QuantizeCache()]]
+)
+def test_other_passes_go_on_with_what_is_left(steps: list[Any]) -> None:
+    model, ids = zoo_model("llama").model, prompts(2, 8)
+    data = [prompts(2, 12), prompts(3, 12)]
+    first = DropLayers(0.5, kinds=("attention",))
+    parts = [
+        rg.compile(model, ids, passes=some, calibration=data, cache=True)
+        for some in ([first], [first, *steps])
+    ]
+    found, wanted = (part(ids).logits for part in parts)
+    assert 1e-6 < float((found - wanted).norm() / wanted.norm()) < 0.05
+    head = parts[1](input_ids=ids[:, :3])
+    rest = parts[1](input_ids=ids[:, 3:], past_key_values=head.past_key_values)
+    gap = (rest.logits - wanted[:, 3:]).norm() / wanted.norm()
+    assert float(gap) < 0.05
+
+
+def test_a_chunk_in_parallel_keeps_the_state_of_its_last_iteration() -> None:
+    model: Any = zoo_model("llama").model
+    ids = prompts(2, 8)
+    step = Parallelize(chunk=2, iterations=2)  # as many as blocks: exact
+    art = rg.compile(model, ids, passes=[step], cache=True)
+    found = art.generate(ids, max_new_tokens=NEW, eos_token_id=())
+    options = {"do_sample": False, "max_new_tokens": NEW, "eos_token_id": None}
+    assert torch.equal(found, model.generate(ids, attention_mask=torch.ones_like(ids), **options))
+
+
+def test_fused_blocks_generate() -> None:
+    model, ids = zoo_model("llama").model, prompts(2, 8)
+    data = [prompts(2, 12), prompts(3, 12)]
+    step = FuseBlocks(0.5, neighbours=1)
+    art = rg.compile(model, ids, passes=[step], calibration=data, cache=True)
+    assert len(find_caches(art.graph)) == 2
+    whole = art(ids).logits
+    head = art(input_ids=ids[:, :3])
+    rest = art(input_ids=ids[:, 3:], past_key_values=head.past_key_values)
+    torch.testing.assert_close(rest.logits, whole[:, 3:], rtol=1e-4, atol=1e-5)
