@@ -44,6 +44,7 @@ class Remark:
         text: What was done, or the reason why not.
         where: The user's line.
         data: Figures for the JSON report.
+        do: What would help, where that is known.
     """
 
     applied: bool
@@ -51,6 +52,7 @@ class Remark:
     text: str
     where: str = ""
     data: dict[str, Any] = field(default_factory=dict[str, Any])
+    do: str = ""
 
     def __str__(self) -> str:
         return f"{'applied' if self.applied else 'missed '} {self.site}: {self.text}"
@@ -66,14 +68,15 @@ def decided(graph: Graph, text: str, **data: Any) -> Remark:
     return applied(graph.output, text, decided=True, **data)
 
 
-def missed(node: Node, text: str, **data: Any) -> Remark:
+def missed(node: Node, text: str, do: str = "", /, **data: Any) -> Remark:
     """A remark that something could not be done at a node."""
-    return Remark(False, node.name, text, node.where, data)
+    return Remark(False, node.name, text, node.where, data, do)
 
 
 def blocked(node: Node, text: str, by: Blocked) -> Remark:
     """A remark that another op keeps something from being done at a node."""
-    return missed(node, text, blocker=by.node.name, blocker_where=by.node.where)
+    do = "leave what the model gives, or put a head behind it" if by.node.op == "output" else ""
+    return missed(node, text, do, blocker=by.node.name, blocker_where=by.node.where)
 
 
 @dataclass
@@ -198,20 +201,25 @@ def done(remarks: Sequence[Remark]) -> set[str]:
     return {r.site for r in remarks if r.applied and not r.data.get("preparation")}
 
 
+ANOTHER = "ask for another site (`regauge inspect` lists them)"
+
+
 def _cannot(name: str, left: Sequence[Remark]) -> SiteError:
     """The error that says what was in the way, at the user's lines."""
     lines: list[str] = []
-    for remark in left[:5]:
+    some = sorted(left, key=lambda remark: not remark.do)[:5]
+    for remark in some:
         lines.append(f"{remark.site}: {remark.text}")
         places = {remark.site: remark.where}
         if "blocker" in remark.data:
             places[remark.data["blocker"]] = remark.data["blocker_where"]
         lines += [f"  {name} is {where}" for name, where in places.items() if where]
     lines += [f"and {len(left) - 5} more"] if len(left) > 5 else []
-    names = ", ".join(dict.fromkeys(remark.site for remark in left[:5]))
+    helps = "; ".join(dict.fromkeys(remark.do for remark in some if remark.do))
+    names = ", ".join(dict.fromkeys(remark.site for remark in some))
     return SiteError(
         f"{name} cannot act at {names}" if left else f"{name} finds nothing to act on",
         where="\n".join(lines),
-        do="ask for another site (`regauge inspect` lists them); in a pipeline this is a remark",
+        do=f"{helps or ANOTHER}; in a pipeline this is a remark",
         missed=left,
     )

@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import torch
 
+from .. import ops
 from ..graph import Node
-from ..laws import DIAGONAL, MIXING, Action, Kind, compact, filled, interned
+from ..laws import DIAGONAL, MIXING, Action, Kind, Movement, compact, filled, interned
 from .region import Blocked, Edit, Refused, Region, is_computed_weight, operand
 
 
@@ -80,6 +81,23 @@ def partial_values(region: Region, node: Node) -> list[Node]:
     if region.kind not in MIXING:
         return []
     return [value for value in near if bool((region.actions[value].labels < 0).any())]
+
+
+def blamed(region: Region, blocked: Blocked) -> Blocked:
+    """What is in the way, by the op that puts channels at positions where one does before."""
+    seen: set[Node] = set()
+    stack = list(blocked.node.inputs)
+    while stack:
+        value = stack.pop()
+        action = region.actions.get(value)
+        if value in seen or action is None or len(action.axes) < 2:
+            continue
+        seen.add(value)
+        law = ops.get(value.op).law if value.op in ops.OPS else None
+        if isinstance(law, Movement) and not law.whole:
+            return Blocked(value, f"it puts channels at positions, which stops {blocked}")
+        stack += value.inputs
+    return blocked
 
 
 def fill(region: Region, value: Node) -> list[Node]:

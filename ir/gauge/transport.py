@@ -23,7 +23,7 @@ from ..graph import Graph, Node, substitute
 from ..infer import sample
 from ..laws import MIXING, OUT, Action, Call, Flow, Kind, Movement, Port, Stop, interned
 from ..types import TensorType, evaluate
-from .notes import edit, fill, need_side_by_side, need_whole, partial_values, record
+from .notes import blamed, edit, fill, need_side_by_side, need_whole, partial_values, record
 from .region import (
     Blocked,
     Edit,
@@ -299,7 +299,7 @@ class _Search:
         attrs = {key: self.numbers(value) for key, value in node.attrs.items()}
         args = tuple(substitute(arg, lambda _: None) for arg in node.args)
         call = Call(node, self.kind, data or known, shapes, attrs, args, region.size)
-        flows = self.asked(call)
+        flows = self.asked(region, call)
         flows = [flow for flow in flows if all(port in flow.ports for port in taken)]
         if not flows:
             raise Refused(Blocked(node, "a parameter that took it up would have to give it back"))
@@ -310,12 +310,12 @@ class _Search:
         return flows
 
     @staticmethod
-    def asked(call: Call) -> list[Flow]:
+    def asked(region: Region, call: Call) -> list[Flow]:
         """What the law of an op answers, at least one flow."""
         try:
             flows = list(ops.get(call.node.op).law.flow(call))
         except Stop as stop:
-            raise Refused(Blocked(call.node, str(stop))) from None
+            raise Refused(blamed(region, Blocked(call.node, str(stop)))) from None
         if not flows:
             raise Refused(Blocked(call.node, f"no operand can take the {call.kind.value}"))
         return flows
@@ -375,7 +375,7 @@ class _Search:
         attrs = {key: self.numbers(given) for key, given in value.attrs.items()}
         args = (None,) * len(value.args)
         call = Call(value, self.kind, {OUT: action}, shapes, attrs, args, region.size)
-        flow = self.asked(call)[0]
+        flow = self.asked(region, call)[0]
         region.seen[value] = None
         self.confine(region, value, flow)
         region.ties += flow.ties

@@ -30,6 +30,7 @@ from ..calibration import padding_mask
 from ..fitting import Fit, Fitter, Learnable, Samples, changed
 from ..shelf import Mapped, Shelf, series_of
 from .groups import in_full
+from .options import POSITIVE, check_numbers
 
 TRAINED = (Contract, Conv, Normalize)  # the laws of ops whose parameters are learned
 
@@ -56,8 +57,7 @@ class Distill(Pass):
     compares: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.rate > 0:
-            raise InputError(f"nothing is learned at a rate of {self.rate}", do="a rate above 0")
+        check_numbers(self, rate=POSITIVE)
         if self.features and (self.cut != "graph" or self.fitter.loss == "divergence"):
             raise InputError(
                 "features are what flows between blocks that learn together, and are no logits",

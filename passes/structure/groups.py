@@ -70,6 +70,33 @@ class Group:
         """How many channels a unit has."""
         return len(self.unit) // self.count
 
+    @property
+    def what(self) -> str:
+        """What is counted of it: heads, or channels."""
+        return "heads" if self.role == "heads" else f"channels of {self.role}"
+
+    @property
+    def step(self) -> int:
+        """How many of what is counted go with a unit."""
+        return 1 if self.role == "heads" else self.size
+
+    @property
+    def total(self) -> int:
+        """How many of what is counted there are."""
+        return self.count * self.step
+
+    @property
+    def together(self) -> str:
+        """That channels go as wholes, and by which norm; empty where what is counted goes alone."""
+        if self.step == 1:
+            return ""
+        for node in self:
+            if node.op == "group_norm" and node.attrs["num_groups"] == self.count:
+                return (
+                    f"groups of {self.size} go as a whole, as {node.name} (group_norm) norms them"
+                )
+        return f"{self.size} channels go as a whole"
+
     def coordinates(self, kept: torch.Tensor) -> torch.Tensor:
         """Which coordinates stay where these units do, ``bool[size]``."""
         return kept[self.unit]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import TypeVar
 
 from ...ir import InputError
@@ -10,9 +13,64 @@ from ...ir import InputError
 Option = TypeVar("Option")
 
 
-def check_part(part: float, option: str = "remove", of: str = "a network") -> None:
+@dataclass(frozen=True)
+class Range:
+    """The numbers that an option may be.
+
+    Args:
+        low, high: The least and the greatest.
+        above, below: Whether the least, and the greatest, are themselves none.
+        whole: Whether fractions are none.
+        words: What it may be besides.
+    """
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+    whole: bool = False
+    words: tuple[object, ...] = ()
+
+    def __contains__(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
+            return any(value is word or value == word for word in self.words)
+        number = float(value)
+        over = number > self.low or (number == self.low and not self.above)
+        return over and (number < self.high or (number == self.high and not self.below))
+
+    def __or__(self, word: object) -> Range:
+        """The same numbers, or a word."""
+        return replace(self, words=(*self.words, word))
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        start = f"above {self.low:g}" if self.above else f"from {self.low:g}"
+        end = "" if self.high == math.inf else f" to {'below ' * self.below}{self.high:g}"
+        return " or ".join([f"{kind} {start}{end}", *map(repr, self.words)])
+
+
+COUNT = Range(1, whole=True)
+SOME = Range(0, whole=True)  # a count that may be none
+AMOUNT = Range(0, math.inf, below=True)
+POSITIVE = Range(0, math.inf, above=True, below=True)
+SHARE = Range(0, 1)
+PART = Range(0, 1, below=True)
+
+
+def check_numbers(options: object, **ranges: Range) -> None:
+    """Raise ``InputError`` where an option, by its name, is not one of the numbers it may be."""
+    for name, range_ in ranges.items():
+        value = getattr(options, name)
+        if value not in range_:
+            raise InputError(
+                f"{name}={value!r} is not what {type(options).__name__} takes",
+                do=f"{name}: {range_}",
+            )
+
+
+def check_part(part: object, option: str = "remove", of: str = "a network") -> None:
     """Raise ``InputError`` where what is to go is no part from 0 to below 1."""
-    if not 0 <= part < 1:
+    if part not in PART:
         raise InputError(
             f"{option}={part} is not the part of {of} that can go",
             do=f"a part from 0 to below 1, such as {option}=0.25",
@@ -35,6 +93,23 @@ def lessened(before: tuple[int, int], after: tuple[int, int]) -> str:
         f"{what} {was:,} to {now:,} (-{100 * (1 - now / max(was, 1)):.3g} %)"
         for what, was, now in zip(("parameters", "products"), before, after, strict=True)
     )
+
+
+def at_most(part: float) -> str:
+    """The greatest part that can go, as text; never more than it is."""
+    return f"{math.floor(part * 1e4 + 1e-6) / 1e4:.4g}"
+
+
+def nearest(to: float, numbers: Iterable[int], count: int = 3) -> str:
+    """Those of some numbers that are nearest, in order, as text; empty where there are none."""
+    near = sorted(sorted(numbers, key=lambda number: (abs(number - to), number))[:count])
+    *most, last = map(str, near or [""])
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def divisors(size: int) -> Collection[int]:
+    """The numbers that divide a size."""
+    return [number for number in range(1, size + 1) if size % number == 0]
 
 
 def named(asked: Option | str, known: Mapping[str, Option], what: str) -> Option:

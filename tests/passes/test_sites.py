@@ -14,12 +14,18 @@ from regauge.passes import (
     Complexify,
     CompressResidual,
     Context,
+    DropLayers,
+    Factorize,
     FoldAttentionBias,
     FoldNormAffine,
     Pass,
+    Prune,
+    PruneExperts,
     Rotate,
     Smooth,
     SortChannels,
+    Sparsify,
+    SparsifyInputs,
     UnitScale,
     apply,
 )
@@ -169,3 +175,51 @@ def test_where_nothing_can_be_done_at_all_that_is_an_error_too() -> None:
     with pytest.raises(SiteError, match="FoldNormAffine finds nothing to act on"):
         FoldNormAffine()(done, CONTEXT)
     assert FoldNormAffine().attempt(done, CONTEXT)[1] == []
+
+
+@pytest.mark.parametrize(
+    "step", [Prune, DropLayers, PruneExperts, Factorize, Sparsify, SparsifyInputs]
+)
+def test_what_is_to_be_protected_must_be_there(step: type[Prune]) -> None:
+    graph = block()
+    with pytest.raises(
+        SiteError, match="upp cannot be protected: nothing is called upp; there are"
+    ):
+        step(protect=("upp",)).attempt(graph, CONTEXT)  # in a pipeline too
+
+
+@pytest.mark.parametrize("name", ["linear_5", "up_weight", "up.weight", "up"])
+def test_a_module_a_weight_and_a_value_are_names_of_a_site_and_of_what_is_protected(
+    name: str,
+) -> None:
+    step = Sparsify(0.5, score="magnitude", recover="none", least=1, protect=(name,))
+    done, remarks = step(block(), CONTEXT)
+    assert [r.text for r in remarks if not r.applied] == [f"{name} is protected"]
+    assert bool((done.store["up_weight"] != 0).all())
+    sites = ("linear_5", "up_weight", "up.weight", "up") if name == "up" else (name,)
+    for site in sites:
+        asked = Sparsify(0.5, score="magnitude", recover="none", least=1, sites=(site,))
+        _, remarks = asked(block(), CONTEXT)
+        assert next(r.site for r in remarks if r.applied) == "linear_5"
+
+
+def test_a_module_stands_for_all_in_it() -> None:
+    step = Sparsify(0.5, score="magnitude", recover="none", least=1, protect=("qkv",))
+    _, remarks = step(block(), CONTEXT)
+    assert [r.text for r in remarks if not r.applied] == ["qkv is protected"] * 3
+
+
+def test_the_layer_of_a_module_that_is_protected_stays() -> None:
+    step = DropLayers(0.5, score="position", recover=False, protect=("up",))
+    done, remarks = step(block(), CONTEXT)
+    assert "up_weight" in done.params and "out_weight" not in done.params
+    assert any(r.text == "up is protected" for r in remarks)
+
+
+def test_an_error_says_what_would_help_where_that_is_known() -> None:
+    with pytest.raises(SiteError) as caught:
+        Prune(roles=("hidden",), score="magnitude", multiple=32)(block(), CONTEXT)
+    assert caught.value.do == (
+        "leave what the model gives, or put a head behind it; ask for a lesser multiple; in a "
+        "pipeline this is a remark"
+    )

@@ -27,9 +27,9 @@ from ....ir import Graph, InputError
 from ...allocation.problem import Problem
 from ...allocation.solvers import Solver
 from ...base import Context, Promise, Remark, Stage, applied, decided, missed
-from ...sites import Asked, SitePass
+from ...sites import Asked, SparingPass
 from ..costs import Costs
-from ..options import check_known, check_part, lessened, named
+from ..options import AMOUNT, at_most, check_known, check_numbers, check_part, lessened, named
 from .bridging import bridge
 from .layer_scores import SCORES, LayerScore
 from .layers import LAYER_KINDS, Layer, LayerKind, apart, layers, of_copy, without
@@ -38,7 +38,7 @@ Measure: TypeAlias = Literal["layers", "parameters", "macs"]
 
 
 @dataclass(frozen=True)
-class DropLayers(SitePass):
+class DropLayers(SparingPass):
     """Leave out the layers that are worth least.
 
     Args:
@@ -52,7 +52,6 @@ class DropLayers(SitePass):
             none.
         recover: Whether what stays before a gap makes up for it.
         damping: Of the least squares, as a part of the mean square of what is read.
-        protect: The names of layers that stay.
     """
 
     remove: float = 0.25
@@ -63,13 +62,13 @@ class DropLayers(SitePass):
     solver: Solver | None = None
     recover: bool = True
     damping: float = 0.1
-    protect: tuple[str, ...] = ()
     what: ClassVar[str] = "a layer that others could do without, or what it gives"
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
         check_part(self.remove)
+        check_numbers(self, damping=AMOUNT)
         named(self.score, SCORES, "score")
         check_known(self.kinds, LAYER_KINDS, "kind of layers")
         check_known([self.of], get_args(Measure), "budget of")
@@ -81,7 +80,8 @@ class DropLayers(SitePass):
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         costs = Costs(graph, [], context.inputs)
-        found, remarks = self._layers(graph, asked, costs)
+        every = layers(graph, self.kinds, costs)
+        found, remarks = self._asked_for(every, asked)
         if not found or not self.remove:
             return remarks
         whole = costs.both()
@@ -89,6 +89,7 @@ class DropLayers(SitePass):
         gone, scores = (self._greedily if self.greedy else self._at_once)(
             graph, found, excess, context
         )
+        self._need_some(gone, found, every, whole)
         exact = graph.copy()
         stands = without(graph, gone)
         bridges: dict[str, str] = {}
@@ -109,15 +110,15 @@ class DropLayers(SitePass):
         }
         return [*remarks, decided(graph, f"{len(gone)} of {len(found)} layers go; {text}", **data)]
 
-    def _layers(self, graph: Graph, asked: Asked, costs: Costs) -> tuple[list[Layer], list[Remark]]:
+    def _asked_for(self, every: Sequence[Layer], asked: Asked) -> tuple[list[Layer], list[Remark]]:
         found: list[Layer] = []
         remarks: list[Remark] = []
-        for layer in layers(graph, self.kinds, costs):
-            names = {layer.name, layer.value.name}
+        for layer in every:
             if not asked(layer.value, *(n for n in layer.nodes if n.name == layer.name)):
                 continue
-            if protected := names.intersection(self.protect):
-                remarks.append(missed(layer.value, f"{protected.pop()} is protected"))
+            params = (used for node in layer.nodes for used in node.inputs if used.op == "param")
+            if sentence := asked.protected(layer.value, *layer.nodes, *params):
+                remarks.append(missed(layer.value, sentence))
             else:
                 found.append(layer)
         if not found and not remarks:
@@ -159,6 +160,26 @@ class DropLayers(SitePass):
                 do="remove less, or let other kinds of layers go",
             )
         return self.remove * total
+
+    def _need_some(
+        self,
+        gone: Sequence[Layer],
+        found: Sequence[Layer],
+        every: Sequence[Layer],
+        whole: tuple[int, int],
+    ) -> None:
+        """Raise where nothing stays of what could go, asked for or not."""
+        if not all(any(_goes(layer, other) for other in gone) for layer in every):
+            return
+        *others, last = sorted(gone, key=self._weight, reverse=True) if self.solver else gone
+        total = {"layers": len(found), "parameters": whole[0], "macs": whole[1]}[self.of]
+        raise InputError(
+            f"remove={self.remove} leaves out all {len(every)} layers that can go "
+            f"({', '.join(self.kinds)})",
+            where=last.value.at,
+            do=f"remove={at_most(self._total(others, found) / total)}, at most, with which "
+            f"{last.name} stays",
+        )
 
     def _at_once(
         self, graph: Graph, found: Sequence[Layer], excess: float, context: Context

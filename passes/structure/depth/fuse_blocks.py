@@ -30,7 +30,7 @@ from ...ties import own
 from ..costs import Costs
 from ..distill import Pupil
 from ..groups import in_full
-from ..options import check_part, lessened, named
+from ..options import AMOUNT, COUNT, POSITIVE, at_most, check_numbers, check_part, lessened, named
 from .bridging import bridge
 from .layer_scores import SCORES, LayerScore, OutputChange
 from .layers import Layer, layers, without
@@ -66,9 +66,7 @@ class FuseBlocks(SitePass):
     def __post_init__(self) -> None:
         check_part(self.remove)
         named(self.score, SCORES, "score")
-        for option in ("neighbours", "rank"):
-            if getattr(self, option) < 1:
-                raise InputError(f"{option}={getattr(self, option)} is none", do="a number from 1")
+        check_numbers(self, neighbours=COUNT, rank=COUNT, rate=POSITIVE, damping=AMOUNT)
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         before = Costs(graph, [], context.inputs).both()
@@ -79,6 +77,12 @@ class FuseBlocks(SitePass):
         if not names or not self.remove:
             return []
         count = math.ceil(self.remove * len(chain) * (1 - 1e-9))
+        if count >= len(chain):
+            raise InputError(
+                f"remove={self.remove} leaves none of {len(chain)} blocks",
+                where=chain[0].exit.at,
+                do=f"remove={at_most(1 - 1 / len(chain))}, at most",
+            )
         work, remarks = _Work(self, graph, context), list[Remark]()
         for _ in range(count):
             found = [layer for layer in _blocks(graph, context) if layer.name in names]

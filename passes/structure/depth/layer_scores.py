@@ -16,6 +16,7 @@ from ....ir.state import answers
 from ...base import Context
 from ...quantization.simulated import floats
 from ..groups import in_full
+from ..options import COUNT, check_numbers
 from .changes import Change, Without, angle, changed
 from .layers import Layer, of_copy, without
 
@@ -67,6 +68,9 @@ class Similarity(LayerScore):
 
     batches: int = 8
 
+    def __post_init__(self) -> None:
+        check_numbers(self, batches=COUNT)
+
     def of(
         self,
         graph: Graph,
@@ -99,6 +103,9 @@ class OutputChange(LayerScore):
 
     change: Change = "error"
     batches: int = 2
+
+    def __post_init__(self) -> None:
+        check_numbers(self, batches=COUNT)
 
     def of(
         self,

@@ -17,11 +17,12 @@ import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ....ir import Graph, InputError, Node
+from ....ir import Graph, Node
 from ....ir.blocks import Block, repeated
 from ....ir.graph import substitute
 from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...sites import Asked, SitePass
+from ..options import COUNT, SOME, Range, check_numbers
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,17 @@ class Parallelize(SitePass):
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
-        if self.chunk < 2 or not 1 <= self.iterations <= self.chunk:
-            raise InputError(
-                f"{self.iterations} iterations over chunks of {self.chunk} blocks make no sense",
-                do="chunks of two blocks or more, and from one iteration to one a block",
-            )
+        check_numbers(self, chunk=Range(2, whole=True), iterations=COUNT)
+        check_numbers(
+            self, iterations=Range(1, self.chunk, whole=True), start=SOME, stop=SOME | None
+        )
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
-        found = repeated(graph)
-        if not found:
-            return [missed(graph.output, "there are no blocks that repeat one another")]
-        blocks, remarks = found[self.start : self.stop], list[Remark]()
+        blocks = repeated(graph)[self.start : self.stop]
+        remarks: list[Remark] = []
+        if len(blocks) < self.chunk:
+            text = f"{len(blocks)} blocks that repeat one another are no chunk of {self.chunk}"
+            remarks.append(missed(graph.output, text))
         chunks = range(0, len(blocks) - self.chunk + 1, self.chunk)
         for index in reversed(chunks):  # a chunk's end is the next one's entry
             chunk = blocks[index : index + self.chunk]

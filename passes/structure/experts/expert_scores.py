@@ -13,6 +13,7 @@ from ....ir import Graph, InputError, Node
 from ....ir.interpret import values_of
 from ...base import Context
 from ..groups import in_full
+from ..options import COUNT, PART, check_numbers
 from .mixtures import Mixture, mixtures
 
 Base: TypeAlias = "Graph | Mapping[str, torch.Tensor]"
@@ -95,10 +96,7 @@ class RouterScore(Watching):
     least: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.active is not None and self.active < 1:
-            raise InputError(f"there are no {self.active} highest", do="active from 1")
-        if not 0 <= self.least < 1:
-            raise InputError(f"no probability is above {self.least}", do="least from 0 to below 1")
+        check_numbers(self, active=COUNT | None, least=PART)
 
     def watched(self, mixture: Mixture) -> set[Node]:
         return {mixture.router}

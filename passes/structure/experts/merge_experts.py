@@ -31,7 +31,7 @@ from ...sites import Asked, SitePass
 from ...ties import tie_in_the_way
 from ..costs import Costs
 from ..groups import in_full
-from ..options import check_known, check_part, lessened
+from ..options import COUNT, at_most, check_known, check_numbers, check_part, lessened
 from .expert_scores import UsageScore
 from .holding import NUMBERS, Held, Holding, refuse
 from .mixtures import Mixture, mixtures, region_of, run
@@ -65,8 +65,7 @@ class MergeExperts(SitePass):
     def __post_init__(self) -> None:
         check_part(self.remove, of="the experts")
         check_known([self.by], get_args(By), "likeness by")
-        if self.keep is not None and self.keep < 1:
-            raise InputError(f"keep={self.keep} leaves no expert", do="keep from 1")
+        check_numbers(self, keep=COUNT | None)
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         every, stopped = mixtures(graph)
@@ -74,6 +73,7 @@ class MergeExperts(SitePass):
         found: list[Mixture] = []
         for mixture in every:
             if asked(mixture.router, *mixture.holding.choices):
+                self._count(mixture)
                 reason = self._refused(graph, mixture)
                 remarks += [missed(mixture.router, reason)] if reason else []
                 found += [] if reason else [mixture]
@@ -90,12 +90,24 @@ class MergeExperts(SitePass):
             first = int(used.argmax())
             orders = stacks.orders(first, range(mixture.count)) if self.align else None
             far = stacks.distances(orders) if likeness is None else likeness[index]
-            keep = round((1 - self.remove) * mixture.count) if self.keep is None else self.keep
-            clusters = _clusters(far, min(max(keep, 1), mixture.count))
+            clusters = _clusters(far, self._count(mixture))
             remarks.append(self._merge(graph, mixture, stacks, used, clusters))
         after = Costs(graph, [], context.inputs).both()
         data: dict[str, Any] = {"parameters": after[0], "macs": after[1], "preparation": True}
         return [*remarks, decided(graph, lessened(before, after), **data)]
+
+    def _count(self, mixture: Mixture) -> int:
+        """How many experts of a mixture stay; raises ``InputError`` where none would."""
+        if self.keep is not None:
+            return min(self.keep, mixture.count)
+        if not (keep := round((1 - self.remove) * mixture.count)):
+            raise InputError(
+                f"remove={self.remove} leaves none of the {mixture.count} experts of "
+                f"{mixture.name}",
+                where=mixture.router.at,
+                do=f"remove={at_most(1 - 1 / mixture.count)}, at most, or keep=1",
+            )
+        return keep
 
     def _refused(self, graph: Graph, mixture: Mixture) -> str:
         """Why the experts of a mixture cannot be merged, or nothing."""

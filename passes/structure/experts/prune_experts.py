@@ -19,10 +19,10 @@ import torch
 
 from ....ir import Graph, InputError
 from ...base import Context, Promise, Remark, Stage, applied, blocked, decided, missed
-from ...sites import Asked, SitePass
+from ...sites import Asked, SparingPass
 from ...ties import tie_in_the_way
 from ..costs import Costs
-from ..options import check_known, check_part, lessened, named
+from ..options import COUNT, check_known, check_numbers, check_part, lessened, named
 from .expert_scores import SCORES, ExpertScore
 from .mixtures import Mixture, mixtures
 from .removal import own_constants, remove
@@ -32,7 +32,7 @@ Experts: TypeAlias = Mapping[str, Sequence[int]]  # by the names of routers
 
 
 @dataclass(frozen=True)
-class PruneExperts(SitePass):
+class PruneExperts(SparingPass):
     """Leave out experts.
 
     Args:
@@ -41,7 +41,6 @@ class PruneExperts(SitePass):
         over: ``mixture``: the same part of each; ``graph``: those that are worth least of all.
         score: What an expert is worth (``expert_scores``), or the name of a score.
         experts: In place of all of these, the experts that stay, by the names of routers.
-        protect: The names of routers whose experts all stay.
         untie: Also where a tied parameter must then be stored twice.
     """
 
@@ -50,7 +49,6 @@ class PruneExperts(SitePass):
     over: Over = "mixture"
     score: ExpertScore | str = "output"
     experts: Experts | None = None
-    protect: tuple[str, ...] = ()
     untie: bool = False
     what: ClassVar[str] = "the linear layer that scores the experts of a mixture"
     promise: ClassVar[Promise] = Promise.APPROXIMATE
@@ -58,16 +56,17 @@ class PruneExperts(SitePass):
 
     def __post_init__(self) -> None:
         check_part(self.remove, of="the experts")
+        check_numbers(self, keep=COUNT | None)
         check_known([self.over], get_args(Over), "range")
         if self.score == "drift":
             raise InputError(
                 "a drift is one from a base model", do="score=DriftScore(base), its graph or state"
             )
         named(self.score, SCORES, "score")
-        if self.keep is not None and (self.keep < 1 or self.over == "graph"):
+        if self.keep is not None and self.over == "graph":
             raise InputError(
                 f"keep={self.keep} is the number that stays of each mixture",
-                do='keep from 1, with over="mixture"',
+                do='over="mixture", or remove=...',
             )
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
@@ -112,8 +111,11 @@ class PruneExperts(SitePass):
         for value, reason in stopped:
             if asked(value):
                 remarks.append(blocked(value, str(reason), reason))
-        named = {*(self.experts or {}), *self.protect}
-        if unknown := named - {mixture.name for mixture in every} - {v.name for v, _ in stopped}:
+        if (
+            unknown := {*(self.experts or {})}
+            - {mixture.name for mixture in every}
+            - {v.name for v, _ in stopped}
+        ):
             raise InputError(
                 f"no mixture has a router called {', '.join(sorted(unknown))}",
                 do="name some of " + (", ".join(m.name for m in every) or "those of another graph"),
@@ -123,9 +125,9 @@ class PruneExperts(SitePass):
                 continue
             region = mixture.region()
             own_constants(graph, region)
-            if mixture.name in self.protect:
-                remarks.append(missed(mixture.router, f"{mixture.name} is protected"))
-            elif sentence := tie_in_the_way(graph, region, self.untie):
+            if sentence := asked.protected(mixture.router, *region.parameters) or tie_in_the_way(
+                graph, region, self.untie
+            ):
                 remarks.append(missed(mixture.router, sentence))
             else:
                 found.append(mixture)

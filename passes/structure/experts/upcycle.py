@@ -25,6 +25,7 @@ from ....ir.laws import Add, Elementwise, Mul
 from ...base import Context, Promise, Remark, Stage, applied, blocked, missed
 from ...sites import Asked, SitePass
 from ..groups import Group, groups, readers
+from ..options import COUNT, POSITIVE, check_numbers, divisors, nearest
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,12 @@ class Upcycle(SitePass):
     promise: ClassVar[Promise] = Promise.EXACT
 
     def __post_init__(self) -> None:
-        if self.copies < 1 or self.shards < 1 or self.copies * self.shards < 2:
+        check_numbers(self, copies=COUNT, shards=COUNT, active=COUNT | None, scale=POSITIVE)
+        if self.copies * self.shards < 2:
             raise InputError(
                 f"{self.copies} copies of {self.shards} shards are no mixture",
                 do="at least two experts in all",
             )
-        if self.scale <= 0:
-            raise InputError(f"scale={self.scale} gives all experts one score", do="above 0")
         if self.active is not None and self.active not in range(
             self.shards, self.copies * self.shards + 1, self.shards
         ):
@@ -75,7 +75,11 @@ class Upcycle(SitePass):
             if isinstance(network, str):
                 remarks.append(missed(group.value, network))
             elif network.hidden % self.shards:
-                text = f"{network.hidden} hidden neurons are no {self.shards} shards"
+                near = nearest(self.shards, divisors(network.hidden))
+                text = (
+                    f"{network.hidden} hidden neurons are no {self.shards} shards of one size; "
+                    f"{near} would be"
+                )
                 remarks.append(missed(network.down, text))
             else:
                 remarks.append(self._mix(graph, network, generator))

@@ -30,6 +30,7 @@ from ...calibration import as_rows, evenly, padding_mask
 from ...quantization.solvers import Hessian
 from ...sites import Asked, SitePass
 from ..groups import in_full
+from ..options import AMOUNT, COUNT, check_numbers
 from .clusters import clusters, means
 from .forms import Writer
 
@@ -62,8 +63,7 @@ class ClusterOutputs(SitePass):
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
-        if self.codes < 1:
-            raise InputError(f"there are no {self.codes} codes", do="codes from 1")
+        check_numbers(self, codes=COUNT, iterations=COUNT, damping=AMOUNT)
         if self.bias not in get_args(TieBreak):
             raise InputError(
                 f"ties are not broken by {self.bias!r}",

@@ -15,22 +15,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from ....ir import Graph, InputError, Node
 from ....ir.gauge import weighted
 from ...allocation.solvers import Solver
 from ...base import Context, Promise, Remark, Stage, applied, decided, missed
 from ...quantization.evidence import MakeUp
-from ...sites import Asked, SitePass
+from ...sites import Asked, SparingPass
 from ..costs import Costs
-from ..options import check_part
+from ..options import AMOUNT, COUNT, SHARE, SOME, check_known, check_numbers, check_part, lessened
 from .factoring import Factored, Factoring, Layer, Score, allocate
 from .forms import Form, LowRank, Writer
 
 
 @dataclass(frozen=True)
-class Factorize(SitePass):
+class Factorize(SparingPass):
     """Give weights a structured form.
 
     Args:
@@ -52,7 +52,6 @@ class Factorize(SitePass):
         steps: Of descent on the layer's error, from the fit: for all forms but low rank, whose fit
             is the best.
         larger: Re-factor even where that takes more parameters.
-        protect: The names of layers that stay.
     """
 
     form: Form = field(default_factory=LowRank)
@@ -66,15 +65,16 @@ class Factorize(SitePass):
     damping: float = 0.01
     steps: int = 0
     larger: bool = False
-    protect: tuple[str, ...] = ()
     what: ClassVar[str] = "a linear layer or convolution with a weight of its own"
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
         check_part(self.remove)
-        if self.rank is not None and self.rank < 1:
-            raise InputError(f"there is no rank {self.rank}", do="a rank from 1")
+        check_numbers(
+            self, rank=COUNT | None, make_up=SHARE | "held-out", damping=AMOUNT, steps=SOME
+        )
+        check_known([self.score], get_args(Score), "score")
         if self.rank is not None and self.solver is not None:
             raise InputError("a solver chooses ranks, and rank says them", do="give one of the two")
         if self.solver is not None and not self.whitened:
@@ -105,10 +105,7 @@ class Factorize(SitePass):
         graph.prune()
         after = Costs(graph, [], context.inputs)
         counts = (before.parameters(), before.macs()), (after.parameters(), after.macs())
-        text = ", ".join(
-            f"{what} {was:,} to {now:,} (-{100 * (1 - now / max(was, 1)):.3g} %)"
-            for what, was, now in zip(("parameters", "products"), *counts, strict=True)
-        )
+        text = lessened(*counts)
         data = {
             "ranks": {layer.node.name: rank for layer, rank in ranks.items()},
             "parameters": counts[1][0],
@@ -126,17 +123,17 @@ class Factorize(SitePass):
             if not weighted(node) or not asked(node):
                 continue
             layer = Layer.of(node)
-            if reason := self._refused(node, layer):
+            if reason := self._refused(node, layer, asked):
                 remarks.append(missed(node, reason))
             elif layer is not None:
                 found.append(layer)
         return found, remarks
 
-    def _refused(self, node: Node, layer: Layer | None) -> str:
+    def _refused(self, node: Node, layer: Layer | None, asked: Asked) -> str:
         """Why a layer stays as it is; empty where it does not."""
         weight: Node = node.args[1]
-        if node.name in self.protect:
-            return f"{node.name} is protected"
+        if sentence := asked.protected(node, weight):
+            return sentence
         if weight.op != "param":
             return f"{weight.name} is stored as codes"
         if others := [user.name for user in weight.users if user is not node]:

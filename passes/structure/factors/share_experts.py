@@ -25,7 +25,7 @@ from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...quantization.solvers import Hessian, singular
 from ...sites import Asked, SitePass
 from ..groups import in_full
-from ..options import check_part
+from ..options import AMOUNT, COUNT, at_most, check_numbers, check_part
 from .forms import Writer
 
 Side: TypeAlias = Literal["inputs", "outputs", "best"]
@@ -72,8 +72,7 @@ class ShareExperts(SitePass):
 
     def __post_init__(self) -> None:
         check_part(self.remove)
-        if self.rank is not None and self.rank < 1:
-            raise InputError(f"there is no rank {self.rank}", do="a rank from 1")
+        check_numbers(self, rank=COUNT | None, damping=AMOUNT)
         if self.side not in get_args(Side):
             raise InputError(
                 f"experts share no {self.side!r}", do=f"one of {', '.join(get_args(Side))}"
@@ -104,6 +103,14 @@ class ShareExperts(SitePass):
             if rank and (self.larger or count < weight.numel()):
                 tried.append(_shared(weight, hessians, side, rank, self.damping))
         if not tried:
+            least = min(_each(weight, side) for side in sides)
+            if self.rank is None and least < weight.numel():
+                raise InputError(
+                    f"remove={self.remove} leaves nothing of {node.name}: of rank 1 a common "
+                    f"factor takes {least:,} of its {weight.numel():,} parameters",
+                    where=node.at,
+                    do=f"remove={at_most(1 - least / weight.numel())}, at most",
+                )
             room = f"{weight.numel():,}"
             return missed(node, f"a common factor takes more parameters than its {room}")
         best = min(tried, key=lambda shared: shared.lost)

@@ -28,8 +28,8 @@ from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...calibration import as_rows, padding_mask
 from ...quantization.solvers import Hessian
 from ...quantization.streams import Compute, Values, run_streams
-from ...sites import Asked, SitePass
-from ..options import check_part
+from ...sites import Asked, SparingPass
+from ..options import AMOUNT, Range, at_most, check_numbers, check_part
 from .cluster_outputs import is_head
 from .forms import LowRank, Tensors, Writer
 
@@ -59,7 +59,7 @@ class Sparse:
 
 
 @dataclass(frozen=True)
-class SparsifyInputs(SitePass):
+class SparsifyInputs(SparingPass):
     """Let linear layers read a part of their weights, chosen by what comes.
 
     Args:
@@ -71,7 +71,6 @@ class SparsifyInputs(SitePass):
         whitened: Whether that is the best for what is left to it on the calibration data, or for
             all inputs alike.
         damping: Of the Hessian, as a part of its mean diagonal.
-        protect: The names of layers that stay.
     """
 
     sparsity: float = 0.5
@@ -80,14 +79,15 @@ class SparsifyInputs(SitePass):
     low_rank: bool = True
     whitened: bool = True
     damping: float = 0.01
-    protect: tuple[str, ...] = ()
     what: ClassVar[str] = "a linear layer with weights, and a head only by its name"
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
         check_part(self.sparsity, "sparsity", "a weight")
-        if not self.shares or not all(0 < share <= 1 for share in self.shares):
+        check_numbers(self, damping=AMOUNT)
+        parts = Range(0, 1, above=True)
+        if not self.shares or not all(share in parts for share in self.shares):
             raise InputError(
                 f"shares={self.shares} are not parts of what is read",
                 do="numbers above 0 and at most 1, such as shares=(0.8, 1.0)",
@@ -99,9 +99,10 @@ class SparsifyInputs(SitePass):
         for node in graph.nodes:
             if node.op != "linear" or not weighted(node) or not asked(node):
                 continue
-            if reason := self._refused(graph, node):
+            if reason := self._refused(graph, node, asked):
                 remarks.append(missed(node, reason))
             else:
+                self._need_some(node)
                 layers[node] = 0
         if not layers:
             return remarks
@@ -119,15 +120,34 @@ class SparsifyInputs(SitePass):
         )
         return remarks + [_insert(graph, node, sparse) for node, sparse in found.items()]
 
-    def _refused(self, graph: Graph, node: Node) -> str:
+    def _refused(self, graph: Graph, node: Node, asked: Asked) -> str:
         """Why a layer stays as it is; empty where it does not."""
-        if node.name in self.protect:
-            return f"{node.name} is protected"
+        if sentence := asked.protected(node, node.args[1]):
+            return sentence
         if node.args[1].op != "param":
             return f"{node.args[1].name} is stored as codes"
-        if is_head(graph, node) and node.name not in self.sites:
+        if is_head(graph, node) and not self.sites:
             return "it is a head: all that it reads counts"
         return ""
+
+    def _choices(self, outputs: int, inputs: int) -> list[tuple[int, int, float]]:
+        """How many columns, and the rank of the rest, for each share with which any are read."""
+        tried = [
+            (*_sizes(outputs, inputs, self.sparsity, share), share)
+            for share in (self.shares if self.low_rank else (1.0,))
+        ]
+        return [choice for choice in tried if choice[0] or choice[1]]
+
+    def _need_some(self, node: Node) -> None:
+        """Raise where nothing of a layer would be read."""
+        outputs, inputs = (int(size) for size in node.args[1].shape)
+        if not self._choices(outputs, inputs):
+            most = 1 - 1 / (inputs * (max(self.shares) if self.low_rank else 1.0))
+            raise InputError(
+                f"sparsity={self.sparsity} lets {node.name} read none of its {inputs} inputs",
+                where=node.at,
+                do=f"sparsity={at_most(max(most, 0.0))}, at most, or protect {node.name}",
+            )
 
     def _decide(self, weight: torch.Tensor, rows: torch.Tensor) -> Sparse:
         """The share that loses least, of those that there are."""
@@ -136,8 +156,7 @@ class SparsifyInputs(SitePass):
         power = float((rows @ weight.T).double().square().sum())
         plain = None if self.whitened else LowRank().fit(weight, None, 0.0)
         tried: list[Sparse] = []
-        for share in self.shares if self.low_rank else (1.0,):
-            columns, rank = _sizes(weight, self.sparsity, share)
+        for columns, rank, share in self._choices(*weight.shape):
             limit = _threshold(scores, columns)
             scale = norms.to(rows.dtype) / limit.clamp(min=NOTHING * float(scores.max()))
             rest = rows.masked_fill(rows.abs() * scale > 1.0, 0.0)
@@ -152,9 +171,8 @@ class SparsifyInputs(SitePass):
         return min(tried, key=lambda sparse: sparse.lost)
 
 
-def _sizes(weight: torch.Tensor, sparsity: float, share: float) -> tuple[int, int]:
+def _sizes(outputs: int, inputs: int, sparsity: float, share: float) -> tuple[int, int]:
     """How many columns are read, and the rank of the rest."""
-    outputs, inputs = weight.shape
     columns = int(inputs * (1 - sparsity) * share)
     rank = int((inputs * outputs * (1 - sparsity) - outputs * columns) / (inputs + outputs))
     return columns, min(rank, outputs, inputs) if share < 1 else 0

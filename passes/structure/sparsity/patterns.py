@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from ....ir import InputError
+from ..options import divisors, nearest
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Pattern(abc.ABC):
     @abc.abstractmethod
     def count(self, rows: int, columns: int) -> int:
         """Of how many things in a matrix the part is."""
+
+    @property
+    def things(self) -> str:
+        """What these are."""
+        return "weights of each row"
 
     def refusal(self, rows: int, inputs: int) -> str:
         """Why a matrix cannot have the pattern; empty where it can.
@@ -75,6 +81,10 @@ class Whole(Pattern):
 
     def count(self, rows: int, columns: int) -> int:
         return rows * columns
+
+    @property
+    def things(self) -> str:
+        return "weights"
 
     def __str__(self) -> str:
         return "layer"
@@ -113,7 +123,10 @@ class NofM(Pattern):
         return self.m
 
     def refusal(self, rows: int, inputs: int) -> str:
-        return f"groups of {self.m} do not divide its {inputs} inputs" if inputs % self.m else ""
+        if not inputs % self.m:
+            return ""
+        near = nearest(self.m, [m for m in divisors(inputs) if m > self.n])
+        return f"groups of {self.m} do not divide its {inputs} inputs{near and f'; {near} do'}"
 
     def __str__(self) -> str:
         return f"{self.n}:{self.m}"
@@ -132,7 +145,10 @@ class Blocks(Pattern):
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.columns < 1:
-            raise InputError(f"there are no blocks of {self.rows} x {self.columns}")
+            raise InputError(
+                f"there are no blocks of {self.rows} x {self.columns}",
+                do="whole numbers from 1, such as 32x32",
+            )
 
     def mask(self, worth: torch.Tensor, remove: float) -> torch.Tensor:
         cut = worth.unflatten(1, (-1, self.columns)).unflatten(0, (-1, self.rows))
@@ -144,12 +160,20 @@ class Blocks(Pattern):
         return rows // self.rows * (columns // self.columns)
 
     @property
+    def things(self) -> str:
+        return "blocks"
+
+    @property
     def unit(self) -> int:
         return self.columns
 
     def refusal(self, rows: int, inputs: int) -> str:
         if rows % self.rows or inputs % self.columns:
-            return f"blocks of {self} do not divide its {rows} outputs and {inputs} inputs"
+            high, wide = nearest(self.rows, divisors(rows)), nearest(self.columns, divisors(inputs))
+            return (
+                f"blocks of {self} do not divide its {rows} outputs and {inputs} inputs; {high} "
+                f"outputs and {wide} inputs do"
+            )
         return ""
 
     def __str__(self) -> str:

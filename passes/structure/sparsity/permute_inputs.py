@@ -60,9 +60,14 @@ class PermuteInputs(SitePass):
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         pattern = named_pattern(self.pattern)
         assert isinstance(pattern, NofM)
-        sites = [s for s in inputs_of_contractions(graph) if s.size % pattern.m == 0]
-        power = self._power(graph, context, sites)
         remarks: list[Remark] = []
+        sites: list[Site] = []
+        for site in inputs_of_contractions(graph):
+            if not (refusal := pattern.refusal(0, site.size)):
+                sites.append(site)
+            elif asked(site.value, *site.readers):
+                remarks.append(missed(site.value, refusal))
+        power = self._power(graph, context, sites)
         done: set[str] = set()
         for site in sites:
             if not asked(site.value, *site.readers) or site.value.name in done:

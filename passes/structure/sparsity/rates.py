@@ -25,6 +25,7 @@ from ...allocation.solvers import DynamicProgramming, Solver
 from ...base import Context
 from ...quantization.simulated import floats
 from ..groups import in_full
+from ..options import COUNT, Range, check_numbers
 from .patterns import Pattern
 
 MOST = 0.99  # of a layer that goes: at least something of each stays
@@ -46,6 +47,18 @@ class Layer:
     def size(self) -> int:
         return math.prod(self.shape)
 
+    def things(self, pattern: Pattern) -> int:
+        """Of how many things a part of it is."""
+        return pattern.count(self.shape[0], self.size // self.shape[0])
+
+    def most(self, pattern: Pattern) -> float:
+        """The part that goes where one of these stays."""
+        return 1 - 1 / self.things(pattern)
+
+    def emptied(self, pattern: Pattern, part: float) -> bool:
+        """Whether nothing stays."""
+        return round(part * self.things(pattern)) >= self.things(pattern)
+
 
 @dataclass(frozen=True)
 class Rates(abc.ABC):
@@ -62,6 +75,11 @@ class Rates(abc.ABC):
     ) -> dict[str, float]:
         """The part of each layer that goes, by the weight's name: together, that of all."""
 
+    def most(self, layers: Sequence[Layer], pattern: Pattern) -> float:
+        """The greatest part of all with which something of each stays."""
+        kept = sum(layer.size * (1 - layer.most(pattern)) for layer in layers)
+        return 1 - kept / sum(layer.size for layer in layers)
+
 
 @dataclass(frozen=True)
 class Even(Rates):
@@ -76,6 +94,9 @@ class Even(Rates):
         remove: float,
     ) -> dict[str, float]:
         return {layer.name: remove for layer in layers}
+
+    def most(self, layers: Sequence[Layer], pattern: Pattern) -> float:
+        return min(layer.most(pattern) for layer in layers)
 
 
 @dataclass(frozen=True)
@@ -92,11 +113,16 @@ class ErdosRenyi(Rates):
     ) -> dict[str, float]:
         wanted = (1 - remove) * sum(layer.size for layer in layers)
         low, high = 0.0, float(max(layer.size / sum(layer.shape) for layer in layers))
+
+        def part(layer: Layer, scale: float) -> float:
+            even = 1 - scale * sum(layer.shape) / layer.size
+            return min(max(even, 0.0), layer.most(pattern))
+
         for _ in range(100):
             middle = (low + high) / 2
-            kept = sum(min(middle * sum(layer.shape), layer.size) for layer in layers)
+            kept = sum(layer.size * (1 - part(layer, middle)) for layer in layers)
             low, high = (middle, high) if kept < wanted else (low, middle)
-        return {layer.name: 1 - min(high * sum(layer.shape) / layer.size, 1.0) for layer in layers}
+        return {layer.name: part(layer, high) for layer in layers}
 
 
 @dataclass(frozen=True)
@@ -117,7 +143,7 @@ class OneThreshold(Rates):
         gone[order[: round(remove * len(order))]] = 1
         parts = gone.split([len(size) for size in sizes])
         return {
-            layer.name: min(float(part.mean()), MOST)
+            layer.name: min(float(part.mean()), MOST, layer.most(pattern))
             for layer, part in zip(layers, parts, strict=True)
         }
 
@@ -137,6 +163,9 @@ class RateDistortion(Rates):
     steps: int = 20
     batches: int = 2
 
+    def __post_init__(self) -> None:
+        check_numbers(self, steps=Range(2, whole=True), batches=COUNT)
+
     @property
     def parts(self) -> list[float]:
         """That are tried."""
@@ -154,7 +183,8 @@ class RateDistortion(Rates):
         problem = self.problem(graph, context, layers, pattern, remove)
         problem.check()
         chosen = self.solver.solve(problem)
-        return {layer.name: self.parts[index] for layer, index in zip(layers, chosen, strict=True)}
+        pairs = zip(layers, chosen, strict=True)
+        return {layer.name: min(self.parts[i], layer.most(pattern)) for layer, i in pairs}
 
     def problem(
         self,
@@ -166,10 +196,11 @@ class RateDistortion(Rates):
     ) -> Problem:
         """The curves, and what stays of each layer as the cost of each of its parts."""
         damage = Damage(graph, context, self.batches, type(self).__name__)
-        parts = torch.tensor(self.parts, dtype=torch.float64)
-        found = torch.zeros(len(layers), len(parts), dtype=torch.float64)
+        most = torch.tensor([layer.most(pattern) for layer in layers], dtype=torch.float64)
+        parts = torch.tensor(self.parts, dtype=torch.float64).minimum(most[:, None])
+        found = torch.zeros(parts.shape, dtype=torch.float64)
         for row, layer in enumerate(context.progress(layers, "Sparsify: curves of layers")):
-            for column, part in enumerate(self.parts[1:], 1):
+            for column, part in enumerate(parts[row, 1:].tolist(), 1):
                 found[row, column] = damage.of({layer: part}, pattern)
         sizes = torch.tensor([layer.size for layer in layers], dtype=torch.float64)
         cost, limit = sizes[:, None] * (1 - parts), float((1 - remove) * sizes.sum())
@@ -233,11 +264,12 @@ def essential(
     if not layers:
         return Knee(0.0, [], [])
     damage = Damage(graph, context, batches, "Sparsify")
+    parts = [p for p in PARTS if not any(layer.emptied(pattern, p) for layer in layers)]
     found = [
         damage.of({layer: part for layer in layers}, pattern) if part else 0.0
-        for part in context.progress(PARTS, "Sparsify: where it matters")
+        for part in context.progress(parts, "Sparsify: where it matters")
     ]
-    return Knee(drop_point(PARTS, found), PARTS, found)
+    return Knee(drop_point(parts, found), parts, found)
 
 
 def drop_point(parts: Sequence[float], damages: Sequence[float]) -> float:

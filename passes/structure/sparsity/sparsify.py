@@ -27,9 +27,9 @@ from ...base import Context, Promise, Remark, Stage, applied, decided, missed
 from ...quantization.evidence import MakeUp
 from ...quantization.patches import Patches
 from ...quantization.streams import run_streams
-from ...sites import Asked, SitePass
+from ...sites import Asked, SparingPass
 from ..groups import in_full
-from ..options import check_known
+from ..options import PART, SHARE, SOME, at_most, check_known, check_numbers
 from .patterns import Pattern, named_pattern
 from .rates import Even, Layer, Rates, essential, named_rates
 from .zeros import METHODS, Method, Recovery, Zeros
@@ -38,7 +38,7 @@ Remove: TypeAlias = float | Mapping[str, float] | Literal["essential"]
 
 
 @dataclass(frozen=True)
-class Sparsify(SitePass):
+class Sparsify(SparingPass):
     """Set weights to zero.
 
     Args:
@@ -56,7 +56,6 @@ class Sparsify(SitePass):
             threshold of ``magnitude``, by their sizes (``erk``), or ``RateDistortion`` (A81).
         make_up: The share of the errors before it that a layer makes up for (``Quantize``).
         least: Weights of fewer elements stay.
-        protect: The names of weights, or of their readers, that stay.
     """
 
     remove: Remove | None = None
@@ -66,7 +65,6 @@ class Sparsify(SitePass):
     rates: Rates | str = "even"
     make_up: MakeUp = 0.0
     least: int = 1024
-    protect: tuple[str, ...] = ()
     what: ClassVar[str] = "a contraction, its weight, or what it reads"
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.STRUCTURE
@@ -86,6 +84,7 @@ class Sparsify(SitePass):
                 raise InputError(f"the pattern {pattern} takes the same part of each layer")
         if self.remove == "essential" and not isinstance(rates, Even):
             raise InputError("remove='essential' is found for the same part of each layer")
+        check_numbers(self, make_up=SHARE | "held-out", least=SOME)
         check_known([self.score], METHODS, "score")
         if self.recover not in get_args(Recovery):
             names = ", ".join(map(repr, get_args(Recovery)))
@@ -152,7 +151,8 @@ class Sparsify(SitePass):
             weight: Node = node.args[1]
             if not asked(node, weight, node.args[0]):
                 continue
-            if sentence := self._refusal(graph, node, weight, pattern):
+            sentence = asked.protected(node, weight) or self._refusal(graph, node, weight, pattern)
+            if sentence:
                 remarks.append(missed(node, sentence))
             else:
                 found.append(Layer(node, weight, tuple(graph.value(weight).shape)))
@@ -160,8 +160,6 @@ class Sparsify(SitePass):
 
     def _refusal(self, graph: Graph, node: Node, weight: Node, pattern: Pattern) -> str:
         """Why a layer stays dense; empty where it need not."""
-        if node.name in self.protect or weight.name in self.protect:
-            return f"{weight.name} is protected"
         if weight.op != "param":
             return f"{weight.name} is codes already; zeros come before them"
         if others := [user.name for user in weight.users if user is not node]:
@@ -189,22 +187,41 @@ class Sparsify(SitePass):
                     f"remove names {unknown[0]}, which is no weight that can lose any",
                     do=f"names among {', '.join(sorted(names)[:5])}",
                 )
+            for layer in found:
+                part = self.remove.get(layer.name, 0.0)
+                if layer.emptied(pattern, part):
+                    raise _nothing_left(layer, pattern, part, layer.most(pattern))
             return dict(self.remove), ""
         if pattern.ratio is not None:
             return {layer.name: pattern.ratio for layer in found}, ""
+        if not found:
+            return {}, ""
         if self.remove == "essential":
             knee = essential(graph, context, found, pattern)
             part, note = knee.part, f"; more than {knee.part:.3g} changes the outputs sharply"
         else:
             part, note = 0.5 if self.remove is None else self.remove, ""
         rates = named_rates(self.rates)
+        most = rates.most(found, pattern)
+        short = [layer for layer in found if layer.emptied(pattern, part)]
+        if short and (isinstance(rates, Even) or part > most):
+            raise _nothing_left(short[0], pattern, part, most)
         return rates.of(graph, context, found, pattern, part), note
+
+
+def _nothing_left(layer: Layer, pattern: Pattern, part: float, most: float) -> InputError:
+    return InputError(
+        f"remove={part:.6g} leaves none of the {layer.things(pattern):,} {pattern.things} of "
+        f"{layer.name}",
+        where=layer.node.at,
+        do=f"remove={at_most(most)}, at most, or protect {layer.name}",
+    )
 
 
 def _check_part(part: object) -> None:
     if part is None or part == "essential":
         return
-    if not isinstance(part, int | float) or not 0 <= part < 1:
+    if part not in PART:
         raise InputError(
             f"remove={part!r} is not the part of the weights that goes",
             do="a part from 0 to below 1, such as remove=0.5, or 'essential'",

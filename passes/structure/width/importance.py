@@ -20,6 +20,7 @@ from ...calibration import as_matrix, as_rows
 from ...quantization.simulated import floats
 from ..elimination import Elimination, order_of_elimination
 from ..groups import Group, Reader, in_full, readers
+from ..options import COUNT, POSITIVE, check_numbers
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class Magnitude(Importance):
     """
 
     power: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, power=POSITIVE)
 
     def of(self, graph: Graph, groups: Sequence[Group], context: Context) -> list[torch.Tensor]:
         found: list[torch.Tensor] = []
@@ -99,6 +103,9 @@ class Taylor(Importance):
     batches: int = 8
     metric: Metric = "error"
     absolute: bool = False
+
+    def __post_init__(self) -> None:
+        check_numbers(self, probes=COUNT, batches=COUNT)
 
     def of(self, graph: Graph, groups: Sequence[Group], context: Context) -> list[torch.Tensor]:
         batches = context.need_calibration(self.name)[: self.batches]

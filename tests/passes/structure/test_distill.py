@@ -170,19 +170,26 @@ def test_a_weight_of_the_block_that_goes_is_a_part() -> None:
     torch.testing.assert_close(part.value(weight, None), weight + donor)
 
 
+def test_blocks_are_not_fused_into_nothing() -> None:
+    graph, context, _ = blocks()
+    most = f"remove={1 - 1 / COUNT:.4g}"
+    with pytest.raises(InputError, match=f"(?s)leaves none of {COUNT} blocks.*{most}, at most"):
+        FuseBlocks(0.99)(graph, context)
+
+
 def test_what_cannot_be_done_is_said() -> None:
     graph, context, _ = blocks()
     with pytest.raises(InputError, match="Distill learns from the graph as it was"):
         Distill()(graph, context)
     with pytest.raises(InputError, match="needs calibration data"):
         Distill()(graph, Context(inputs=(), original=graph))
-    with pytest.raises(InputError, match="a rate above 0"):
+    with pytest.raises(InputError, match="rate: a number above 0"):
         Distill(rate=0)
     with pytest.raises(InputError, match="features=True with cut"):
         Distill(features=True)
     with pytest.raises(InputError, match="features=True with cut"):
         Distill(Fitter(loss="divergence"), cut="graph", features=True)
-    with pytest.raises(InputError, match="rank=0 is none"):
+    with pytest.raises(InputError, match="rank=0 is not"):
         FuseBlocks(rank=0)
     with pytest.raises(InputError, match="there is no score 'best'"):
         FuseBlocks(score="best")

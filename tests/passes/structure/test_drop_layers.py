@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -289,9 +290,9 @@ def test_a_knapsack_lets_one_go_of_layers_that_lie_in_each_other() -> None:
 
 def test_a_budget_counts_what_lies_in_another_once() -> None:
     graph, context = stream()
-    step = DropLayers(0.9, "parameters", kinds=("feedforward", "operator"), recover=False)
+    step = DropLayers(0.75, "parameters", kinds=("feedforward", "operator"), recover=False)
     less, _ = step(graph, context)
-    assert Costs(less, []).parameters() <= 0.1 * Costs(graph, []).parameters()
+    assert Costs(less, []).parameters() <= 0.25 * Costs(graph, []).parameters()
 
 
 # -- making up -----------------------------------------------------------------------------------
@@ -406,12 +407,33 @@ def test_strong_damping_is_plain_dropping() -> None:
         ({"score": "luck"}, "no score 'luck'"),
         ({"kinds": ("thoughts",)}, "no kind of layers 'thoughts'"),
         ({"of": "money"}, "no budget of 'money'"),
+        ({"damping": -1.0}, "damping=-1.0 is not what DropLayers takes"),
         ({"greedy": True, "solver": IntegerProgramming()}, "no use of a solver"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, object], says: str) -> None:
     with pytest.raises(InputError, match=says):
         DropLayers(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"greedy": True}, {"of": "parameters"}, {"of": "macs", "solver": IntegerProgramming()}],
+    ids=str,
+)
+def test_what_would_leave_no_layer_is_refused_with_the_most_that_can_go(
+    options: dict[str, Any],
+) -> None:
+    graph, context = stream()
+    step = DropLayers(0.92, score="output", recover=False, **options)
+    with pytest.raises(InputError, match="leaves out all 3 layers that can go") as raised:
+        step(graph, context)
+    most = float(raised.value.do.partition("=")[2].partition(",")[0])
+    _, remarks = replace(step, remove=most)(graph, context)
+    assert len(remarks[-1].data["gone"]) == 2
+    every = {layer.name for layer in layers(graph, step.kinds, Costs(graph, []))}
+    _, remarks = replace(step, remove=0.0001, sites=(min(every),))(graph, context)
+    assert remarks[-1].data["gone"] == [min(every)]  # one that is asked for by name may go
 
 
 def test_a_budget_beyond_all_layers() -> None:

@@ -396,7 +396,7 @@ def test_too_few_rows_say_so() -> None:
     ("options", "says"),
     [
         ({"remove": 1.0}, "not the part of a network"),
-        ({"rank": 0}, "no rank 0"),
+        ({"rank": 0}, "rank=0 is not.*\n.*a whole number from 1 or None"),
         ({"rank": 4, "solver": IntegerProgramming()}, "rank says them"),
         ({"whitened": False, "solver": IntegerProgramming()}, "needs to know what is lost"),
     ],

@@ -148,11 +148,17 @@ def test_what_cannot_be_merged_stays(make: Any, says: str) -> None:
     assert str(graph) == text
 
 
+def test_what_would_leave_no_expert_is_refused_with_the_most_that_can_go() -> None:
+    graph, inputs = by_hand(Stacked)
+    with pytest.raises(InputError, match=r"(?s)leaves none of the 4 experts.*remove=0.75, at most"):
+        MergeExperts(0.99)(graph, Context(inputs=inputs, calibration=[inputs]))
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"remove": -0.1}, "not the part of the experts"),
-        ({"keep": 0}, "keep=0 leaves no expert"),
+        ({"keep": 0}, "keep=0 is not"),
         ({"by": "luck"}, "no likeness by 'luck'"),
     ],
 )

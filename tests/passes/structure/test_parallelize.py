@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -122,14 +123,19 @@ def test_the_blocks_of_a_transformer(family: str, zoo_model: Callable[[str], Zoo
     assert difference(execute(near, inputs), wanted) > 1e-9
 
 
-def test_numbers_that_make_no_sense() -> None:
-    for chunk, iterations in ((1, 1), (2, 3), (2, 0)):
-        with pytest.raises(InputError, match="make no sense"):
-            Parallelize(chunk, iterations)
+@pytest.mark.parametrize(
+    "options",
+    [{"chunk": 1}, {"iterations": 3}, {"iterations": 0}, {"start": -1}, {"stop": -1}],
+    ids=str,
+)
+def test_numbers_that_make_no_sense(options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(InputError, match=f"{name}=.* is not what Parallelize takes"):
+        Parallelize(**options)
 
 
 def test_a_model_without_repeated_blocks_has_none_to_run_in_parallel() -> None:
     graph, inputs = stack(1)
-    same, remarks = Parallelize().attempt(graph, Context(inputs=inputs))
+    same, (remark,) = Parallelize().attempt(graph, Context(inputs=inputs))
     assert str(same) == str(graph)
-    assert [remark.text for remark in remarks] == ["there are no blocks that repeat one another"]
+    assert remark.text == "0 blocks that repeat one another are no chunk of 2"

@@ -71,6 +71,13 @@ def test_says_what_pins_an_order() -> None:
     assert [r.site for r in remarks if not r.applied] == ["x"]
 
 
+def test_says_which_groups_divide_the_inputs() -> None:
+    graph, inputs = filled(HIDDEN)
+    _, remarks = PermuteInputs("2:5").attempt(graph, Context(inputs=inputs))
+    said = {r.site: r.text for r in remarks if not r.applied}
+    assert said["z"] == "groups of 5 do not divide its 16 inputs; 4, 8 or 16 do"
+
+
 def test_refuses_patterns_that_see_no_order() -> None:
     with pytest.raises(InputError, match="does not matter to the pattern rows"):
         PermuteInputs("rows")

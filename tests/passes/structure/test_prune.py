@@ -12,7 +12,7 @@ from graphs import GROUPED, filled
 from small_models import ZooModel
 
 import regauge as rg
-from regauge.ir import Graph, InputError, astype
+from regauge.ir import Graph, InputError, SiteError, astype
 from regauge.ir.interpret import execute, flatten
 from regauge.passes import CenterResidual, Context, FoldNormAffine, Rotate
 from regauge.passes.allocation.solvers import DynamicProgramming
@@ -323,7 +323,8 @@ def test_what_stays_is_a_multiple_of_what_kernels_need() -> None:
         graph, context(inputs)
     )
     assert smaller["h"].shape == (64, 4)
-    assert "a multiple of 4 channels stays of each group" in remarks[-1].text
+    near = "4 of 8 channels of hidden stay, the nearest to 4.8: 4 or 8 are legal with multiple=4"
+    assert near in [remark.text for remark in remarks]
 
 
 def test_what_multiples_leave_of_a_budget_is_spent() -> None:
@@ -354,6 +355,12 @@ def graph(x: f64[64, 4], *, a: f64[8, 4], m: f64[8, 8], o: f64[2, 8]):
         ({"roles": ("brains",)}, "no role 'brains'"),
         ({"of": "money"}, "no budget of 'money'"),
         ({"of": "latency"}, "needs to know it"),
+        ({"multiple": 0}, "multiple=0 is not what Prune takes\n.*multiple: a whole number from 1"),
+        ({"multiple": -8}, "multiple=-8 is not"),
+        ({"multiple": 1.5}, "multiple=1.5 is not"),
+        ({"share": 3.0}, "share=3.0 is not.*\n.*share: a number from 0 to 1"),
+        ({"damping": -1.0}, "damping=-1.0 is not.*\n.*damping: a number from 0"),
+        ({"damping": float("nan")}, "damping=nan is not"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, object], says: str) -> None:
@@ -364,8 +371,98 @@ def test_options_that_make_no_sense(options: dict[str, object], says: str) -> No
 def test_a_budget_that_cannot_be_met_names_the_least() -> None:
     graph, inputs = filled(RESIDUAL)
     step = Prune(remove=0.9, of="parameters", roles=("hidden",), score="magnitude")
-    with pytest.raises(InputError, match=r"cannot be removed.*one unit of each group left, 60.9 %"):
+    with pytest.raises(InputError, match=r"as little left .* may be, 60.9 % are \(1 of 8 channels"):
         step(graph, context(inputs))
+
+
+@pytest.mark.parametrize(
+    ("options", "says", "most"),
+    [
+        ({}, "0.95 leaves none of the 8 channels of hidden of h, where 1 must stay", 0.875),
+        ({"multiple": 4}, "of the 8 channels of hidden of h, where 4 must stay", 0.5),
+    ],
+)
+def test_what_would_leave_nothing_is_refused_with_the_most_that_can_go(
+    options: dict[str, int], says: str, most: float
+) -> None:
+    graph, inputs = filled(HIDDEN)
+    step = Prune(remove=0.95, roles=("hidden",), score="magnitude", **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=f"(?s){says}.*h: f64.*remove={most}, at most"):
+        step(graph, context(inputs))
+    smaller, _ = replace(step, remove=most)(graph, context(inputs))
+    assert smaller["h"].shape == (64, round(8 * (1 - most)))
+
+
+@pytest.mark.parametrize(
+    ("options", "says", "help"),
+    [
+        (
+            {"remove": 0.5, "multiple": 16},
+            "all 8 channels of hidden stay: no multiple of 16 is below 8",
+            "ask for a lesser multiple",
+        ),
+        (
+            {"remove": 0.2, "multiple": 4},
+            "all 8 channels of hidden stay, the nearest to 6.4: 4 or 8 are legal with multiple=4",
+            "remove=0.5 leaves 4 of the channels of hidden of h",
+        ),
+    ],
+)
+def test_where_all_stay_that_is_missed_with_the_numbers_that_are_legal(
+    options: dict[str, float], says: str, help: str
+) -> None:
+    graph, inputs = filled(HIDDEN)
+    step = Prune(roles=("hidden",), score="magnitude", **options)  # type: ignore[arg-type]
+    with pytest.raises(SiteError) as raised:
+        step(graph, context(inputs))
+    assert says in raised.value.where and help in raised.value.do
+
+
+def test_groups_of_a_norm_go_as_a_whole_and_that_is_said() -> None:
+    text = """
+def graph(x: f64[2, 3, 8, 8], *, a: f64[16, 3, 3, 3], o: f64[5, 16, 1, 1]):
+    h: f64[2, 16, 8, 8] = conv2d(x, a, padding=(1, 1))
+    n: f64[2, 16, 8, 8] = group_norm(h, num_groups=4)
+    y: f64[2, 5, 8, 8] = conv2d(n, o)
+    return y
+"""
+    graph, inputs = filled(text)
+    smaller, remarks = Prune(0.4, roles=("hidden",), score="magnitude", recover=False)(
+        graph, context(inputs)
+    )
+    assert smaller["h"].shape == (2, 8, 8, 8)
+    assert (
+        "8 of 16 channels of hidden stay, the nearest to 9.6: 4, 8 or 12 are legal; groups of 4 go "
+        "as a whole, as n (group_norm) norms them"
+    ) in [remark.text for remark in remarks]
+
+
+def test_the_floor_of_a_budget_is_that_of_the_multiple() -> None:
+    graph, inputs = filled(RESIDUAL)
+    step = Prune(0.9, "macs", ("hidden",), "magnitude", multiple=4)
+    with pytest.raises(InputError, match=r"\(4 of 8 channels of hidden of f\)") as raised:
+        step(graph, context(inputs))
+    most = float(raised.value.do.partition("=")[2].partition(",")[0])
+    smaller, _ = replace(step, remove=most)(graph, context(inputs))
+    assert smaller["f"].shape == (16, 4)
+
+
+def test_what_a_solver_leaves_of_a_budget_is_spent() -> None:
+    text = """
+def graph(x: f64[64, 8], *, a: f64[90, 8], m: f64[70, 90], o: f64[2, 70]):
+    h: f64[64, 90] = linear(x, a)
+    z: f64[64, 90] = relu(h)
+    k: f64[64, 70] = linear(z, m)
+    l: f64[64, 70] = relu(k)
+    y: f64[64, 2] = linear(l, o)
+    return y
+"""
+    graph, inputs = filled(text)
+    step = Prune(0.3, "macs", ("hidden",), "magnitude", DynamicProgramming(), recover=False)
+    smaller, _ = step(graph, context(inputs))
+    budget, spent = 0.7 * Costs(graph, []).macs(), Costs(smaller, []).macs()
+    h, k = (int(smaller[name].shape[1]) for name in "hk")
+    assert spent <= budget < spent + 64 * min(8 + k, h + 2)  # no channel more fits
 
 
 def test_an_output_that_pins_its_channels_is_named() -> None:
@@ -374,11 +471,12 @@ def test_an_output_that_pins_its_channels_is_named() -> None:
     assert any(r.site == "y" and "output of the graph" in r.text for r in remarks)
 
 
-def test_protected_channels_stay() -> None:
+@pytest.mark.parametrize("name", ["z", "o"], ids=["a value", "a weight"])
+def test_protected_channels_stay(name: str) -> None:
     graph, inputs = filled(HIDDEN)
-    same, remarks = Prune(protect=("z",), score="magnitude").attempt(graph, context(inputs))
+    same, remarks = Prune(protect=(name,), score="magnitude").attempt(graph, context(inputs))
     assert str(same) == str(graph)
-    assert any("z is protected" in remark.text for remark in remarks)
+    assert any(f"{name} is protected" in remark.text for remark in remarks)
 
 
 def test_scores_from_data_need_some() -> None:

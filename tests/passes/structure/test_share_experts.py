@@ -118,11 +118,20 @@ def test_nothing_grows_unless_that_is_asked_for() -> None:
         ShareExperts(rank=12)(graph, context)
 
 
+def test_what_would_leave_no_factor_is_refused_with_the_most_that_can_go() -> None:
+    graph, context = mixture()
+    with pytest.raises(InputError, match="of rank 1 a common factor takes") as raised:
+        ShareExperts(0.99)(graph, context)
+    most = float(raised.value.do.partition("=")[2].partition(",")[0])
+    _, (remark,) = ShareExperts(most)(graph, context)
+    assert "rank 1" in remark.text
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"remove": 1.0}, "not the part of a network"),
-        ({"rank": 0}, "no rank 0"),
+        ({"rank": 0}, "rank=0 is not"),
         ({"side": "luck"}, "share no 'luck'"),
     ],
 )

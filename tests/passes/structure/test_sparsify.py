@@ -417,11 +417,31 @@ def graph(x: f64[512, 128], *, a: f64[64, 128]):
         ({"pattern": "2:4", "rates": "erk"}, "takes the same part of each layer"),
         ({"rates": "random"}, "there are no rates 'random'"),
         ({"remove": "essential", "rates": "erk"}, "found for the same part"),
+        ({"least": -1}, "least=-1 is not what Sparsify takes"),
+        ({"make_up": 2.0}, "make_up=2.0 is not.*\n.*from 0 to 1 or 'held-out'"),
     ],
 )
 def test_refuses(options: dict[str, object], says: str) -> None:
     with pytest.raises(InputError, match=says):
         Sparsify(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pattern", ["rows", "layer", "4x4"])
+@pytest.mark.parametrize("rates", ["even", "erk", "magnitude"])
+def test_what_would_leave_no_weight_is_refused_with_the_most_that_can_go(
+    pattern: str, rates: str
+) -> None:
+    graph, context = mixed()
+    step = Sparsify(0.9999, pattern, "magnitude", "none", rates, least=1)
+    with pytest.raises(InputError, match=r"leaves none of the \d+ (weights|blocks)") as raised:
+        step(graph, context)
+    most = float(raised.value.do.partition("=")[2].partition(",")[0])
+    sparse, _ = replace(step, remove=most)(graph, context)
+    for name in ("a", "b"):
+        rows = sparse.store[name] if pattern == "rows" else sparse.store[name].reshape(1, -1)
+        assert bool((rows != 0).any(1).all())
+    with pytest.raises(InputError, match="leaves none of the"):
+        replace(step, remove={"a": 0.9999}, rates="even")(graph, context)
 
 
 def test_needs_data_unless_it_goes_by_size() -> None:
@@ -445,7 +465,7 @@ def test_what_a_pattern_does_not_divide_stays_dense() -> None:
     sparse, remarks = Sparsify(pattern="2:4", least=1)(graph, context)
     torch.testing.assert_close(sparse.store["a"], graph.store["a"], rtol=0, atol=0)
     (dense,) = (r for r in remarks if r.site == "h")
-    assert dense.text == "a stays dense: groups of 4 do not divide its 18 inputs"
+    assert dense.text == "a stays dense: groups of 4 do not divide its 18 inputs; 3, 6 or 9 do"
     assert int((sparse.store["b"] == 0).sum()) == 128
 
 

@@ -116,6 +116,15 @@ def test_onnx_runtime_gives_the_same() -> None:
     assert difference([found], [wanted]) < 1e-3  # an input at the threshold may fall either way
 
 
+def test_what_would_read_nothing_is_refused_with_the_most_that_can_go() -> None:
+    graph, context = layers()
+    with pytest.raises(InputError, match="lets h read none of its") as raised:
+        SparsifyInputs(0.999)(graph, context)
+    most = float(raised.value.do.partition("=")[2].partition(",")[0])
+    _, remarks = SparsifyInputs(most)(graph, context)
+    assert any(remark.applied for remark in remarks)
+
+
 def test_heads_are_left_alone_unless_asked_for() -> None:
     graph, context = layers()
     _, remarks = SparsifyInputs()(graph, context)
@@ -132,6 +141,7 @@ def test_heads_are_left_alone_unless_asked_for() -> None:
         ({"sparsity": 1.0}, "not the part of a weight"),
         ({"shares": ()}, "not parts of what is read"),
         ({"shares": (1.5,)}, "not parts of what is read"),
+        ({"damping": -1.0}, "damping=-1.0 is not"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any], says: str) -> None:

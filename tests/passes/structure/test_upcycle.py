@@ -165,7 +165,7 @@ def test_what_is_no_such_network_stays(make: Callable[[], nn.Module], says: str)
         ({"copies": 1}, "no mixture"),
         ({"copies": 2, "shards": 2, "active": 3}, "3 of 4 experts do not have"),
         ({"copies": 2, "shards": 2, "active": 6}, "6 of 4 experts do not have"),
-        ({"scale": 0.0}, "one score"),
+        ({"scale": 0.0}, "scale: a number above 0"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any], says: str) -> None:

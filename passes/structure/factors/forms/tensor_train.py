@@ -19,6 +19,7 @@ import torch
 
 from .....ir import Node
 from ....quantization.solvers import Hessian
+from ...options import Range, check_numbers
 from .form import Fit, Form, Tensors, Writer
 from .split import split, unsplittable
 
@@ -32,6 +33,9 @@ class TensorTrain(Form):
     """
 
     cores: int = 3
+
+    def __post_init__(self) -> None:
+        check_numbers(self, cores=Range(2, whole=True))
 
     def refused(self, outputs: int, inputs: int) -> str:
         for name, size in (("outputs", outputs), ("inputs", inputs)):
