@@ -81,6 +81,9 @@ class DropLayers(SparingPass):
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         costs = Costs(graph, [], context.inputs)
         every = layers(graph, self.kinds, costs)
+        if not every:
+            text = f"it has no {' or '.join(self.kinds)} that others could do without"
+            return [missed(graph.output, text)]
         found, remarks = self._asked_for(every, asked)
         if not found or not self.remove:
             return remarks
@@ -121,9 +124,6 @@ class DropLayers(SparingPass):
                 remarks.append(missed(layer.value, sentence))
             else:
                 found.append(layer)
-        if not found and not remarks:
-            text = f"it has no {' or '.join(self.kinds)} that others could do without"
-            remarks.append(missed(graph.output, text))
         return found, remarks
 
     # -- which go -------------------------------------------------------------------------------
