@@ -94,7 +94,8 @@ def let_go(graph: Graph, every: Sequence[State]) -> None:
         every: All that the graph had when all of it was read.
     """
     unread = [state for state in every if not state.readers]
-    kept = [node for node in graph.inputs if all(node is not state.past for state in unread)]
+    given_up = {state.past for state in unread}
+    kept = [node for node in graph.inputs if node.users and node not in given_up]
     for state in unread:
         asking = [user for user in state.past.users if user.op == "sym_size"]
         others = [_with_size(kept, state.past.shape[user.attrs["dim"]]) for user in asking]
