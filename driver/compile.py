@@ -20,7 +20,7 @@ from ..frontend.caches import with_cache
 from ..frontend.trace import trace
 from ..ir import Graph, InputError, NoDevice, PromiseError, TargetError, formats
 from ..ir.interpret import execute
-from ..ir.state import entered, left
+from ..ir.state import entered, left, places_of_state
 from ..ir.text import line
 from ..passes import Context, Pass, apply
 from ..passes.journal import Journal, fingerprint
@@ -30,7 +30,7 @@ from .artifact import Artifact
 from .convention import constants, output_names
 from .decoder import Decoder, ends_of, without_unread
 from .measure import errors, latency
-from .presets import Asked, label, legalized, resolve
+from .presets import Asked, label, legalized, resolve, with_open_state
 from .progress import Bars
 from .report import Model, Report
 
@@ -86,7 +86,7 @@ def compile(
     place.check_options(options or {})
     chosen = resolve(passes, place)
     check_order(chosen)
-    chosen = legalized(chosen, place)
+    chosen = legalized(with_open_state(chosen) if cache else chosen, place)
     for step in chosen:
         for name in step.formats:
             place.check_weights(formats.named(name))
@@ -316,7 +316,8 @@ def _measure(
         except NoDevice as error:
             report.notes.append(f"error and latency were not measured: {error.what}")
             return
-        report.errors = errors(left(final, found), wanted, output_names(graph))
+        state, given = places_of_state(graph), left(final, found)
+        report.errors = errors(given, wanted, output_names(graph), apart_from=state)
     quantized = any(node.op in QUANTIZED for node in final.nodes)
     if getattr(runner, "simulates", place.simulates) and quantized:
         report.notes.append(

@@ -16,9 +16,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ..ir import Graph, InputError, Node, TensorType
-from ..ir.graph import Arg
-from ..ir.state import expanded
-from ..ir.types import evaluate, of, show
+from ..ir.state import expanded, passed_on
+from ..ir.types import evaluate, show
 from .convention import output_names, tree_names
 
 T = TypeVar("T")
@@ -144,8 +143,8 @@ def without_unread(graph: Graph) -> Graph:
     if not gone:
         return graph
     new = graph.copy()
-    enter = _same(graph, graph.inputs) if graph.enter is None else graph.enter.copy()
-    leave = _same(graph, graph.outputs) if graph.leave is None else graph.leave.copy()
+    enter = passed_on(graph, graph.inputs) if graph.enter is None else graph.enter.copy()
+    leave = passed_on(graph, graph.outputs) if graph.leave is None else graph.leave.copy()
     enter.returns(*_others(enter.outputs, gone))
     leave.inputs = _others(leave.inputs, gone.values())
     new.enter, new.leave = enter, leave
@@ -154,19 +153,6 @@ def without_unread(graph: Graph) -> Graph:
     new.in_spec = expanded(new.in_spec, dict.fromkeys(gone, ()))
     new.out_spec = expanded(new.out_spec, dict.fromkeys(gone.values(), ()))
     return new
-
-
-def _same(graph: Graph, values: Sequence[Arg]) -> Graph:
-    """A graph that gives what it is given."""
-    found = Graph()
-    found.symbols = dict(graph.symbols)
-    made: list[Arg] = []
-    for index, value in enumerate(values):
-        type_ = value.type if isinstance(value, Node) else of(0 if value is None else value)
-        given = found.input(value.name if isinstance(value, Node) else f"constant_{index}", type_)
-        made.append(given if isinstance(value, Node) else value)
-    found.returns(*made)
-    return found
 
 
 def _others(many: Sequence[T], places: Container[int]) -> list[T]:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from .. import passes as library
 from ..backends.base import Target
 from ..ir import InputError
-from ..passes import Legalize, Pass, Stage
+from ..passes import CloseState, Legalize, OpenState, Pass, Stage
 from ..passes.presets import preset, preset_names
 
 Asked: TypeAlias = "str | Pass | type[Pass] | Sequence[str | Pass | type[Pass]]"
@@ -36,6 +36,14 @@ def legalized(chosen: Sequence[Pass], target: Target) -> tuple[Pass, ...]:
         return tuple(chosen)
     place = sum(step.stage <= Stage.LEGALIZE for step in chosen)
     return (*chosen[:place], Legalize(target.lacks, target.masked), *chosen[place:])
+
+
+def with_open_state(chosen: Sequence[Pass]) -> tuple[Pass, ...]:
+    """The passes, those of the network free to change the form in which it keeps its state."""
+    if not chosen or chosen[0].stage >= Stage.STATE:
+        return tuple(chosen)
+    place = sum(step.stage < Stage.STATE for step in chosen)
+    return (OpenState(), *chosen[:place], CloseState(), *chosen[place:])
 
 
 def label(asked: Asked) -> str:

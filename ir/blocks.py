@@ -38,12 +38,15 @@ def cuts(graph: Graph) -> list[Node]:
     State that comes in in the middle of a block is none of the data, and an output that others are
     computed from, such as that state as it goes on, is no end of them.
     """
-    state = {part.past for part in find_state(graph)}
+    parts = find_state(graph)
+    state = {node for part in parts for node in (part.past, part.entered)}
     data = {node for node in graph.inputs if _is_data(node) and node not in state}
     paths: nx.DiGraph[Node | str] = nx.DiGraph()
     # A model of integers (token ids) starts where they first become floating point.
     for node in graph.nodes:
         sources = [used for used in node.inputs if used in data]
+        if node in state:
+            continue
         if sources or (
             is_real(node.type) and any(n.op == "param" for n in node.inputs) and _reads_input(node)
         ):
@@ -54,7 +57,7 @@ def cuts(graph: Graph) -> list[Node]:
     for node in graph.inputs:
         if node in data:
             paths.add_edge("start", node)
-    inner = ancestors(graph.output.inputs)
+    inner = ancestors(graph.output.inputs).union(part.left for part in parts)
     for node in dict.fromkeys(graph.output.inputs):
         if node in data and node not in inner:
             paths.add_edge(node, _END)

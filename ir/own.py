@@ -20,6 +20,12 @@ LIMITS = {
 }
 
 
+def recode(input: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """State ``[batch, heads, tokens, channels]`` in another form: ``[batch, heads', tokens,
+    channels']`` by a weight ``[heads', channels', heads, channels]``."""
+    return torch.einsum("bhtd,gehd->bgte", input, weight)
+
+
 @torch.library.custom_op("regauge::quantize", mutates_args=())
 def quantize(
     input: torch.Tensor,

@@ -7,7 +7,10 @@ gives back; a cache, where attention reads it. Nothing is known by its name.
 
 A pass may keep the state in another form. The graph then has other inputs and outputs, and two
 small graphs beside it that translate: ``enter`` makes its inputs of those that the model took, and
-``leave`` makes of its outputs those that the model gave.
+``leave`` makes of its outputs those that the model gave. In between, state may be open: it enters
+and leaves the graph through ops of its own, ``recode``, whose weights take up what passes do.
+
+    joined = cat(recode(past, P), fresh)      output = recode(joined, Q)
 """
 
 from __future__ import annotations
@@ -19,13 +22,13 @@ from typing import Any, Literal, TypeAlias
 from torch.utils import _pytree as pytree
 
 from .errors import InputError
-from .graph import Graph, Node, walk
+from .graph import Arg, Graph, Node, substitute, walk
 from .interpret import execute
-from .types import Dim, TensorType
+from .types import Dim, TensorType, of
 
 Role: TypeAlias = Literal["keys", "values"]
 
-ATTENTION = "scaled_dot_product_attention"
+ATTENTION, RECODE = "scaled_dot_product_attention", "recode"
 _OPERANDS: dict[int, Role] = {1: "keys", 2: "values"}
 _MOVES = {"repeat_interleave", "expand", "reshape", "permute", "unsqueeze", "to", "contiguous"}
 PLAIN = (tuple, list, dict)
@@ -48,9 +51,19 @@ class State:
     axis: int
 
     @property
+    def entered(self) -> Node:
+        """What fresh tokens are joined with: the input, or that in another form."""
+        return self.joined.args[0][0]
+
+    @property
+    def left(self) -> Node:
+        """The output: what is joined, or that in another form."""
+        return _left(self.joined) or self.joined
+
+    @property
     def readers(self) -> list[Node]:
         """Who reads the tokens, but for the output."""
-        return [user for user in self.joined.users if user.op != "output"]
+        return [user for user in self.joined.users if user.op != "output" and user is not self.left]
 
 
 @dataclass(frozen=True)
@@ -80,8 +93,14 @@ def find_caches(graph: Graph) -> list[Cache]:
 
 def answers(graph: Graph) -> list[Node]:
     """The outputs that are no state, in order."""
-    joined = {state.joined for state in find_state(graph)}
-    return [node for node in walk(graph.outputs) if node not in joined]
+    state = {state.left for state in find_state(graph)}
+    return [node for node in walk(graph.outputs) if node not in state]
+
+
+def places_of_state(graph: Graph) -> set[int]:
+    """Where among the outputs there is state."""
+    state = {state.left for state in find_state(graph)}
+    return {place for place, arg in enumerate(graph.outputs) if arg in state}
 
 
 def let_go(graph: Graph, every: Sequence[State]) -> None:
@@ -105,7 +124,7 @@ def let_go(graph: Graph, every: Sequence[State]) -> None:
         for user, other in zip(asking, others, strict=True):
             if other is not None:
                 user.set((other[0],), {**user.attrs, "dim": other[1]})
-        graph.output.set([None if arg is state.joined else arg for arg in graph.outputs])
+        graph.output.set([None if arg is state.left else arg for arg in graph.outputs])
     graph.prune()
 
 
@@ -120,13 +139,28 @@ def _with_size(inputs: Sequence[Node], size: Dim) -> tuple[Node, int] | None:
 def _state(graph: Graph, past: Node) -> State | None:
     if not isinstance(past.type, TensorType) or past.type.rank < 3:
         return None
-    readers = [user for user in past.users if user.op != "sym_size"]
-    if len(readers) != 1 or readers[0].op != "cat" or readers[0] not in graph.output.inputs:
+    entered, readers = past, _readers(past)
+    if len(readers) == 1 and readers[0].op == RECODE:
+        entered, readers = readers[0], _readers(readers[0])
+    if len(readers) != 1 or readers[0].op != "cat":
         return None
-    parts, axis = readers[0].args[0], int(readers[0].attrs.get("dim", 0)) % past.type.rank
-    if len(parts) != 2 or parts[0] is not past or axis == past.type.rank - 1:
+    joined = readers[0]
+    parts, axis = joined.args[0], int(joined.attrs.get("dim", 0)) % past.type.rank
+    if len(parts) != 2 or parts[0] is not entered or axis == past.type.rank - 1:
         return None
-    return State(past, parts[1], readers[0], axis)
+    if (_left(joined) or joined) not in graph.output.inputs:
+        return None
+    return State(past, parts[1], joined, axis)
+
+
+def _readers(node: Node) -> list[Node]:
+    return [user for user in node.users if user.op != "sym_size"]
+
+
+def _left(joined: Node) -> Node | None:
+    """What state leaves through, if it is open."""
+    found = [user for user in joined.users if user.op == RECODE]
+    return found[0] if len(found) == 1 else None
 
 
 def _cache(state: State) -> Cache | None:
@@ -168,6 +202,39 @@ def entered(graph: Graph, inputs: Sequence[Any]) -> Sequence[Any]:
 def left(graph: Graph, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """What the model gave, of the graph's outputs."""
     return outputs if graph.leave is None else execute(graph.leave, outputs)
+
+
+def passed_on(graph: Graph, values: Sequence[Arg]) -> Graph:
+    """A graph that gives what it is given: inputs or outputs of another graph."""
+    found = Graph()
+    found.symbols = dict(graph.symbols)
+    made: list[Arg] = []
+    for index, value in enumerate(values):
+        type_ = value.type if isinstance(value, Node) else of(0 if value is None else value)
+        given = found.input(value.name if isinstance(value, Node) else f"constant_{index}", type_)
+        made.append(given if isinstance(value, Node) else value)
+    found.returns(*made)
+    return found
+
+
+def chained(first: Graph | None, second: Graph) -> Graph:
+    """A graph that gives what the second makes of what the first gives."""
+    if first is None:
+        return second
+    new = first.copy()
+    made: dict[Node, Arg] = dict(zip(second.inputs, new.outputs, strict=True))
+    for name, param in second.params.items():
+        made[param] = new.param(name, second.store[name])
+
+    def swap(node: Node) -> Arg:
+        return made[node]
+
+    for node in second.nodes:
+        attrs = {key: substitute(value, swap) for key, value in node.attrs.items()}
+        args = substitute(node.args, swap)
+        made[node] = new.add(node.op, *args, name=node.name, type=node.type, **attrs)
+    new.returns(*(substitute(value, swap) for value in second.outputs))
+    return new
 
 
 def expanded(

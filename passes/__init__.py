@@ -43,6 +43,8 @@ from .quantization.quantize import Quantize as Quantize
 from .quantization.quantize_results import QuantizeResults as QuantizeResults
 from .quantization.reconstruct import Reconstruct as Reconstruct
 from .state.cache_inputs import CacheInputs as CacheInputs
+from .state.open_state import CloseState as CloseState
+from .state.open_state import OpenState as OpenState
 from .state.quantize_cache import QuantizeCache as QuantizeCache
 from .structure.depth.drop_layers import DropLayers as DropLayers
 from .structure.depth.exits import with_exits as with_exits
@@ -95,6 +97,7 @@ __all__ = [
     "CenterResidual",
     "Choice",
     "ChooseBest",
+    "CloseState",
     "ClusterOutputs",
     "Complexify",
     "CompressResidual",
@@ -125,6 +128,7 @@ __all__ = [
     "MergeEqual",
     "MergeExperts",
     "Monarch",
+    "OpenState",
     "OutputChange",
     "OutputScore",
     "Parallelize",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 
 from ..ir import Graph, PassError, PromiseError, TargetError, TensorType, astype
 from ..ir.interpret import execute
-from ..ir.state import run_as_traced
+from ..ir.state import places_of_state, run_as_traced
 from ..ir.types import evaluate
 from .base import Context, Pass, Promise, Remark, Stage
 
@@ -84,6 +84,7 @@ def apply(
     for name in graph.store if release else ():
         graph.store.let_go(name, "the weights of this graph were released")
     equal = wanted  # what exact passes must give
+    state = places_of_state(graph)
     original: Graph | None = None
     for index, step in enumerate(passes):
         exact = step.promise is Promise.EXACT
@@ -98,7 +99,7 @@ def apply(
             context, journal=context.journal.inside(f"{index}-{step.name}"), original=original
         )
         goal = equal if exact else wanted
-        current = _run(step, current, own, trials, goal, reports, release=release)
+        current = _run(step, current, own, trials, goal, reports, state, release=release)
     if doubled:
         current = _cast(current, dtype, trials, equal, reports)
     return current, reports
@@ -111,6 +112,7 @@ def _run(
     trials: list[list[Any]],
     wanted: list[tuple[Any, ...]],
     reports: list[PassReport],
+    state: Collection[int],
     *,
     release: bool,
 ) -> Graph:
@@ -122,13 +124,19 @@ def _run(
         error.add_note(f"in pass {step.name}, after {[report.name for report in reports]}")
         raise
     _check(step, new, context)
-    # Damage is judged on the user's data alone: what a network makes of noise is nobody's concern.
+    # Damage is judged on the user's data alone, and by what the user reads: what a network makes of
+    # noise is nobody's concern, nor is what it keeps for its next call.
     pairs = list(zip(trials, wanted, strict=True))[: None if exact else 1]
+
+    def judged(outputs: Sequence[Any]) -> list[Any]:
+        return [value for place, value in enumerate(outputs) if exact or place not in state]
+
     double = astype(new, torch.float64)
     damage = float("nan")  # from another state than the model's, outputs cannot be compared
     if not new.restarts:
-        found = ((run_as_traced(double, trial), want) for trial, want in pairs)
-        damages = (difference(*(pair if exact else still_given(*pair))) for pair in found)
+        damages = (
+            difference(judged(run_as_traced(double, trial)), judged(want)) for trial, want in pairs
+        )
         damage = max(damages, default=0.0)
     seconds = time.perf_counter() - start
     report = PassReport(step.name, step.promise.value, seconds, damage, remarks)
@@ -228,15 +236,6 @@ def _made_up(graph: Graph, generator: torch.Generator) -> list[Any]:
         else:
             made.append(torch.zeros(shape, dtype=node.type.dtype))
     return made
-
-
-def still_given(
-    found: Sequence[Any], wanted: Sequence[Any]
-) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Outputs without those, on both sides, that are ``None`` now: state that is no longer kept."""
-    there = [a is not None or b is None for a, b in zip(found, wanted, strict=True)]
-    some, same = (tuple(itertools.compress(many, there)) for many in (found, wanted))
-    return some, same
 
 
 def difference(found: Sequence[Any], wanted: Sequence[Any]) -> float:

@@ -13,12 +13,12 @@ from regauge.passes.structure.depth.layers import LayerKind
 SAYS = (
     "{subject}. Claimed (A92): of a decoder's layers attentions are the ones to leave out, by 1 - "
     "cos of what enters and leaves, norm included, at once; feed-forward networks and whole blocks "
-    "cost more. Perplexity, nothing trained; with each attention its keys and values go from the "
-    "cache. *Bridged*: the last linear map before each gap makes up for it (ours). Layer by layer "
-    "attentions are the ones: 4 cost 22.0, 4 feed-forward networks 31.0, which have three times "
-    "their weights. By products they are not: 15 attentions cost 148 with 0.88 of the products "
-    "left, 8 feed-forward networks 98 with 0.85, and 8 whole blocks 50 with 0.79. Bridged, these "
-    "come to 36, 29 and 31."
+    "cost more. Perplexity, nothing trained; what is saved when tokens are made is in "
+    "[llm_drop_decode](llm_drop_decode.md). *Bridged*: the last linear map before a gap makes up "
+    "for it (ours). Layer by layer attentions are the ones: 4 cost 22.0, 4 feed-forward networks "
+    "31.0, which have three times their weights. By products they are not: 15 attentions cost 148 "
+    "with 0.88 of the products left, 8 feed-forward networks 98 with 0.85, and 8 whole blocks 50 "
+    "with 0.79. Bridged, these come to 36, 29 and 31."
 )
 CASES: tuple[tuple[LayerKind, int], ...] = (
     ("attention", 4),

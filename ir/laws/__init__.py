@@ -5,6 +5,7 @@ from .contraction import Contract as Contract
 from .contraction import Conv as Conv
 from .contraction import Embedding as Embedding
 from .contraction import GroupedContract as GroupedContract
+from .contraction import Recode as Recode
 from .core import DIAGONAL as DIAGONAL
 from .core import MIXING as MIXING
 from .core import OPAQUE as OPAQUE
@@ -72,6 +73,7 @@ __all__ = [
     "Pad",
     "Parts",
     "Port",
+    "Recode",
     "Recurrence",
     "Reduce",
     "ScaledDotProduct",

@@ -197,6 +197,12 @@ class Contract(Law):
 
 
 @dataclass(frozen=True)
+class Recode(Contract):
+    """A change of the form of state, by a matrix over heads and channels that is its own: what a
+    law asks of it costs nothing, since it is done outside of the graph."""
+
+
+@dataclass(frozen=True)
 class GroupedContract(Contract):
     """A product by rows whose groups lie side by side: a row is bound to its place."""
 

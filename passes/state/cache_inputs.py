@@ -49,9 +49,9 @@ class CacheInputs(Pass):
     stage: ClassVar[Stage] = Stage.STATE
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
-        if graph.enter is not None:
-            raise InputError("the state of the graph is in another form already")
         caches = find_caches(graph)
+        if graph.enter is not None and not caches:
+            raise InputError("the state of the graph is in another form already")
         _of_one_length(graph, caches)
         state = _State(self, graph)
         remarks: list[Remark] = []

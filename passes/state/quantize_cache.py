@@ -19,7 +19,7 @@ import torch
 
 from ...ir import Graph, Node
 from ...ir.interpret import execute
-from ...ir.state import Cache, find_caches
+from ...ir.state import Cache, entered, find_caches
 from ..base import Context, Pass, Promise, Remark, Stage, applied
 from .rewrite_state import Kept, Parts, keep_as
 from .state_codes import Coder, Range, StateFormat
@@ -96,7 +96,7 @@ class QuantizeCache(Pass):
                 found[cache.past.name] = low, high
 
             with torch.no_grad():
-                execute(graph, batch, tap=tap)
+                execute(graph, entered(graph, batch), tap=tap)
         return found
 
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ...ir import Graph, InputError, Node
+from ...ir import Graph, Node
 from ...ir.graph import Arg
-from ...ir.state import Cache, expanded
+from ...ir.state import Cache, chained, expanded
 from ...ir.types import of
 
 Parts: TypeAlias = dict[str, Node]
@@ -60,8 +60,6 @@ class Kept:
 
 def keep_as(graph: Graph, kept: list[Kept]) -> None:
     """Let caches be kept in another form from call to call."""
-    if graph.enter is not None:
-        raise InputError("the state of the graph is in another form already")
     by_input = {one.cache.past.name: one for one in kept}
     by_output = {one.cache.joined.name: one for one in kept}
     enter, parts = _enter(graph, by_input)
@@ -80,7 +78,8 @@ def keep_as(graph: Graph, kept: list[Kept]) -> None:
     )
     for one in kept:
         _rewrite(graph, one, parts[one.cache.past.name])
-    graph.enter, graph.leave = enter, leave
+    graph.enter = chained(graph.enter, enter)
+    graph.leave = leave if graph.leave is None else chained(leave, graph.leave)
 
 
 def _enter(graph: Graph, kept: dict[str, Kept]) -> tuple[Graph, dict[str, Parts]]:

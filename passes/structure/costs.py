@@ -16,7 +16,8 @@ import torch
 
 from ...ir import Graph, Node, ops
 from ...ir.interpret import check_inputs
-from ...ir.laws import Action, Contract, Conv, ScaledDotProduct
+from ...ir.laws import Action, Contract, Conv, Recode, ScaledDotProduct
+from ...ir.state import RECODE
 from ...ir.types import evaluate
 from .groups import Group, kept_rows
 
@@ -59,7 +60,8 @@ class Costs:
         self.groups = groups
         least = {name: max(low, 1) for name, (low, _) in graph.symbols.items()}
         self.sizes: Mapping[str, int] = {**least, **(check_inputs(graph, inputs) if inputs else {})}
-        self._parameters = [self._term(p, self._of_parameter(p)) for p in graph.params.values()]
+        own = (param for param in graph.params.values() if not _is_form_of_state(param))
+        self._parameters = [self._term(param, self._of_parameter(param)) for param in own]
         self._macs = [term for node in graph.nodes for term in self._products(node)]
 
     def parameters(self, kept: Kept | None = None) -> int:
@@ -113,6 +115,8 @@ class Costs:
         if node.op not in ops.OPS:
             return []
         match ops.OPS[node.op].law:
+            case Recode():
+                return []
             case ScaledDotProduct():
                 query, keys = node.args[0], self._shape(node.args[1])[-2]
                 first = self._term(query, self._of_value(query), keys)
@@ -134,6 +138,10 @@ class Costs:
 
     def _shape(self, value: Node) -> list[int]:
         return [int(evaluate(size, self.sizes)) for size in value.shape]
+
+
+def _is_form_of_state(param: Node) -> bool:
+    return bool(param.users) and all(user.op == RECODE for user in param.users)
 
 
 def _weight(node: Node) -> Node | None:

@@ -138,7 +138,7 @@ def test_an_option_that_the_target_lacks_lists_those_it_has(net: nn.Module, x: T
         rg.compile(net, (x,), options={"tune": 4})
     assert str(error.value) == (
         "target 'onnxruntime' has no option 'tune'\n"
-        "  do  choose of its options: threads, half, providers"
+        "  do  choose of its options: threads, half, sparse, providers"
     )
 
 

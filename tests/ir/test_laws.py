@@ -330,6 +330,9 @@ GRAPHS: dict[str, list[str]] = {
         one(X, "f64[2, 6]", "linalg_vector_norm(x, ord=2.0, dim=(1,))"),
         one("x: f64[2, 4, 3, 6]", "f64[2, 4, 3]", "linalg_vector_norm(x, ord=2.0, dim=(-1,))"),
     ],
+    "recode": [
+        one("x: f64[2, 4, 3, 6], *, a: f64[5, 7, 4, 6]", "f64[2, 5, 3, 7]", "recode(x, a)"),
+    ],
     "mean": [
         one("x: f64[2, 4, 3, 6]", "f64[2, 4, 3]", "mean(x, dim=(-1,))"),
         one(X, "f64[2, 6]", "mean(x, dim=(1,))"),

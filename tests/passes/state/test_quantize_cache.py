@@ -220,7 +220,10 @@ def test_what_does_not_fit_is_refused(
         step()(decoder[0])
 
 
-def test_state_is_changed_once(decoder: tuple[Graph, list[Any], Any]) -> None:
-    new, _ = QuantizeCache(8, None)(decoder[0])
-    with pytest.raises(InputError, match="in another form already"):
-        QuantizeCache(None, 8)(new)
+def test_one_form_after_the_other(decoder: tuple[Graph, list[Any], Any]) -> None:
+    graph, flat, _ = decoder
+    both = run_as_traced(QuantizeCache(8, 8)(graph)[0], flat)
+    keys, _ = QuantizeCache(8, None)(graph)
+    found = run_as_traced(QuantizeCache(None, 8)(keys)[0], flat)
+    for one, other in zip(found, both, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
