@@ -35,7 +35,7 @@ SAYS = (
     "relative L2 error of single steps and of 256 images; *distance*: Frechet's to real digits. "
     "That features help is borne out: steps are 16 % nearer to the whole model's than by the "
     "output alone. That normalising balances is not, for there is nothing for it to balance: "
-    "powers here lie between {powers}, and the terms differ by what is lost at each, not by their "
+    "powers here go from {powers}, and the terms differ by what is lost at each, not by their "
     "size. What the middle gives, where layers went, has two thirds of either loss, and learning "
     "ends at the same errors. `Distill(features=True)` normalises, and takes for features the "
     "values between sections through which everything flows, in a U-Net fewer than here."
