@@ -235,7 +235,8 @@ BRANCHES_SAY = (
     "before a gap makes up for it where nobody else reads what it gives, which in a U-Net is the "
     "rarer case, since what the way down makes the way up reads; with the knapsack's 15 % there "
     "is no such gap. Where there are some the error falls by 4 to 46 %, but rises where the last "
-    "layers go. The paper's distillation is not done here, its figures are not tested."
+    "layers go. Distillation has a [page of its own](laptop_distill.md); the paper's figures are "
+    "not tested."
 )
 
 

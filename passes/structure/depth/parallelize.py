@@ -6,9 +6,10 @@ solves for all states of a chunk at once, from states that are all its entry's:
     h_l  <-  h_0 + sum_(i <= l) f_i(h_(i-1))        all f_i by the states of the iteration before
 
 After i iterations the first i states are exact, so as many iterations as a chunk has blocks give
-what the model gave; what is exact already is not computed again. One iteration costs what the
-blocks cost: two of them on one value are one block of twice the width (``MergeEqual`` and
-``JoinReaders`` make it one). Approximate; exact at the limit of as many iterations as blocks.
+what the model gave; what is exact already is not computed again. One iteration costs what
+the blocks cost: maps of two of them that read the one value are one of twice the width
+(``MergeEqual`` and ``JoinReaders`` make it one), and what reads a value of its own block stays
+apart. Approximate; exact at the limit of as many iterations as blocks.
 """
 
 from __future__ import annotations

@@ -13,7 +13,17 @@ from graphs import filled
 import regauge as rg
 from regauge.ir import Graph, InputError
 from regauge.ir.interpret import execute
-from regauge.passes import Context, Distill, DropLayers, FuseBlocks, Pass, Prune, Sparsify
+from regauge.passes import (
+    Context,
+    Distill,
+    DropLayers,
+    Factorize,
+    FuseBlocks,
+    Monarch,
+    Pass,
+    Prune,
+    Sparsify,
+)
 from regauge.passes.fitting import Fitter
 from regauge.passes.manager import apply, difference
 from regauge.passes.structure.depth.fuse_blocks import Fused
@@ -53,6 +63,7 @@ REMOVALS = {
     "width": Prune(0.4, recover=False),
     "depth": DropLayers(0.25, kinds=("feedforward",), recover=False),
     "sparsity": Sparsify(0.6, score="magnitude", recover="none", least=1),
+    "factors": Factorize(Monarch(), 0.5),  # of low rank a layer's fit is its optimum already
 }
 removals = pytest.mark.parametrize("removal", REMOVALS.values(), ids=REMOVALS)
 
