@@ -36,15 +36,17 @@ CASES: tuple[tuple[LayerKind, int], ...] = (
 ROUNDS, BLOCKS = 25, 30
 
 
+def without(kind: LayerKind, count: int) -> DropLayers:
+    return DropLayers((count - 0.5) / BLOCKS, kinds=(kind,), recover=False)
+
+
 def measure() -> Figures:
     model, tokenizer = smollm2()
     calibration = list(text_windows(tokenizer, 16, 256, "calibration").split(4))
     prompt = text_windows(tokenizer, 1, PAST, "evaluation")
     runs: dict[str, Any] = {}
     state: dict[str, int] = {}
-    for kind, count in (("none", 0), *CASES):
-        name = f"{kind} {count}"
-        steps = [DropLayers((count - 0.5) / BLOCKS, kinds=(kind,), recover=False)] if count else []
+    for name, steps in {"none 0": [], **{f"{k} {n}": [without(k, n)] for k, n in CASES}}.items():
         art = rg.compile(
             model, prompt[:, :8], passes=steps, calibration=calibration, cache=True, measure=False,
             options={"threads": 1},
