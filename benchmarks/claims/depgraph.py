@@ -63,8 +63,9 @@ SAYS = (
     "Runtime's profile its Gemms, 0.59 of the whole model's time, take 0.75 and 0.51 of theirs at "
     "0.75 and 0.50 of the products, but attention and GELU 0.97 and 0.71, norms 0.92 of either, as "
     "what goes first are widths that these do not see. Widths that are not rounded make "
-    "MobileNetV2 take 1.7 to 2.7 times the whole model's time. Ratios at which its model did not run were passed over, and not counted; the "
-    "ViT's attention had to be written for heads of any width."
+    "MobileNetV2 take 1.7 to 2.7 times the whole model's time. Ratios at which its model did not "
+    "run were passed over, and not counted; the ViT's attention had to be written for heads of any "
+    "width."
 )
 
 
