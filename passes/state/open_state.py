@@ -37,6 +37,7 @@ class OpenState(Pass):
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         remarks: list[Remark] = []
+        same: dict[tuple[int, int], torch.Tensor] = {}  # one for all states of a shape
         for state in find_state(graph):
             past, joined = state.past, state.joined
             if past.tensor.rank != 4 or state.axis != 2 or state.entered is not past:
@@ -44,10 +45,10 @@ class OpenState(Pass):
             heads, channels = past.shape[1], past.shape[-1]
             if not (isinstance(heads, int) and isinstance(channels, int)):
                 continue
-            same = torch.eye(heads * channels, dtype=past.dtype)
-            same = same.reshape(heads, channels, heads, channels)
+            one = torch.eye(heads * channels, dtype=past.dtype)
+            one = same.setdefault((heads, channels), one.reshape(heads, channels, heads, channels))
             weights = [
-                graph.param(f"{past.name}_{end}", same, origin=()) for end in ("enter", "leave")
+                graph.param(f"{past.name}_{end}", one, origin=()) for end in ("enter", "leave")
             ]
             name, type_ = f"{past.name}_recoded", past.type
             entered = graph.add(RECODE, past, weights[0], name=name, type=type_, before=joined)
