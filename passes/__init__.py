@@ -55,6 +55,7 @@ from .structure.depth.layer_scores import Position as Position
 from .structure.depth.layer_scores import SampledChange as SampledChange
 from .structure.depth.layer_scores import Similarity as Similarity
 from .structure.depth.parallelize import Parallelize as Parallelize
+from .structure.depth.reorder import Reorder as Reorder
 from .structure.distill import Distill as Distill
 from .structure.experts.expert_scores import DriftScore as DriftScore
 from .structure.experts.expert_scores import ExpertScore as ExpertScore
@@ -147,6 +148,7 @@ __all__ = [
     "Reconstruct",
     "Reconstruction",
     "Remark",
+    "Reorder",
     "Rotate",
     "RouterScore",
     "SampledChange",
