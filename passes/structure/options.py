@@ -87,12 +87,22 @@ def check_known(asked: Iterable[object], known: Iterable[str], what: str) -> Non
             )
 
 
-def lessened(before: tuple[int, int], after: tuple[int, int]) -> str:
-    """What a graph costs, and what it did, in parameters and products."""
-    return ", ".join(
+def lessened(
+    before: tuple[int, int], after: tuple[int, int], latency: tuple[float, float] | None = None
+) -> str:
+    """What a graph costs, and what it did, in parameters and products.
+
+    Args:
+        latency: The time before and after, where that is limited.
+    """
+    told = [
         f"{what} {was:,} to {now:,} (-{100 * (1 - now / max(was, 1)):.3g} %)"
         for what, was, now in zip(("parameters", "products"), before, after, strict=True)
-    )
+    ]
+    if latency is not None:
+        was, now = latency
+        told.append(f"latency {was:.4g} to {now:.4g} (-{100 * (1 - now / was):.3g} %)")
+    return ", ".join(told)
 
 
 def at_most(part: float) -> str:
