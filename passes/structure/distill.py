@@ -29,9 +29,9 @@ from ...ir.types import is_real
 from ..base import Context, Pass, Promise, Remark, Stage, missed
 from ..calibration import padding_mask
 from ..fitting import Fit, Fitter, Learnable, Samples, changed
+from ..options import POSITIVE, check_numbers
 from ..shelf import Mapped, Shelf, series_of
 from .groups import in_full
-from .options import POSITIVE, check_numbers
 
 TRAINED = (Contract, Conv, Normalize)  # the laws of ops whose parameters are learned
 MOVED = (Movement, Lookup, Gather)  # of ops that give numbers of their first operand

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from ...ir import Graph
-from .options import COUNT, check_numbers
+from ..options import COUNT, check_numbers
 
 Progress: TypeAlias = Callable[[Iterable[Any], str], Iterator[Any]]
 

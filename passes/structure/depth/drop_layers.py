@@ -27,9 +27,10 @@ from ....ir import Graph, InputError
 from ...allocation.problem import Problem
 from ...allocation.solvers import Solver
 from ...base import Context, Promise, Remark, Stage, applied, decided, missed
+from ...options import AMOUNT, check_known, check_numbers, named
 from ...sites import Asked, SparingPass
 from ..costs import Costs
-from ..options import AMOUNT, at_most, check_known, check_numbers, check_part, lessened, named
+from ..options import at_most, check_part, lessened
 from .bridging import bridge
 from .layer_scores import SCORES, LayerScore
 from .layers import LAYER_KINDS, Layer, LayerKind, apart, layers, of_copy, without

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....ir import Graph, InputError
+from ...options import check_known
 from ..costs import Costs
-from ..options import check_known
 from ..timing import Lowers, Stopwatch
 from .layers import LAYER_KINDS, Layer, LayerKind, layers, of_copy, without
 

@@ -24,11 +24,12 @@ from ....ir import Graph, InputError
 from ....ir.gauge.region import Refused
 from ....ir.interpret import values_of
 from ...base import Context, Promise, Remark, Stage, applied, blocked, decided, missed
+from ...options import COUNT, check_known, check_numbers
 from ...sites import Asked, SitePass
 from ...ties import tie_in_the_way
 from ..costs import Costs
 from ..groups import in_full
-from ..options import COUNT, at_most, check_known, check_numbers, check_part, lessened
+from ..options import at_most, check_part, lessened
 from .expert_scores import UsageScore
 from .mixtures import Mixture, mixtures, region_of
 from .own import Own

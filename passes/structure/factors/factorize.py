@@ -21,10 +21,11 @@ from ....ir import Graph, InputError, Node
 from ....ir.gauge import weighted
 from ...allocation.solvers import Solver
 from ...base import Context, Promise, Remark, Stage, applied, decided, missed
+from ...options import AMOUNT, COUNT, SHARE, SOME, check_known, check_numbers
 from ...quantization.evidence import MakeUp
 from ...sites import Asked, SparingPass
 from ..costs import Costs
-from ..options import AMOUNT, COUNT, SHARE, SOME, check_known, check_numbers, check_part, lessened
+from ..options import check_part, lessened
 from .factoring import COUNTED, Factored, Factoring, Layer, Score, allocate
 from .forms import Form, LowRank, Measure, Writer
 
@@ -72,6 +73,12 @@ class Factorize(SparingPass):
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
+        if not isinstance(self.form, Form):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                f"{self.form!r} is no form of weights",
+                do="a form, such as LowRank(), Monarch() or TensorTrain(); the part that is to go "
+                "is remove=0.3",
+            )
         check_part(self.remove)
         check_numbers(
             self, rank=COUNT | None, make_up=SHARE | "held-out", damping=AMOUNT, steps=SOME

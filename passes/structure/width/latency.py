@@ -20,8 +20,8 @@ from scipy.interpolate import RegularGridInterpolator
 
 from ....ir import Graph, InputError
 from ...base import Context
+from ...options import check_known
 from ..groups import Group, Role, groups
-from ..options import check_known
 from ..timing import Lowers, Stopwatch
 from .prune import Prune
 

@@ -21,11 +21,12 @@ from ....ir.gauge import Region, drop, transport
 from ....ir.laws import Kind
 from ...allocation.solvers import Solver
 from ...base import Context, Promise, Remark, Stage, applied, blocked, decided, missed
+from ...options import AMOUNT, COUNT, SHARE, check_known, check_numbers, named
 from ...sites import Asked, SparingPass
 from ...ties import tie_in_the_way
 from ..costs import Costs
 from ..groups import ROLES, Group, Role, groups
-from ..options import AMOUNT, COUNT, SHARE, check_known, check_numbers, check_part, lessened, named
+from ..options import check_part, lessened
 from .importance import SCORES, Importance
 from .masking import Masked
 from .plan import Latency, Measure, Plan

@@ -435,6 +435,8 @@ def test_too_few_rows_say_so() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"form": 0.5}, r"(?s)0\.5 is no form of weights.*remove=0\.3"),
+        ({"form": LowRank}, "is no form of weights"),
         ({"remove": 1.0}, "not the part of a network"),
         ({"of": "money"}, "no budget of 'money'"),
         ({"rank": 0}, "rank=0 is not.*\n.*a whole number from 1 or None"),
