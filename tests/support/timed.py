@@ -12,7 +12,8 @@ from regauge.passes.structure.costs import Costs
 
 
 class Counting:
-    """A run takes a second a product, and one more than the run before.
+    """A run takes a second a product, as many more as ``late`` says, and one more than the run
+    before.
 
     Attributes:
         seconds: What its clock says.
@@ -22,13 +23,13 @@ class Counting:
     def __init__(self) -> None:
         self.seconds, self.ran = 0.0, list[int]()
 
-    def lower(self, graph: Graph, *, late: float = 0.0) -> Callable[[Sequence[Any]], Any]:
-        products, number = Costs(graph, []).macs(), len(self.ran)
+    def lower(self, graph: Graph, **options: Any) -> Callable[[Sequence[Any]], Any]:
+        number, seconds = len(self.ran), Costs(graph, []).macs() + options.get("late", 0.0)
         self.ran.append(0)
 
         def run(inputs: Sequence[Any]) -> None:
             assert isinstance(inputs[0], torch.Tensor)
-            self.seconds += products + late + self.ran[number]
+            self.seconds += seconds + self.ran[number]
             self.ran[number] += 1
 
         return run

@@ -104,7 +104,8 @@ class Wider(Loop):
 
     def __init__(self) -> None:
         super().__init__()
-        self.experts[2] = nn.Sequential(nn.Linear(6, 10), nn.GELU(), nn.Linear(10, 6))
+        experts: Any = self.experts
+        experts[2] = nn.Sequential(nn.Linear(6, 10), nn.GELU(), nn.Linear(10, 6))
 
 
 class Deeper(Loop):
@@ -112,7 +113,8 @@ class Deeper(Loop):
 
     def __init__(self) -> None:
         super().__init__()
-        self.experts[3].append(nn.Linear(6, 6))
+        experts: Any = self.experts
+        experts[3].append(nn.Linear(6, 6))
 
 
 class Other(Loop):
@@ -120,7 +122,8 @@ class Other(Loop):
 
     def __init__(self) -> None:
         super().__init__()
-        self.experts[1][1] = nn.ReLU()
+        experts: Any = self.experts
+        experts[1][1] = nn.ReLU()
 
 
 class Favoured(Loop):
@@ -163,6 +166,52 @@ def test_equal_layers_of_experts_own_are_merged_exactly(make: type[Loop], by: An
     assert sum(node.op == "gelu" for node in merged.nodes) == 2
     plain, _ = MergeExperts(keep=2, by="outputs", align=False)(graph, context)
     assert difference(execute(plain, inputs), execute(graph, inputs)) > 1e-3
+
+
+class Weighed(Loop):
+    """Results of experts, weighed in some way by ``[rows, places]`` weights and marks."""
+
+    def __init__(self, weigh: Callable[[Tensor, Tensor, Tensor], Tensor], active: int) -> None:
+        super().__init__(active=active)
+        self.weigh = weigh
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, numbers = self.router(x).softmax(-1).topk(self.active)
+        given = [self.weigh(weights, numbers == e, f(x)) for e, f in enumerate(self.experts)]
+        return x + sum(given)
+
+
+@pytest.mark.parametrize("active", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("weigh", "adds_up"),
+    [
+        (lambda w, m, y: (w * m).mean(-1, keepdim=True) / 2 * y, True),
+        (lambda w, m, y: -(torch.where(m, w, 0.0).sum(-1, keepdim=True) * y), True),
+        (lambda w, m, y: (w * m).pow(2).sum(-1, keepdim=True) * y, True),
+        (lambda w, m, y: m.long().sum(-1, keepdim=True) * y, True),
+        (lambda w, m, y: (w * m).sum(-1, keepdim=True).pow(2) * y, False),
+        (lambda w, m, y: (w * m).amax(-1, keepdim=True) * y, False),
+        (lambda w, m, y: m.sum(-1, keepdim=True).bool() * y, False),
+        (lambda w, m, y: ((w * m).sum(-1, keepdim=True) * y).relu(), False),
+    ],
+    ids=["mean", "where", "squares", "counts", "square", "greatest", "whether", "relu"],
+)
+def test_what_adds_up_is_merged_exactly_and_nothing_else(
+    weigh: Any, adds_up: bool, active: int
+) -> None:
+    """A row that takes one expert takes one of a cluster at most, whatever becomes of its mark."""
+    torch.manual_seed(0)
+    model, x = Weighed(weigh, active).eval(), torch.randn(20, 6)
+    layers_made_alike(model, {2: 0, 3: 1})
+    graph = astype(rg.trace(model, (x,)), torch.float64)
+    inputs = [x.double()]
+    step, context = MergeExperts(keep=2), Context(inputs=inputs, calibration=[inputs])
+    if adds_up or active == 1:
+        merged, _ = step(graph, context)
+        assert difference(execute(merged, inputs), execute(graph, inputs)) < 1e-9
+        return
+    with pytest.raises(SiteError, match="two experts of one cluster would have that one once"):
+        step(graph, context)
 
 
 def test_layers_are_averaged_by_usage() -> None:
