@@ -54,6 +54,7 @@ from .structure.depth.layer_scores import OutputChange as OutputChange
 from .structure.depth.layer_scores import Position as Position
 from .structure.depth.layer_scores import SampledChange as SampledChange
 from .structure.depth.layer_scores import Similarity as Similarity
+from .structure.depth.layer_times import LayerTimes as LayerTimes
 from .structure.depth.parallelize import Parallelize as Parallelize
 from .structure.depth.reorder import Reorder as Reorder
 from .structure.distill import Distill as Distill
@@ -120,6 +121,7 @@ __all__ = [
     "Kronecker",
     "LatencyTable",
     "LayerScore",
+    "LayerTimes",
     "LearnScales",
     "Legalize",
     "LowRank",

@@ -16,7 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch.nn import functional as F
@@ -27,10 +27,13 @@ from ..ir.sections import Section
 from .base import Context, Remark, applied, missed
 from .calibration import as_rows
 from .journal import journaled
+from .options import AMOUNT, COUNT, SHARE, SOME, check_known, check_numbers
 
 HELD_OUT = 4  # one of so many batches
 Values: TypeAlias = "dict[Node, Any]"
 Loss: TypeAlias = Literal["relative", "squared", "divergence"]
+Schedule: TypeAlias = Literal["constant", "cosine"]
+Optimizer: TypeAlias = Literal["adam", "adamw"]
 
 
 class Learnable(ABC):
@@ -163,13 +166,21 @@ class Fitter:
 
     steps: int = 100
     batches: int = 1
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Schedule = "cosine"
     floor: float = 0.05
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: Optimizer = "adam"
     decay: float = 0.0
     loss: Loss = "relative"
     drop: float = 0.0
     checks: int = 8
+
+    def __post_init__(self) -> None:
+        check_numbers(
+            self, steps=SOME, batches=COUNT, floor=SHARE, decay=AMOUNT, drop=SHARE, checks=COUNT
+        )
+        check_known([self.schedule], get_args(Schedule), "schedule")
+        check_known([self.optimizer], get_args(Optimizer), "optimizer")
+        check_known([self.loss], get_args(Loss), "loss")
 
     def fit(
         self,

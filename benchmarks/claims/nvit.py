@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 from base import Figures, Subject, digits_vit, latencies, publish
 from vision import EXACT, IMAGES, learned, products
 
+from regauge.backends.base import target
 from regauge.ir import Graph
 from regauge.passes import Prune
 from regauge.passes.allocation.solvers import DynamicProgramming
@@ -83,18 +85,17 @@ def measure() -> Figures:
 
 
 def measured(subject: Subject, graph: Graph) -> LatencyTable:
-    """Of models whose blocks all keep so many units, in one interleaved run."""
-    found = groups(graph)[0]
-    whole = {group.role: group.count for group in found}
-
-    def times(points: Sequence[Mapping[Role, int]]) -> list[float]:
-        graphs = {
-            index: subject.after([_kept(role, n, whole[role]) for role, n in point.items()], graph)
-            for index, point in enumerate(points)
-        }
-        return list(latencies(graphs, subject.calibration[0], ROUNDS).values())
-
-    return LatencyTable.measured(GRID, times, found)
+    """Of models whose blocks all keep so many units: the least processor time, in turns."""
+    return LatencyTable.on(
+        target("onnxruntime"),
+        graph,
+        subject.calibration[0],
+        GRID,
+        rounds=ROUNDS,
+        take=min,
+        clock=time.process_time,
+        options={"threads": 1},
+    )
 
 
 def _time(table: LatencyTable, rest: Mapping[str, int], kept: Mapping[str, int]) -> float:
@@ -105,10 +106,6 @@ def counts(graph: Graph, table: LatencyTable) -> dict[str, int]:
     """How many units each group has; one of which one is left is none that could lose any."""
     left = {name: 1 for block in table.blocks for name in block.values()}
     return left | {group.name: group.count for group in groups(graph)[0]}
-
-
-def _kept(role: Role, count: int, of: int) -> Prune:
-    return Prune(1 - count / of, roles=(role,), score="magnitude", recover=False)
 
 
 def rounds(subject: Subject, graph: Graph, prune: Prune, *, learning: bool) -> Graph:

@@ -17,6 +17,7 @@ import torch
 
 from ...ir import Graph, Node, TensorType
 from ...ir.gauge import inputs_of_contractions
+from ...ir.gauge.sites import is_weight
 from ..base import Context, Pass, Remark, applied, missed
 from ..ties import broken_tie, untied
 from .linear_maps import form_of
@@ -35,7 +36,10 @@ class JoinReaders(Pass):
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         remarks: list[Remark] = []
         for site in list(inputs_of_contractions(graph)):
-            readers = [node for node in site.readers if node.op == "linear" and form_of(node)]
+            linear = [node for node in site.value.users if _reads(node, site.value)]
+            readers = [node for node in linear if form_of(node)]
+            if len(linear) > 1:
+                remarks += [_apart(node, linear) for node in linear if node not in readers]
             if len(readers) < 2:
                 continue
             size = graph.store.bytes({node.args[1].name for node in readers})
@@ -45,6 +49,18 @@ class JoinReaders(Pass):
             else:
                 remarks.append(_join(graph, site.value, readers))
         return remarks
+
+
+def _reads(node: Node, value: Node) -> bool:
+    return node.op == "linear" and node.args[0] is value
+
+
+def _apart(node: Node, linear: list[Node]) -> Remark:
+    """Why a linear layer does not join others that read what it reads."""
+    others = ", ".join(other.name for other in linear if other is not node)
+    part = next(part for part in node.args[1:] if part is not None and part.op != "param")
+    why = "holds codes" if is_weight(part) else "is no parameter"
+    return missed(node, f"it stays beside {others}: {part.name} ({part.op}) {why}")
 
 
 def _join(graph: Graph, value: Node, readers: list[Node]) -> Remark:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -28,6 +28,7 @@ from ...ir.codes import in_kernel_order, out_of_kernel_order, paired
 from ...ir.formats import Format, Integer, Parameters, Quantized, named
 from ...ir.formats.scales import straight
 from ..fitting import Learnable
+from ..options import AMOUNT, check_numbers
 from .weights import Stored
 
 Method: TypeAlias = Literal["steps", "block-ap", "flexround", "adaround"]
@@ -56,6 +57,9 @@ class Rates:
     zeros: float = 0.0
     ranges: float = 0.0
     vectors: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, **dict.fromkeys((f.name for f in fields(self)), AMOUNT))
 
 
 class Rounding(Learnable):

@@ -8,8 +8,9 @@ by then (block-wise distillation), or all at once by the outputs. Values are the
 they have the same name and type, so any pass may have done anything in between; where a block has
 no such value left, as its stream is narrower, it learns together with the next.
 
-Weights that are zero stay zero. The error on batches that learning does not see decides, so nothing
-is worse there than without.
+Weights are learned however they are read: by a linear layer or in a product, as they are or looked
+up by number; those that are zero stay zero. The error on batches that learning does not see
+decides, so nothing is worse there than without.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ import torch
 
 from ...ir import Graph, InputError, Node, ops
 from ...ir.interpret import compute, converted
-from ...ir.laws import Contract, Conv, Normalize
+from ...ir.laws import Contract, Conv, Gather, Lookup, Movement, Normalize
 from ...ir.sections import Cut, Section, sections
 from ...ir.types import is_real
 from ..base import Context, Pass, Promise, Remark, Stage, missed
 from ..calibration import padding_mask
 from ..fitting import Fit, Fitter, Learnable, Samples, changed
+from ..options import POSITIVE, check_numbers
 from ..shelf import Mapped, Shelf, series_of
 from .groups import in_full
-from .options import POSITIVE, check_numbers
 
 TRAINED = (Contract, Conv, Normalize)  # the laws of ops whose parameters are learned
+MOVED = (Movement, Lookup, Gather)  # of ops that give numbers of their first operand
 
 
 @dataclass(frozen=True)
@@ -96,16 +98,52 @@ class Trained(Learnable):
 
 
 def trained(graph: Graph, section: Section, rate: float) -> Iterator[Learnable]:
-    """The weights and biases of a section's contractions and norms, unless others read them too."""
+    """The weights of a section's contractions and norms, those that they look up among them, and
+    what is added to results, unless others read them too."""
     inside, read = set(section.nodes), dict[Node, None]()
     for node in section.nodes:
-        if node.op in ops.OPS and isinstance(ops.OPS[node.op].law, TRAINED):
-            first, *rest = node.inputs
-            if first.op != "param":
-                read |= dict.fromkeys(used for used in rest if used.op == "param")
+        read |= dict.fromkeys([*_weights(node), *_added(node)])
     for param in read:
         if param.dtype.is_floating_point and param.users.keys() <= inside:
             yield Trained([(user, param) for user in param.users], graph.value(param), rate)
+
+
+def _weights(node: Node) -> list[Node]:
+    """The parameters that a contraction or a norm applies to data."""
+    if node.op == "aten.einsum.default":
+        first, *rest = sorted(node.inputs, key=lambda value: _stored(value) is not None)
+    elif node.op in ops.OPS and isinstance(ops.OPS[node.op].law, TRAINED):
+        first, *rest = node.inputs
+    else:
+        return []
+    found = [] if first.op == "param" else map(_stored, rest)
+    return [param for param in found if param is not None]
+
+
+def _added(node: Node) -> list[Node]:
+    """The parameters that are added to what a contraction gives: biases, and no masks of
+    attention, whose scores have no weights."""
+    if node.op != "add" or any(not isinstance(arg, Node) for arg in node.args):
+        return []
+    params = [arg for arg in map(_stored, node.args) if arg is not None]
+    others = [_behind(arg) for arg in node.args if _stored(arg) is None]
+    return params if any(_weights(other) for other in others) else []
+
+
+def _stored(value: Node) -> Node | None:
+    """The parameter that a value is, or that it is looked up in."""
+    source = _behind(value)
+    return source if source.op == "param" else None
+
+
+def _behind(value: Node) -> Node:
+    """What a value is moved from, or looked up in."""
+    while value.op in ops.OPS and isinstance(ops.OPS[value.op].law, MOVED):
+        source = value.args[0]
+        if not isinstance(source, Node):
+            break
+        value = source
+    return value
 
 
 class Pupil:

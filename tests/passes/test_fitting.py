@@ -8,7 +8,7 @@ import pytest
 import torch
 from graphs import fill
 
-from regauge.ir import Graph, Node, parse
+from regauge.ir import Graph, InputError, Node, parse
 from regauge.ir.interpret import execute
 from regauge.ir.sections import Section, sections
 from regauge.passes import Context
@@ -124,3 +124,23 @@ def test_the_divergence_is_that_of_the_distributions() -> None:
     expected = 0.5 * torch.tensor([0.5 / 0.25, 0.5 / 0.75]).log().sum()
     assert value == pytest.approx(float(expected), rel=1e-5)
     assert float(damage(found + 5, found, None, "divergence")) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"steps": -1}, "steps=-1 is not what Fitter takes.*steps: a whole number from 0"),
+        ({"steps": 1.5}, "steps=1.5 is not"),
+        ({"batches": 0}, "batches: a whole number from 1"),
+        ({"floor": 1.5}, "floor: a number from 0 to 1"),
+        ({"decay": -0.1}, "decay: a number from 0"),
+        ({"drop": 2.0}, "drop: a number from 0 to 1"),
+        ({"checks": 0}, "checks: a whole number from 1"),
+        ({"schedule": "linear"}, "no schedule 'linear'"),
+        ({"optimizer": "sgd"}, "no optimizer 'sgd'"),
+        ({"loss": "absolute"}, "no loss 'absolute'"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=f"(?s){says}"):
+        Fitter(**options)

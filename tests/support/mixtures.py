@@ -47,6 +47,28 @@ class Stacked(Loop):
         return x + (dense[..., None] * results).sum(-2)
 
 
+class Masked(Loop):
+    """Weights where a number was chosen, and nothing elsewhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, numbers = self.router(x).softmax(-1).topk(self.active)
+        given = [
+            weights.masked_fill(numbers != e, 0.0).sum(-1, keepdim=True)
+            for e in range(len(self.experts))
+        ]
+        return x + sum(f(x) * w for w, f in zip(given, self.experts, strict=True))
+
+
+class Joined(Loop):
+    """All results put together, and weighted by marks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, numbers = self.router(x).softmax(-1).topk(self.active)
+        marks = F.one_hot(numbers, len(self.experts)) * weights[..., None]
+        results = torch.stack([expert(x) for expert in self.experts], dim=-2)
+        return x + (marks.sum(-2)[..., None] * results).sum(-2)
+
+
 class Dense(nn.Module):
     """All experts at once, in einsum's notation."""
 
@@ -111,4 +133,4 @@ class Told(nn.Module):
         return self.mixture(x), self.mixture.router(x)
 
 
-BY_HAND = (Loop, Scattered, Stacked, Dense, Soft, Compared, Looked)
+BY_HAND = (Loop, Masked, Scattered, Stacked, Joined, Dense, Soft, Compared, Looked)

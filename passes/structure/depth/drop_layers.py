@@ -17,7 +17,7 @@ the damping; T goes into its weights. What others read as it is stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, get_args
 
@@ -27,14 +27,17 @@ from ....ir import Graph, InputError
 from ...allocation.problem import Problem
 from ...allocation.solvers import Solver
 from ...base import Context, Promise, Remark, Stage, applied, decided, missed
+from ...options import AMOUNT, check_known, check_numbers, named
 from ...sites import Asked, SparingPass
 from ..costs import Costs
-from ..options import AMOUNT, at_most, check_known, check_numbers, check_part, lessened, named
+from ..options import at_most, check_part, lessened
 from .bridging import bridge
 from .layer_scores import SCORES, LayerScore
 from .layers import LAYER_KINDS, Layer, LayerKind, apart, layers, of_copy, without
 
-Measure: TypeAlias = Literal["layers", "parameters", "macs"]
+Measure: TypeAlias = Literal["layers", "parameters", "macs", "latency"]
+# The time of the whole without some layers, by name, none of which lies in another.
+Latency: TypeAlias = Callable[[Collection[str]], float]
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,17 @@ class DropLayers(SparingPass):
 
     Args:
         remove: The part that is to go, between 0 and 1, of:
-        of: ``layers``: of their number; ``parameters`` or ``macs``: of all of the graph's.
+        of: ``layers``: of their number; ``parameters`` or ``macs``: of all of the graph's;
+            ``latency``: of the time that ``latency`` says.
         kinds: Which may go (``layers``).
         score: What a layer is worth (``layer_scores``), or a score's name.
         greedy: Score anew after each layer that went, by the model without it; under a budget of
-            parameters or products, by what a layer adds to the loss for each that it saves.
+            anything but layers, by what a layer adds to the loss for what it saves of that.
         solver: Which layers go, for least damage under the budget; the least first where there is
             none.
         recover: Whether what stays before a gap makes up for it.
         damping: Of the least squares, as a part of the mean square of what is read.
+        latency: Measured (``LayerTimes``), or modelled.
     """
 
     remove: float = 0.25
@@ -62,6 +67,7 @@ class DropLayers(SparingPass):
     solver: Solver | None = None
     recover: bool = True
     damping: float = 0.1
+    latency: Latency | None = None
     what: ClassVar[str] = "a layer that others could do without, or what it gives"
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.STRUCTURE
@@ -76,6 +82,12 @@ class DropLayers(SparingPass):
             raise InputError(
                 "greedy=True takes one layer after another: it has no use of a solver",
                 do="greedy=True, or a solver",
+            )
+        if self.of == "latency" and self.latency is None:
+            raise InputError(
+                "a budget of latency needs to know it",
+                do="latency=LayerTimes.on(target, graph, inputs, kinds), or a function of the "
+                "names of layers that are left out",
             )
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
@@ -102,8 +114,8 @@ class DropLayers(SparingPass):
             by, worth = stands[layer.value], f"worth {scores[layer.name]:.3g}"
             made_up = f"; {bridges[by.name]}" if by.name in bridges else ""
             remarks.append(applied(by, f"{layer.kind} {layer.name} left out, {worth}{made_up}"))
-        after = Costs(graph, [], context.inputs).both()
-        text = lessened(whole, after)
+        after, latency = Costs(graph, [], context.inputs).both(), self._latencies(gone)
+        text = lessened(whole, after, latency)
         data = {
             "gone": [layer.name for layer in gone],  # in the order in which they went
             "scores": scores,
@@ -111,6 +123,7 @@ class DropLayers(SparingPass):
             "macs": after[1],
             "preparation": True,
         }
+        data |= {} if latency is None else {"latency": latency[1], "latency_before": latency[0]}
         return [*remarks, decided(graph, f"{len(gone)} of {len(found)} layers go; {text}", **data)]
 
     def _asked_for(self, every: Sequence[Layer], asked: Asked) -> tuple[list[Layer], list[Remark]]:
@@ -136,22 +149,45 @@ class DropLayers(SparingPass):
                 return float(layer.parameters)
             case "macs":
                 return float(layer.macs)
+            case "latency":
+                return max(self._time([]) - self._time([layer]), 0.0)
+
+    def _time(self, gone: Sequence[Layer]) -> float:
+        """The time without some layers, none of which lies in another."""
+        assert self.latency is not None
+        return self.latency([layer.name for layer in gone])
+
+    def _latencies(self, gone: Sequence[Layer]) -> tuple[float, float] | None:
+        """The time before and after, where that is limited."""
+        if self.of != "latency":
+            return None
+        return self._time([]), self._time(_outermost(gone))
 
     def _total(self, gone: Sequence[Layer], found: Sequence[Layer]) -> float:
         """How much goes with some layers, with what lies in them, each once."""
         if self.of == "layers":
             return sum(any(_goes(layer, other) for other in gone) for layer in found)
-        return sum(
-            self._weight(layer)
-            for layer in gone
-            if not any(layer.nodes < other.nodes for other in gone)
-        )
+        if self.of == "latency":
+            return self._time([]) - self._time(_outermost(gone))
+        return sum(map(self._weight, _outermost(gone)))
+
+    def _all(self, found: Sequence[Layer], whole: tuple[int, int]) -> float:
+        """What the part that is to go is one of."""
+        match self.of:
+            case "layers":
+                return len(found)
+            case "parameters":
+                return whole[0]
+            case "macs":
+                return whole[1]
+            case "latency":
+                return self._time([])
 
     def _budget(self, found: Sequence[Layer], whole: tuple[int, int]) -> float:
         """How much has to go."""
         if self.of == "layers":
             return self.remove * len(found)
-        total = whole[0] if self.of == "parameters" else whole[1]
+        total = self._all(found, whole)
         most = self._total(found, found)
         if self.remove * total > most * (1 + 1e-9):
             raise InputError(
@@ -172,7 +208,7 @@ class DropLayers(SparingPass):
         if not all(any(_goes(layer, other) for other in gone) for layer in every):
             return
         *others, last = sorted(gone, key=self._weight, reverse=True) if self.solver else gone
-        total = {"layers": len(found), "parameters": whole[0], "macs": whole[1]}[self.of]
+        total = self._all(found, whole)
         raise InputError(
             f"remove={self.remove} leaves out all {len(every)} layers that can go "
             f"({', '.join(self.kinds)})",
@@ -251,7 +287,8 @@ class DropLayers(SparingPass):
             return self._score.least(graph, some, context, whole)
         worth = self._score.of(graph, some, context, whole)
         weights = torch.tensor([self._weight(layer) for layer in some], dtype=torch.float64)
-        least = int(((worth - before) / weights.clamp(min=1)).argmin())
+        tiny = float(weights.max()) * 1e-9 or 1.0
+        least = int(((worth - before) / weights.clamp(min=tiny)).argmin())
         return least, float(worth[least])
 
     def _nothing_left(self, gone: Sequence[Layer]) -> InputError:
@@ -263,6 +300,11 @@ class DropLayers(SparingPass):
     @property
     def _score(self) -> LayerScore:
         return named(self.score, SCORES, "score")
+
+
+def _outermost(gone: Sequence[Layer]) -> list[Layer]:
+    """Those of some layers that lie in no other."""
+    return [layer for layer in gone if not any(layer.nodes < other.nodes for other in gone)]
 
 
 def _goes(layer: Layer, other: Layer) -> bool:

@@ -24,13 +24,14 @@ from ....ir.gauge import weighted
 from ....ir.sections import Section
 from ...base import Context, Promise, Remark, Stage, applied, decided, missed
 from ...fitting import Fitter, Learnable
+from ...options import AMOUNT, COUNT, POSITIVE, check_numbers, named
 from ...shelf import Shelf
 from ...sites import Asked, SitePass
 from ...ties import own
 from ..costs import Costs
 from ..distill import Pupil
 from ..groups import in_full
-from ..options import AMOUNT, COUNT, POSITIVE, at_most, check_numbers, check_part, lessened, named
+from ..options import at_most, check_part, lessened
 from .bridging import bridge
 from .layer_scores import SCORES, LayerScore, OutputChange
 from .layers import Layer, layers, without

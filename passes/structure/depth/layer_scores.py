@@ -14,9 +14,9 @@ from ....ir import Graph
 from ....ir.interpret import execute, values_of
 from ....ir.state import answers
 from ...base import Context
+from ...options import COUNT, check_numbers
 from ...quantization.simulated import floats
 from ..groups import in_full
-from ..options import COUNT, check_numbers
 from .changes import Change, Without, angle, changed
 from .layers import Layer, of_copy, without
 

@@ -22,8 +22,8 @@ from ....ir import Graph, Node
 from ....ir.blocks import Block, repeated
 from ....ir.graph import substitute
 from ...base import Context, Promise, Remark, Stage, applied, missed
+from ...options import COUNT, SOME, Range, check_numbers
 from ...sites import Asked, SitePass
-from ..options import COUNT, SOME, Range, check_numbers
 
 
 @dataclass(frozen=True)

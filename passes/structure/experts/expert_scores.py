@@ -12,8 +12,8 @@ import torch
 from ....ir import Graph, InputError, Node
 from ....ir.interpret import values_of
 from ...base import Context
+from ...options import COUNT, PART, check_numbers
 from ..groups import in_full
-from ..options import COUNT, PART, check_numbers
 from .mixtures import Mixture, mixtures
 
 Base: TypeAlias = "Graph | Mapping[str, torch.Tensor]"

@@ -194,7 +194,12 @@ def _ends(node: Node) -> list[Node]:
 
 def _is_mixture(graph: Graph, router: Node, holding: Holding) -> bool:
     """Whether there is more to the experts than their scores: matrices, or layers of their own."""
-    if holding.terms:
+    put_together = (
+        all(holding.state(part) == SAME for part in node.args[0])
+        for node, state in holding.states.items()
+        if node.op == "stack" and isinstance(state, Held)
+    )
+    if holding.terms or any(put_together):
         return True
     stacks = [node.args[port[0]] for node, port in holding.taken if node is not router]
     return any(isinstance(p, Node) and len(p.shape) > 1 for p in stacks)

@@ -19,10 +19,11 @@ import torch
 
 from ....ir import Graph, InputError
 from ...base import Context, Promise, Remark, Stage, applied, blocked, decided, missed
+from ...options import COUNT, check_known, check_numbers, named
 from ...sites import Asked, SparingPass
 from ...ties import tie_in_the_way
 from ..costs import Costs
-from ..options import COUNT, check_known, check_numbers, check_part, lessened, named
+from ..options import check_part, lessened
 from .expert_scores import SCORES, ExpertScore
 from .mixtures import Mixture, mixtures
 from .removal import own_constants, remove

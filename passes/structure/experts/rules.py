@@ -230,11 +230,10 @@ def _gone(holding: Holding, node: Node) -> tuple[float | None, bool]:
         case "sub" if values[0] == -math.inf:
             return -math.inf, True
         case "masked_fill" | "where":
-            pair = (values[0], values[2]) if node.op == "masked_fill" else (values[1], values[2])
-            chosen = values[0] if node.op == "where" else None
-            if chosen is not None:
-                pair = (pair[0], pair[0]) if chosen else (pair[1], pair[1])
-            same = pair[0] if pair[0] == pair[1] else None
+            data, mask, other = values if node.op == "masked_fill" else (values[2], *values[:2])
+            if mask is not None:
+                data = other = other if mask else data
+            same = data if data == other else None
             return same, same == -math.inf
         case _:
             pass

@@ -27,10 +27,10 @@ from ....ir.graph import walk
 from ....ir.interpret import execute
 from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...calibration import as_rows, evenly, padding_mask
+from ...options import AMOUNT, COUNT, check_numbers
 from ...quantization.solvers import Hessian
 from ...sites import Asked, SitePass
 from ..groups import in_full
-from ..options import AMOUNT, COUNT, check_numbers
 from .clusters import clusters, means
 from .forms import Writer
 

@@ -23,9 +23,10 @@ from ...quantization.simulated import floats, squared_error
 from ...quantization.solvers import Hessian
 from ...quantization.streams import Compute, Values, Visit, run_streams
 from ...shelf import Mapped
-from .forms import Form, LowRank, Tensors, refined
+from .forms import Form, LowRank, Measure, Tensors, refined
 
 Score: TypeAlias = Literal["layer", "output"]
+COUNTED: Mapping[Measure, str] = {"parameters": "parameters", "macs": "products"}
 CHOICES = 8  # ranks of a layer, for a solver
 BATCHES = 2  # on which the damage at the outputs is measured
 
@@ -231,25 +232,37 @@ class Factoring:
 
 
 def allocate(
-    factoring: Factoring, layers: Sequence[Layer], solver: Solver, budget: float, score: Score
+    factoring: Factoring,
+    layers: Mapping[Layer, int],
+    solver: Solver,
+    budget: float,
+    of: Measure,
+    score: Score,
 ) -> dict[Layer, int]:
-    """The ranks of those layers that are re-factored, of least damage with so many parameters."""
+    """The ranks of those layers that are re-factored, of least damage under a budget.
+
+    Args:
+        layers: How often each one's matrix is applied, where products count; else 1.
+        budget: Of the parameters, or the products, of all.
+    """
     form, options = factoring.form, list[list[int]]()
     for layer in layers:
-        top = form.rank_within(layer.outputs, layer.inputs, layer.size - 1)
+        top = form.rank_within(layer.outputs, layer.inputs, layer.size - 1, of)
         spaced = torch.linspace(0, 1, CHOICES + 1)[1:] * top
         options.append(sorted({max(1, int(rank)) for rank in spaced.round()}))
-    damages = factoring.table(layers, options, score)
+    damages = factoring.table(list(layers), options, score)
     columns = CHOICES + 1  # the first: it stays as it is
     damage = torch.full((len(layers), columns), torch.inf, dtype=torch.float64)
     cost = damage.clone()
-    for row, (layer, ranks, lost) in enumerate(zip(layers, options, damages, strict=True)):
-        damage[row, 0], cost[row, 0] = 0.0, layer.size
+    for row, ((layer, times), ranks, lost) in enumerate(
+        zip(layers.items(), options, damages, strict=True)
+    ):
+        damage[row, 0], cost[row, 0] = 0.0, times * layer.size
         for column, (rank, value) in enumerate(zip(ranks, lost, strict=True), start=1):
             damage[row, column] = value
-            cost[row, column] = form.parameters(layer.outputs, layer.inputs, rank)
+            cost[row, column] = times * form.cost(layer.outputs, layer.inputs, rank, of)
     names = tuple(layer.node.name for layer in layers)
-    problem = Problem(names, damage, cost, budget, unit=(" parameters", 1.0))
+    problem = Problem(names, damage, cost, budget, unit=(f" {COUNTED[of]}", 1.0))
     problem.check()
     chosen = solver.solve(problem)
     return {

@@ -21,12 +21,13 @@ from ....ir import Graph, InputError, Node
 from ....ir.gauge import weighted
 from ...allocation.solvers import Solver
 from ...base import Context, Promise, Remark, Stage, applied, decided, missed
+from ...options import AMOUNT, COUNT, SHARE, SOME, check_known, check_numbers
 from ...quantization.evidence import MakeUp
 from ...sites import Asked, SparingPass
 from ..costs import Costs
-from ..options import AMOUNT, COUNT, SHARE, SOME, check_known, check_numbers, check_part, lessened
-from .factoring import Factored, Factoring, Layer, Score, allocate
-from .forms import Form, LowRank, Writer
+from ..options import check_part, lessened
+from .factoring import COUNTED, Factored, Factoring, Layer, Score, allocate
+from .forms import Form, LowRank, Measure, Writer
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ class Factorize(SparingPass):
 
     Args:
         form: Which one (``forms``).
-        remove: The part of the weights' parameters that is to go, between 0 and 1: of each layer;
-            with a solver, of all layers together.
+        remove: The part that is to go, between 0 and 1: of each layer; with a solver, of all layers
+            together.
+        of: Of the weights' ``parameters``, or of the ``macs``, the products that they take.
         rank: Of every layer, in place of ``remove``.
         solver: Which rank each layer gets, for least damage under the budget; it may also stay as
             it is.
@@ -51,11 +53,12 @@ class Factorize(SparingPass):
         damping: Of the Hessian, as a part of its mean diagonal.
         steps: Of descent on the layer's error, from the fit: for all forms but low rank, whose fit
             is the best.
-        larger: Re-factor even where that takes more parameters.
+        larger: Re-factor even where that takes more of what is limited.
     """
 
     form: Form = field(default_factory=LowRank)
     remove: float = 0.3
+    of: Measure = "parameters"
     rank: int | None = None
     solver: Solver | None = None
     score: Score = "layer"
@@ -70,10 +73,17 @@ class Factorize(SparingPass):
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
+        if not isinstance(self.form, Form):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                f"{self.form!r} is no form of weights",
+                do="a form, such as LowRank(), Monarch() or TensorTrain(); the part that is to go "
+                "is remove=0.3",
+            )
         check_part(self.remove)
         check_numbers(
             self, rank=COUNT | None, make_up=SHARE | "held-out", damping=AMOUNT, steps=SOME
         )
+        check_known([self.of], get_args(Measure), "budget of")
         check_known([self.score], get_args(Score), "score")
         if self.rank is not None and self.solver is not None:
             raise InputError("a solver chooses ranks, and rank says them", do="give one of the two")
@@ -96,7 +106,7 @@ class Factorize(SparingPass):
             damping=self.damping,
             steps=self.steps,
         )
-        ranks = self._ranks(factoring, layers, remarks)
+        ranks = self._ranks(factoring, layers, before, remarks)
         if not ranks:
             return remarks
         found = factoring.run(ranks) if self.whitened else factoring.plain(ranks)
@@ -145,35 +155,41 @@ class Factorize(SparingPass):
         return self.form.refused(layer.outputs, layer.inputs)
 
     def _ranks(
-        self, factoring: Factoring, layers: Sequence[Layer], remarks: list[Remark]
+        self, factoring: Factoring, layers: Sequence[Layer], costs: Costs, remarks: list[Remark]
     ) -> dict[Layer, int]:
-        ranks: dict[Layer, int] = {}
         fitting = [layer for layer in layers if self._is_smaller(layer, remarks)]
-        if self.solver is not None and fitting:
-            budget = (1 - self.remove) * sum(layer.size for layer in fitting)
-            ranks = allocate(factoring, fitting, self.solver, budget, self.score)
-            stay = [layer for layer in fitting if layer not in ranks]
-            remarks += [missed(layer.node, "all of it is worth more") for layer in stay]
-            return ranks
-        for layer in fitting:
-            ranks[layer] = min(self._rank(layer), self.form.most(layer.outputs, layer.inputs))
+        if self.solver is None or not fitting:
+            return {
+                layer: min(self._rank(layer), self.form.most(layer.outputs, layer.inputs))
+                for layer in fitting
+            }
+        times = {
+            layer: costs.of([layer.node]) // layer.size if self.of == "macs" else 1
+            for layer in fitting
+        }
+        budget = (1 - self.remove) * sum(times[layer] * layer.size for layer in fitting)
+        ranks = allocate(factoring, times, self.solver, budget, self.of, self.score)
+        stay = [layer for layer in fitting if layer not in ranks]
+        remarks += [missed(layer.node, "all of it is worth more") for layer in stay]
         return ranks
 
     def _rank(self, layer: Layer) -> int:
         if self.rank is not None:
             return self.rank
         room = (1 - self.remove) * layer.size
-        return self.form.rank_within(layer.outputs, layer.inputs, room)
+        return self.form.rank_within(layer.outputs, layer.inputs, room, self.of)
 
     def _is_smaller(self, layer: Layer, remarks: list[Remark]) -> bool:
-        """Whether the form would have fewer numbers than the layer; if not, that is remarked."""
+        """Whether the form would take less than the layer; if not, that is remarked."""
         least = self.rank or (1 if self.solver else max(1, self._rank(layer)))
         least = min(least, self.form.most(layer.outputs, layer.inputs))
-        count = self.form.parameters(layer.outputs, layer.inputs, least)
+        count = self.form.cost(layer.outputs, layer.inputs, least, self.of)
         room = layer.size - 1 if self.rank or self.solver else (1 - self.remove) * layer.size
         if count <= room or self.larger:
             return True
-        text = f"{self.form} of rank {least} has {count:,} parameters, the weight {layer.size:,}"
+        what, whose = COUNTED[self.of], "the weight" if self.of == "parameters" else "the layer"
+        a_row = " a row" if self.of == "macs" else ""
+        text = f"{self.form} of rank {least} has {count:,} {what}{a_row}, {whose} {layer.size:,}"
         remarks.append(missed(layer.node, text))
         return False
 

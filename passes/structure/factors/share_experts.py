@@ -22,10 +22,11 @@ import torch
 from ....ir import Graph, InputError, Node
 from ....ir.interpret import execute
 from ...base import Context, Promise, Remark, Stage, applied, missed
+from ...options import AMOUNT, COUNT, check_numbers
 from ...quantization.solvers import Hessian, singular
 from ...sites import Asked, SitePass
 from ..groups import in_full
-from ..options import AMOUNT, COUNT, at_most, check_numbers, check_part
+from ..options import at_most, check_part
 from .forms import Writer
 
 Side: TypeAlias = Literal["inputs", "outputs", "best"]

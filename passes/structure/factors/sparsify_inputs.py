@@ -26,10 +26,11 @@ from ....ir import Graph, InputError, Node, ops
 from ....ir.gauge import weighted
 from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...calibration import as_rows, padding_mask
+from ...options import AMOUNT, Range, check_numbers
 from ...quantization.solvers import Hessian
 from ...quantization.streams import Compute, Values, run_streams
 from ...sites import Asked, SparingPass
-from ..options import AMOUNT, Range, at_most, check_numbers, check_part
+from ..options import at_most, check_part
 from .cluster_outputs import is_head
 from .forms import LowRank, Tensors, Writer
 

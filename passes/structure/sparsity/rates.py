@@ -23,9 +23,9 @@ from ....ir.interpret import execute
 from ...allocation.problem import Problem
 from ...allocation.solvers import DynamicProgramming, Solver
 from ...base import Context
+from ...options import COUNT, Range, check_numbers
 from ...quantization.simulated import floats
 from ..groups import in_full
-from ..options import COUNT, Range, check_numbers
 from .patterns import Pattern
 
 MOST = 0.99  # of a layer that goes: at least something of each stays

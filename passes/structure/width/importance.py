@@ -17,10 +17,10 @@ from ....ir.laws import Action
 from ...allocation.score import Metric, power, seeds
 from ...base import Context
 from ...calibration import as_matrix, as_rows
+from ...options import COUNT, POSITIVE, check_numbers
 from ...quantization.simulated import floats
 from ..elimination import Elimination, order_of_elimination
 from ..groups import Group, Reader, in_full, readers
-from ..options import COUNT, POSITIVE, check_numbers
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,13 @@ class Plan:
             case _:
                 return float(self.costs.parameters(self.kept(counts)))
 
+    def latencies(self, kept: Sequence[torch.Tensor]) -> tuple[float, float] | None:
+        """The time before and after, where that is limited."""
+        if self.of != "latency":
+            return None
+        counts = [int(stays.sum()) for stays in kept]
+        return self.price([group.count for group in self.groups]), self.price(counts)
+
     # -- what is said ---------------------------------------------------------------------------
 
     def why(self, row: int, count: int) -> str:

@@ -21,11 +21,12 @@ from ....ir.gauge import Region, drop, transport
 from ....ir.laws import Kind
 from ...allocation.solvers import Solver
 from ...base import Context, Promise, Remark, Stage, applied, blocked, decided, missed
+from ...options import AMOUNT, COUNT, SHARE, check_known, check_numbers, named
 from ...sites import Asked, SparingPass
 from ...ties import tie_in_the_way
 from ..costs import Costs
 from ..groups import ROLES, Group, Role, groups
-from ..options import AMOUNT, COUNT, SHARE, check_known, check_numbers, check_part, lessened, named
+from ..options import check_part, lessened
 from .importance import SCORES, Importance
 from .masking import Masked
 from .plan import Latency, Measure, Plan
@@ -47,7 +48,7 @@ class Prune(SparingPass):
         recover: Whether what reads a group makes up for what is gone, by least squares.
         share: How far it also makes up for what was left out before it, from 0 to 1.
         damping: Of the least squares, as a part of the mean square of what is read.
-        latency: Measured, or modelled.
+        latency: Measured (``LatencyTable``), or modelled.
         untie: Prune even where a tied parameter must then be stored twice.
     """
 
@@ -75,7 +76,8 @@ class Prune(SparingPass):
         if self.of == "latency" and self.latency is None:
             raise InputError(
                 "a budget of latency needs to know it",
-                do="latency=function, of the number of units that each group keeps",
+                do="latency=LatencyTable.on(target, graph, inputs, grid), or a function of the "
+                "number of units that each group keeps",
             )
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
@@ -89,7 +91,7 @@ class Prune(SparingPass):
             found, scores, costs, self.remove, self.of, self.solver, self.multiple, self.latency
         )
         kept = plan.best()
-        before, after = costs.both(), costs.both(kept)
+        before, after, latency = costs.both(), costs.both(kept), plan.latencies(kept)
         if self.recover:
             context.need_calibration(self.name)
             Masked(graph, found, kept, self.share, self.damping).run(
@@ -102,7 +104,8 @@ class Prune(SparingPass):
             "kept": {g.name: int(k.sum()) for g, k in zip(found, kept, strict=True)},
             "preparation": True,
         }
-        return [*remarks, decided(graph, lessened(before, after), **data)]
+        data |= {} if latency is None else {"latency": latency[1], "latency_before": latency[0]}
+        return [*remarks, decided(graph, lessened(before, after, latency), **data)]
 
     def _groups(self, graph: Graph, asked: Asked) -> tuple[list[Group], list[Remark]]:
         remarks: list[Remark] = []

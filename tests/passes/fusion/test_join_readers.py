@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
+from graphs import filled
 
 from regauge.backends.base import target
 from regauge.ir import Graph
 from regauge.ir.interpret import execute, flatten
-from regauge.passes import Context, JoinReaders, Remark, apply
+from regauge.passes import Context, JoinReaders, Quantize, Remark, apply
 from regauge.passes.manager import difference
 
 
@@ -65,31 +65,67 @@ def test_does_not_break_a_tie_unless_told_to(check_pass: Callable[..., list[Rema
     assert remark.applied
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        pytest.param(
-            """
+def test_computed_weights_stay_beside_the_others(check_pass: Callable[..., list[Remark]]) -> None:
+    (remark,) = check_pass(
+        JoinReaders(),
+        before="""
             def graph(x: f64[2, 4], z: f64[3, 4], *, q: f64[4, 4]):
+                s: f64[3, 4] = relu(z)
+                u: f64[2, 4] = linear(x, q)
+                v: f64[2, 3] = linear(x, s)
+                return u, v
+            """,
+    )
+    assert str(remark) == "missed  v: it stays beside u: s (relu) is no parameter"
+
+
+def test_what_can_is_joined_without_what_cannot(check_pass: Callable[..., list[Remark]]) -> None:
+    kept, joined = check_pass(
+        JoinReaders(),
+        before="""
+            def graph(x: f64[2, 4], z: f64[3, 4], *, q: f64[4, 4], p: f64[2, 4]):
                 u: f64[2, 4] = linear(x, q)
                 v: f64[2, 3] = linear(x, z)
-                return u, v
+                w: f64[2, 2] = linear(x, p)
+                return u, v, w
             """,
-            id="weights that are computed",
-        ),
-        pytest.param(
-            """
-            def graph(x: f64[2, 4], *, q: f64[4, 4], k: f64[3, 4]):
-                u: f64[2, 4] = linear(x, q)
-                r: f64[2, 4] = relu(x)
-                v: f64[2, 3] = linear(r, k)
-                return u, v
+        after="""
+            def graph(x: f64[2, 4], z: f64[3, 4], *, u_w_weight: f64[6, 4]):
+                u_w: f64[2, 6] = linear(x, u_w_weight)
+                u: f64[2, 4] = slice(u_w, dim=1, start=0, end=4)
+                v: f64[2, 3] = linear(x, z)
+                w: f64[2, 2] = slice(u_w, dim=1, start=4, end=6)
+                return u, v, w
             """,
-            id="two values",
-        ),
-    ],
-)
-def test_leaves_alone(check_pass: Callable[..., list[Remark]], text: str) -> None:
+    )
+    assert joined.applied and kept.text == "it stays beside u, w: z (input) is no parameter"
+
+
+def test_weights_in_codes_stay_beside_the_others() -> None:
+    graph, _ = filled(
+        """
+def graph(x: f64[8, 32], *, q: f64[32, 32], k: f64[32, 32]):
+    u: f64[8, 32] = linear(x, q)
+    v: f64[8, 32] = linear(x, k)
+    return u, v
+"""
+    )
+    coded, _ = Quantize(None, rounding="nearest", correct_bias=False, least=0)(graph)
+    same, remarks = JoinReaders().attempt(coded)
+    assert str(same) == str(coded)
+    texts = [remark.text.partition(": ") for remark in remarks]
+    assert [text[0] for text in texts] == ["it stays beside v", "it stays beside u"]
+    assert all("(dequantize) holds codes" in text[2] for text in texts)
+
+
+def test_readers_of_two_values_stay(check_pass: Callable[..., list[Remark]]) -> None:
+    text = """
+        def graph(x: f64[2, 4], *, q: f64[4, 4], k: f64[3, 4]):
+            u: f64[2, 4] = linear(x, q)
+            r: f64[2, 4] = relu(x)
+            v: f64[2, 3] = linear(r, k)
+            return u, v
+        """
     assert check_pass(JoinReaders(), before=text) == []
 
 

@@ -163,3 +163,8 @@ def test_there_is_nothing_to_learn_without_data() -> None:
     graph, _, _ = sample()
     with pytest.raises(InputError, match="Reconstruct needs calibration data"):
         Reconstruct(None, "int4-g16")(graph, Context(inputs=()))
+
+
+def test_rates_below_zero_are_refused() -> None:
+    with pytest.raises(InputError, match=r"(?s)ranges=-0\.1 is not what Rates takes.*from 0"):
+        Rates(weights=1e-2, ranges=-0.1)

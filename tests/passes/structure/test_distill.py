@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from graphs import filled
+from graphs import fill, filled
+from mixtures import Dense, Looked, Loop
+from torch import Tensor, nn
 
 import regauge as rg
-from regauge.ir import Graph, InputError
+from regauge.ir import Graph, InputError, astype, parse
 from regauge.ir.interpret import execute
+from regauge.ir.sections import sections
 from regauge.passes import (
+    ClusterOutputs,
     Context,
     Distill,
     DropLayers,
     Factorize,
     FuseBlocks,
+    MergeExperts,
     Monarch,
     Pass,
     Prune,
+    PruneExperts,
+    ShareExperts,
     Sparsify,
 )
 from regauge.passes.fitting import Fitter
 from regauge.passes.manager import apply, difference
 from regauge.passes.structure.depth.fuse_blocks import Fused
+from regauge.passes.structure.distill import trained
 
 # Four equal blocks; a fourth of a block's branch is what the next one adds.
 BLOCK = """
@@ -45,27 +53,89 @@ BLOCKS = (
 FITTER = Fitter(steps=200)
 
 
-def blocks() -> tuple[Graph, Context, list[torch.Tensor]]:
+# Experts that get their rows in a row, as many each time.
+GROUPED = """
+def graph(x: f64[60, 12], e: i32[3], *, a: f64[3, 12, 16], b: f64[3, 16, 12], c: f64[3, 12, 16],
+          d: f64[3, 16, 12], o: f64[3, 12]):
+    h: f64[60, 16] = grouped_mm(x, a, e)
+    r: f64[60, 16] = relu(h)
+    m: f64[60, 12] = grouped_mm(r, b, e)
+    s: f64[60, 12] = add(x, m)
+    i: f64[60, 16] = grouped_mm(s, c, e)
+    j: f64[60, 16] = relu(i)
+    n: f64[60, 12] = grouped_mm(j, d, e)
+    t: f64[60, 12] = add(s, n)
+    y: f64[60, 3] = linear(t, o)
+    return y
+"""
+ENDS = torch.tensor([20, 50, 60], dtype=torch.int32)
+Made = Callable[[], tuple[Graph, Context, list[torch.Tensor]]]
+
+
+def given(graph: Graph, *rest: Tensor, mean: float = 0.0) -> tuple[Graph, Context, list[Tensor]]:
     """A graph, a context with batches to learn on, and another batch."""
+    random, shape = torch.Generator().manual_seed(5), [int(n) for n in graph.inputs[0].shape]
+    batches = [
+        [torch.randn(shape, generator=random, dtype=torch.float64) + mean, *rest] for _ in range(13)
+    ]
+    return graph, Context(inputs=batches[0], calibration=batches[:12]), batches[12]
+
+
+def blocks() -> tuple[Graph, Context, list[torch.Tensor]]:
     graph, _ = filled(BLOCKS)
     for i in range(COUNT):
         graph.store[f"b{i}"] = graph.store[f"b{i}"] * 0.3
-    random = torch.Generator().manual_seed(5)
-    batches = [[torch.randn(64, 8, generator=random, dtype=torch.float64)] for _ in range(13)]
-    return graph, Context(inputs=batches[0], calibration=batches[:12]), batches[12]
+    return given(graph)
+
+
+def classes() -> tuple[Graph, Context, list[torch.Tensor]]:
+    """The same with twelve outputs, of inputs that have a mean."""
+    text = BLOCKS.replace("o: f64[3, 8]", "o: f64[12, 8]")
+    graph, _ = filled(text.replace("y: f64[64, 3]", "y: f64[64, 12]"))
+    for i in range(COUNT):
+        graph.store[f"b{i}"] = graph.store[f"b{i}"] * 0.3
+    return given(graph, mean=0.5)
+
+
+def grouped() -> tuple[Graph, Context, list[torch.Tensor]]:
+    graph = parse(GROUPED)
+    fill(graph, torch.Generator().manual_seed(0), level=True)
+    return given(graph, ENDS)
+
+
+def mixed(make: type[nn.Module]) -> Made:
+    """Two mixtures of experts and a head."""
+
+    def made() -> tuple[Graph, Context, list[torch.Tensor]]:
+        torch.manual_seed(0)
+        model = nn.Sequential(make(), make(), nn.Linear(6, 3)).eval()
+        return given(astype(rg.trace(model, (torch.randn(64, 6),)), torch.float64))
+
+    return made
 
 
 def error(found: Graph, whole: Graph, batch: Sequence[Any]) -> float:
     return difference(execute(found, batch), execute(whole, batch))
 
 
-REMOVALS = {
-    "width": Prune(0.4, recover=False),
-    "depth": DropLayers(0.25, kinds=("feedforward",), recover=False),
-    "sparsity": Sparsify(0.6, score="magnitude", recover="none", least=1),
-    "factors": Factorize(Monarch(), 0.5),  # of low rank a layer's fit is its optimum already
+# What takes something out, from what, and to which part of the error learning must come at least.
+REMOVALS: dict[str, tuple[Pass, Made, float]] = {
+    "width": (Prune(0.4, recover=False), blocks, 0.9),
+    "depth": (DropLayers(0.25, kinds=("feedforward",), recover=False), blocks, 0.9),
+    "sparsity": (Sparsify(0.6, score="magnitude", recover="none", least=1), blocks, 0.9),
+    "low rank": (Factorize(remove=0.5, whitened=False), blocks, 0.9),
+    "monarch": (Factorize(Monarch(), whitened=False), blocks, 0.9),
+    "experts": (PruneExperts(keep=2), mixed(Dense), 0.7),
+    "layers of experts": (PruneExperts(keep=2), mixed(Loop), 0.8),
+    "merged experts": (MergeExperts(keep=2), mixed(Dense), 0.8),
+    "merged layers": (MergeExperts(keep=2), mixed(Loop), 0.8),
+    "looked-up experts": (MergeExperts(keep=2), mixed(Looked), 0.9),
+    "shared inputs": (ShareExperts(0.4, side="inputs", whitened=False), grouped, 0.9),
+    "shared outputs": (ShareExperts(0.4, side="outputs", whitened=False), grouped, 0.9),
+    # The rows are the best already, by least squares; the bias is not.
+    "outputs": (ClusterOutputs(6), classes, 0.96),
 }
-removals = pytest.mark.parametrize("removal", REMOVALS.values(), ids=REMOVALS)
+removals = pytest.mark.parametrize("removal", REMOVALS)
 
 
 @removals
@@ -79,11 +149,12 @@ removals = pytest.mark.parametrize("removal", REMOVALS.values(), ids=REMOVALS)
     ],
     ids=["block", "graph", "features", "layer"],
 )
-def test_what_a_removal_left_learns(removal: Pass, distill: Distill) -> None:
-    graph, context, other = blocks()
-    less, _ = removal(graph, context)
+def test_what_a_removal_left_learns(removal: str, distill: Distill) -> None:
+    step, made, part = REMOVALS[removal]
+    graph, context, other = made()
+    less, _ = step(graph, context)
     taught, remarks = distill(less, replace(context, original=graph))
-    assert error(taught, graph, other) < 0.9 * error(less, graph, other)
+    assert error(taught, graph, other) < part * error(less, graph, other)
     assert {name: p.type for name, p in taught.params.items()} == {
         name: p.type for name, p in less.params.items()
     }
@@ -91,9 +162,43 @@ def test_what_a_removal_left_learns(removal: Pass, distill: Distill) -> None:
     assert all(r.data["error_after"] < r.data["error_before"] for r in done) and done
 
 
+def learned(graph: Graph) -> set[str]:
+    (section,) = sections(graph, "graph")
+    return {param.name for part in trained(graph, section, 1.0) for _, param in part.sees}
+
+
+def test_weights_are_learned_however_they_are_read() -> None:
+    """By a linear layer, an einsum, a look-up; with what is added to what they give."""
+    for make, names in (
+        (Dense, {"up", "bias", "down", "router_weight", "router_bias"}),
+        (Looked, {"up", "bias", "down", "router_weight", "router_bias"}),
+    ):
+        graph = rg.trace(make().eval(), (torch.randn(64, 6),))
+        assert learned(graph) == names
+
+
+def test_masks_and_tables_are_not_learned() -> None:
+    graph, _ = filled(
+        """
+def graph(x: f64[2, 5, 8], *, w: f64[8, 8], b: f64[8], m: f64[5, 5], p: f64[5, 8], n: f64[8]):
+    e: f64[2, 5, 8] = add(x, p)
+    q: f64[2, 5, 8] = linear(e, w)
+    r: f64[2, 5, 8] = add(q, b)
+    t: f64[2, 8, 5] = transpose(r, dim0=1, dim1=2)
+    s: f64[2, 5, 5] = matmul(r, t)
+    u: f64[2, 5, 5] = add(s, m)
+    a: f64[2, 5, 5] = softmax(u, dim=-1)
+    v: f64[2, 5, 8] = matmul(a, r)
+    y: f64[2, 5, 8] = rms_norm(v, n, normalized_shape=(8,))
+    return y
+"""
+    )
+    assert learned(graph) == {"w", "b", "n"}
+
+
 def test_in_a_pipeline_the_graph_before_the_first_removal_teaches() -> None:
     graph, context, other = blocks()
-    steps = [REMOVALS["width"], REMOVALS["depth"]]
+    steps = [REMOVALS["width"][0], REMOVALS["depth"][0]]
     less, _ = apply(graph, steps, context, dtype=torch.float64)
     taught, reports = apply(graph, [*steps, Distill(FITTER)], context, dtype=torch.float64)
     assert error(taught, graph, other) < 0.9 * error(less, graph, other)

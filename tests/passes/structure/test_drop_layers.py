@@ -11,11 +11,12 @@ import pytest
 import torch
 from graphs import filled
 from small_models import ZooModel
+from timed import Counting
 
 import regauge as rg
 from regauge.ir import Graph, InputError, astype
 from regauge.ir.interpret import execute, flatten
-from regauge.passes import Context
+from regauge.passes import Context, LayerTimes
 from regauge.passes.allocation.solvers import IntegerProgramming
 from regauge.passes.manager import difference
 from regauge.passes.structure.costs import Costs
@@ -295,6 +296,55 @@ def test_a_budget_counts_what_lies_in_another_once() -> None:
     assert Costs(less, []).parameters() <= 0.25 * Costs(graph, []).parameters()
 
 
+# -- to a latency ---------------------------------------------------------------------------------
+
+
+def times(graph: Graph, context: Context, *kinds: LayerKind) -> LayerTimes:
+    """A second a product."""
+    on = Counting()
+    return LayerTimes.on(on, graph, context.inputs, kinds, rounds=3, clock=on.clock)
+
+
+def test_layers_that_are_alike_are_timed_together() -> None:
+    graph, context = stream()
+    on = Counting()
+    found = LayerTimes.on(on, graph, context.inputs, rounds=2, clock=on.clock)
+    assert on.ran == [3] * 3  # the whole, without the first two, without the third
+    assert found.layers == {"j": 64 * 96, "m": 64 * 96, "n": 64 * 36}
+    assert found([]) == found.whole == Costs(graph, []).macs() + 1.5
+    assert found(["j", "n"]) == found.whole - 64 * (96 + 36)
+    with pytest.raises(InputError, match="no time is known of t"):
+        found(["t"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"greedy": True, "score": "output"}, {"solver": IntegerProgramming()}],
+    ids=["at once", "greedy", "solver"],
+)
+@pytest.mark.parametrize("kinds", [("feedforward",), ("feedforward", "operator")], ids=str)
+def test_a_budget_of_latency_is_met(kinds: tuple[LayerKind, ...], options: Any) -> None:
+    graph, context = stream()
+    table = times(graph, context, *kinds)
+    step = DropLayers(0.5, "latency", kinds, latency=table, recover=False, **options)
+    less, remarks = step(graph, context)
+    spent = Costs(less, []).macs() + table.whole - Costs(graph, []).macs()
+    assert remarks[-1].data["latency_before"] == table.whole
+    assert remarks[-1].data["latency"] == pytest.approx(spent)
+    assert spent <= 0.5 * table.whole
+    assert f"latency {table.whole:.4g} to {spent:.4g} (-" in remarks[-1].text
+
+
+def test_a_budget_of_latency_by_a_function() -> None:
+    """Times that do not add up: two layers that are left out together save more."""
+    graph, context = stream()
+    step = DropLayers(0.4, "latency", latency=lambda gone: 10.0 - len(gone) ** 2, recover=False)
+    _, remarks = step(graph, context)
+    assert len(remarks[-1].data["gone"]) == 2 and remarks[-1].data["latency"] == 6.0
+    with pytest.raises(InputError, match=r"95 % of the latency cannot be removed.* have 90 %"):
+        replace(step, remove=0.95)(graph, context)
+
+
 # -- making up -----------------------------------------------------------------------------------
 
 
@@ -407,6 +457,7 @@ def test_strong_damping_is_plain_dropping() -> None:
         ({"score": "luck"}, "no score 'luck'"),
         ({"kinds": ("thoughts",)}, "no kind of layers 'thoughts'"),
         ({"of": "money"}, "no budget of 'money'"),
+        ({"of": "latency"}, r"(?s)a budget of latency needs to know it.*LayerTimes\.on"),
         ({"damping": -1.0}, "damping=-1.0 is not what DropLayers takes"),
         ({"greedy": True, "solver": IntegerProgramming()}, "no use of a solver"),
     ],

@@ -213,6 +213,44 @@ def test_the_graph_is_as_small_as_was_said(form: Form) -> None:
 
 
 @forms
+def test_a_budget_of_products_is_met_layer_by_layer(form: Form) -> None:
+    graph, context = two()
+    found, remarks = Factorize(form, remove=0.3, of="macs")(graph, context)
+    ranks = remarks[-1].data["ranks"]
+    for name, size in {"h": (36, 24), "y": (16, 36)}.items():
+        room = 0.7 * size[0] * size[1]
+        if name in ranks:
+            assert form.macs(*size, ranks[name]) <= room
+            assert form.macs(*size, ranks[name] + 1) > room or ranks[name] == form.most(*size)
+        else:
+            assert form.macs(*size, 1) > room
+    assert Costs(found, [], context.inputs).macs() <= 0.7 * Costs(graph, [], context.inputs).macs()
+
+
+def test_a_solver_spends_products_where_they_are_few() -> None:
+    """Of two layers of the same size one is applied to a fifth of the rows."""
+    graph, inputs = filled(
+        """
+def graph(x: f64[300, 36], *, a: f64[36, 36], b: f64[36, 36]):
+    h: f64[300, 36] = linear(x, a)
+    f: f64[60, 36] = slice(h, dim=0, start=0, end=60)
+    y: f64[60, 36] = linear(f, b)
+    return y
+"""
+    )
+    context = Context(inputs=inputs, calibration=[inputs])
+    step = Factorize(remove=0.4, of="macs", solver=IntegerProgramming())
+    found, remarks = step(graph, context)
+    ranks = remarks[-1].data["ranks"]
+    before, after = (Costs(g, [], inputs).macs() for g in (graph, found))
+    assert remarks[-1].data["macs"] == after <= 0.6 * before
+    assert ranks["h"] < ranks.get("y", 36)
+    same, _ = replace(step, of="parameters")(graph, context)
+    assert Costs(same, []).parameters() <= 0.6 * Costs(graph, []).parameters()
+    assert Costs(found, []).parameters() > 0.6 * Costs(graph, []).parameters()
+
+
+@forms
 def test_onnx_runtime_gives_the_same(form: Form) -> None:
     graph, context = two()
     found, _ = Factorize(form, remove=0.3)(graph, context)
@@ -365,6 +403,8 @@ def test_nothing_grows_unless_that_is_asked_for() -> None:
         Factorize(rank=20, sites=("h",))(graph, context)
     with pytest.raises(SiteError, match="LowRank of rank 1 has 60 parameters, the weight 864"):
         Factorize(remove=0.95, sites=("h",))(graph, context)
+    with pytest.raises(SiteError, match="of rank 1 has 60 products a row, the layer 864"):
+        Factorize(remove=0.95, of="macs", sites=("h",))(graph, context)
 
 
 def test_only_low_rank_stands_for_convolutions() -> None:
@@ -395,7 +435,10 @@ def test_too_few_rows_say_so() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"form": 0.5}, r"(?s)0\.5 is no form of weights.*remove=0\.3"),
+        ({"form": LowRank}, "is no form of weights"),
         ({"remove": 1.0}, "not the part of a network"),
+        ({"of": "money"}, "no budget of 'money'"),
         ({"rank": 0}, "rank=0 is not.*\n.*a whole number from 1 or None"),
         ({"rank": 4, "solver": IntegerProgramming()}, "rank says them"),
         ({"whitened": False, "solver": IntegerProgramming()}, "needs to know what is lost"),

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
 from graphs import filled
+from timed import Counting
 
+from regauge.backends.base import target
 from regauge.ir import InputError
 from regauge.passes import Context
+from regauge.passes.structure.costs import Costs
 from regauge.passes.structure.groups import Role, groups
+from regauge.passes.structure.timing import Stopwatch
 from regauge.passes.structure.width.latency import LatencyTable
 from regauge.passes.structure.width.prune import Prune
 
@@ -60,6 +65,68 @@ def test_a_graph_is_pruned_to_a_measured_latency() -> None:
     _, remarks = step(graph, Context(inputs=inputs, calibration=[inputs]))
     kept = remarks[-1].data["kept"]
     assert found(kept) <= 0.5 * found({}) < found({name: n + 1 for name, n in kept.items()})
+
+
+def test_graphs_are_timed_in_turns_by_medians() -> None:
+    whole, inputs = filled(BLOCKS)
+    on = Counting()
+    shown: list[str] = []
+
+    def progress(sequence: Iterable[Any], what: str) -> Iterator[Any]:
+        shown.append(what)
+        return iter(sequence)
+
+    watch = Stopwatch(
+        on, inputs, rounds=5, clock=on.clock, progress=progress, options={"late": 0.5}
+    )
+    products = Costs(whole, []).macs()
+    assert watch([whole, whole]) == [products + 0.5 + 3] * 2  # of 1 to 5; 0 was the first call
+    assert on.ran == [6, 6]
+    assert shown == ["lowering what is timed", "timing"]
+    least = Stopwatch(on, inputs, rounds=5, take=min, clock=on.clock)
+    assert least([whole]) == [products + 1]
+    with pytest.raises(InputError, match="rounds=0 is not what Stopwatch takes"):
+        Stopwatch(on, inputs, rounds=0)
+
+
+def test_a_table_is_measured_on_a_target() -> None:
+    """What takes a second a product is bilinear in the widths, so the table is exact."""
+    graph, inputs = filled(BLOCKS)
+    on = Counting()
+    found = LatencyTable.on(on, graph, inputs, GRID, rounds=1, clock=on.clock)
+    assert on.ran == [2] * 4
+    roles: tuple[Role, ...] = ("stream", "hidden")
+    step = Prune(0.5, "latency", roles, "magnitude", latency=found, recover=False)
+    less, remarks = step(graph, Context(inputs=inputs))
+    assert found({}) == Costs(graph, []).macs() + 1
+    assert remarks[-1].data["latency"] == pytest.approx(Costs(less, []).macs() + 1)
+    assert remarks[-1].data["latency_before"] == found({})
+    assert f"latency {found({}):.4g} to " in remarks[-1].text
+
+
+def test_a_table_of_a_target_of_the_library() -> None:
+    graph, inputs = filled(BLOCKS)
+    found = LatencyTable.on(target("torch"), graph, inputs, GRID, rounds=1)
+    assert found.times.shape == (2, 2) and bool((found.times > 0).all())
+
+
+def test_a_table_for_blocks_that_are_not_alike_is_refused() -> None:
+    graph, inputs = filled(BLOCKS)
+    with pytest.raises(InputError, match="have 8 units, and a grid of \\[1, 4\\] does not end"):
+        LatencyTable.on(Counting(), graph, inputs, {"hidden": [1, 4]})
+    with pytest.raises(InputError, match="no group with the role 'heads'"):
+        LatencyTable.on(Counting(), graph, inputs, {"heads": [1, 4]})
+    wider, inputs = filled(BLOCKS.replace("s: f64[8, 6]", "s: f64[9, 6]")
+                           .replace("t: f64[6, 8]", "t: f64[6, 9]")
+                           .replace("g: f64[64, 8]", "g: f64[64, 9]")
+                           .replace("i: f64[64, 8]", "i: f64[64, 9]"))  # fmt: skip
+    with pytest.raises(InputError, match="groups of hidden have 8 and 9 units"):
+        LatencyTable.on(Counting(), wider, inputs, {"hidden": [1, 8]})
+    extra = graph.add("linear", graph["h"], graph.params["w"])
+    graph.returns(graph.output.args[0], extra)
+    graph.out_spec = None
+    with pytest.raises(InputError, match=r"(?s)cannot all keep 1 of their 8 units: .*tie of w"):
+        LatencyTable.on(Counting(), graph, filled(BLOCKS)[1], {"hidden": [1, 8]})
 
 
 def test_grids_that_make_no_sense() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from mixtures import Compared, Dense, Looked, Loop, Scattered, Soft, Stacked
+from mixtures import Compared, Dense, Joined, Looked, Loop, Masked, Scattered, Soft, Stacked
 from small_models import ZooModel
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import regauge as rg
 from regauge.backends.onnxruntime import lower
@@ -64,7 +65,7 @@ def test_equal_experts_are_merged_exactly(mixtral: Any, by: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [Dense, Compared, Looked])
-def test_equal_experts_are_merged_exactly_in_mixtures_by_hand(make: type[nn.Module]) -> None:
+def test_equal_experts_are_merged_exactly_in_stacks_by_hand(make: type[nn.Module]) -> None:
     graph, inputs = by_hand(make)
     for name, experts in (("up", None), ("down", None), ("b", None), ("bias", None)):
         if name in graph.params:
@@ -77,6 +78,151 @@ def test_equal_experts_are_merged_exactly_in_mixtures_by_hand(make: type[nn.Modu
     merged, _ = MergeExperts(keep=2)(graph, context)
     assert difference(execute(merged, inputs), execute(graph, inputs)) < 1e-9
     assert Costs(merged, []).parameters() < 0.65 * Costs(graph, []).parameters()
+
+
+class Marked(Loop):
+    """Weights of an expert by marks of all numbers, of which each takes its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, numbers = self.router(x).softmax(-1).topk(self.active)
+        marks = F.one_hot(numbers, len(self.experts)).permute(2, 0, 1)
+        given = [(weights * marks[e]).sum(-1, keepdim=True) for e in range(len(self.experts))]
+        return x + sum(w * f(x) for w, f in zip(given, self.experts, strict=True))
+
+
+class Once(Loop):
+    """An expert counts once for a row, however often its number was chosen."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        numbers = self.router(x).topk(self.active).indices
+        taken = [(numbers == e).any(-1, keepdim=True) for e in range(len(self.experts))]
+        return x + sum(t * f(x) for t, f in zip(taken, self.experts, strict=True))
+
+
+class Wider(Loop):
+    """One of the experts has more neurons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        experts: Any = self.experts
+        experts[2] = nn.Sequential(nn.Linear(6, 10), nn.GELU(), nn.Linear(10, 6))
+
+
+class Deeper(Loop):
+    """One of the experts has a layer more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        experts: Any = self.experts
+        experts[3].append(nn.Linear(6, 6))
+
+
+class Other(Loop):
+    """One of the experts computes something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        experts: Any = self.experts
+        experts[1][1] = nn.ReLU()
+
+
+class Favoured(Loop):
+    """One of the experts counts twice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, numbers = self.router(x).softmax(-1).topk(self.active)
+        given = [(weights * (numbers == e)).sum(-1, keepdim=True) for e in range(4)]
+        factors = [0.5, 2.0, 0.5, 0.5]
+        given = [factor * weight for factor, weight in zip(factors, given, strict=True)]
+        return x + sum(w * f(x) for w, f in zip(given, self.experts, strict=True))
+
+
+def layers_made_alike(model: nn.Module, pairs: dict[int, int]) -> None:
+    """Give experts the layers of others, with their neurons in another order."""
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    experts: Any = model.experts
+    with torch.no_grad():
+        for copy, of in pairs.items():
+            experts[copy].load_state_dict(experts[of].state_dict())
+            up, _, down = experts[copy]
+            for tensor in (up.weight, up.bias):
+                tensor.copy_(tensor[order])
+            down.weight.copy_(down.weight[:, order])
+
+
+@pytest.mark.parametrize("by", ["outputs", "weights"])
+@pytest.mark.parametrize("make", [Loop, Marked, Masked, Joined])
+def test_equal_layers_of_experts_own_are_merged_exactly(make: type[Loop], by: Any) -> None:
+    torch.manual_seed(0)
+    model, x = make().eval(), torch.randn(20, 6)
+    layers_made_alike(model, {2: 0, 3: 1})
+    graph = astype(rg.trace(model, (x,)), torch.float64)
+    inputs = [x.double()]
+    context = Context(inputs=inputs, calibration=[inputs])
+    merged, remarks = MergeExperts(keep=2, by=by)(graph, context)
+    clusters = [r.data["clusters"] for r in remarks if "clusters" in r.data]
+    assert [sorted(some) for some in clusters] == [[[0, 2], [1, 3]]]
+    assert difference(execute(merged, inputs), execute(graph, inputs)) < 1e-9
+    assert sum(node.op == "gelu" for node in merged.nodes) == 2
+    plain, _ = MergeExperts(keep=2, by="outputs", align=False)(graph, context)
+    assert difference(execute(plain, inputs), execute(graph, inputs)) > 1e-3
+
+
+class Weighed(Loop):
+    """Results of experts, weighed in some way by ``[rows, places]`` weights and marks."""
+
+    def __init__(self, weigh: Callable[[Tensor, Tensor, Tensor], Tensor], active: int) -> None:
+        super().__init__(active=active)
+        self.weigh = weigh
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, numbers = self.router(x).softmax(-1).topk(self.active)
+        given = [self.weigh(weights, numbers == e, f(x)) for e, f in enumerate(self.experts)]
+        return x + sum(given)
+
+
+@pytest.mark.parametrize("active", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("weigh", "adds_up"),
+    [
+        (lambda w, m, y: (w * m).mean(-1, keepdim=True) / 2 * y, True),
+        (lambda w, m, y: -(torch.where(m, w, 0.0).sum(-1, keepdim=True) * y), True),
+        (lambda w, m, y: (w * m).pow(2).sum(-1, keepdim=True) * y, True),
+        (lambda w, m, y: m.long().sum(-1, keepdim=True) * y, True),
+        (lambda w, m, y: (w * m).sum(-1, keepdim=True).pow(2) * y, False),
+        (lambda w, m, y: (w * m).amax(-1, keepdim=True) * y, False),
+        (lambda w, m, y: m.sum(-1, keepdim=True).bool() * y, False),
+        (lambda w, m, y: ((w * m).sum(-1, keepdim=True) * y).relu(), False),
+    ],
+    ids=["mean", "where", "squares", "counts", "square", "greatest", "whether", "relu"],
+)
+def test_what_adds_up_is_merged_exactly_and_nothing_else(
+    weigh: Any, adds_up: bool, active: int
+) -> None:
+    """A row that takes one expert takes one of a cluster at most, whatever becomes of its mark."""
+    torch.manual_seed(0)
+    model, x = Weighed(weigh, active).eval(), torch.randn(20, 6)
+    layers_made_alike(model, {2: 0, 3: 1})
+    graph = astype(rg.trace(model, (x,)), torch.float64)
+    inputs = [x.double()]
+    step, context = MergeExperts(keep=2), Context(inputs=inputs, calibration=[inputs])
+    if adds_up or active == 1:
+        merged, _ = step(graph, context)
+        assert difference(execute(merged, inputs), execute(graph, inputs)) < 1e-9
+        return
+    with pytest.raises(SiteError, match="two experts of one cluster would have that one once"):
+        step(graph, context)
+
+
+def test_layers_are_averaged_by_usage() -> None:
+    graph, inputs = by_hand(Loop)
+    merged, _ = MergeExperts(keep=1, align=False)(graph, Context(inputs, [inputs]))
+    logits = inputs[0] @ graph.store["router_weight"].T
+    usage = torch.bincount(logits.topk(2).indices.flatten(), minlength=4).double()
+    weights = torch.stack([graph.store[f"experts_{e}_0_weight"] for e in range(4)])
+    wanted = torch.einsum("e,eoi->oi", usage / usage.sum(), weights)
+    (found,) = (v for n, v in merged.store.tensors.items() if n.endswith("_0_weight"))
+    torch.testing.assert_close(found, wanted)
 
 
 def test_the_merged_expert_is_the_mean_by_usage(mixtral: Any) -> None:
@@ -133,7 +279,11 @@ def test_hidden_neurons_of_experts_are_channels_that_can_go(mixtral: Any) -> Non
     ("make", "says"),
     [
         (Soft, "its rows take all experts"),
-        (Loop, "layers of their own"),
+        (Wider, "linear_5 (linear): expert 2 differs here from expert 0's linear_1"),
+        (Deeper, "linear_9 (linear): expert 3 differs here from expert 0's mul_1"),
+        (Other, "relu (relu): expert 1 differs here from expert 0's gelu"),
+        (Favoured, "mul_5 (mul): expert 1 reads other values here than expert 0's mul_4"),
+        (Once, "any (any): a row that takes two experts of one cluster would have that one once"),
         (Stacked, "overwrite each other"),
         (Scattered, "overwrite each other"),
         (lambda: nn.Linear(6, 6), "no linear layer scores experts"),

@@ -1,6 +1,7 @@
 """Structures that stand for a matrix with fewer numbers, computed by ordinary ops."""
 
 from .form import Form as Form
+from .form import Measure as Measure
 from .form import Tensors as Tensors
 from .form import Writer as Writer
 from .low_rank import LowRank as LowRank

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 
@@ -13,6 +13,7 @@ from .....ir import Graph, Node
 from ....quantization.solvers import Hessian
 
 Tensors: TypeAlias = tuple[torch.Tensor, ...]
+Measure: TypeAlias = Literal["parameters", "macs"]
 Fit: TypeAlias = Callable[[int], Tensors]  # of a matrix: by the rank, what stands for it
 
 
@@ -59,12 +60,18 @@ class Form(abc.ABC):
         """Whether it also stands for a convolution's weights, in kernel order."""
         return False
 
-    def rank_within(self, outputs: int, inputs: int, parameters: float) -> int:
-        """The greatest rank that has at most so many numbers; 0 if none has."""
+    def cost(self, outputs: int, inputs: int, rank: int, of: Measure) -> int:
+        """How many numbers the form has, or how many products one row takes."""
+        return (self.parameters if of == "parameters" else self.macs)(outputs, inputs, rank)
+
+    def rank_within(
+        self, outputs: int, inputs: int, most: float, of: Measure = "parameters"
+    ) -> int:
+        """The greatest rank that has at most so many numbers, or products; 0 if none has."""
         low, high = 0, self.most(outputs, inputs)
         while low < high:
             middle = (low + high + 1) // 2
-            if self.parameters(outputs, inputs, middle) <= parameters:
+            if self.cost(outputs, inputs, middle, of) <= most:
                 low = middle
             else:
                 high = middle - 1

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 
 from .....ir import Node
+from ....options import Range, check_numbers
 from ....quantization.solvers import Hessian
-from ...options import Range, check_numbers
 from .form import Fit, Form, Tensors, Writer
 from .split import split, unsplittable
 

@@ -1,0 +1,86 @@
+"""Options of passes: which numbers and names they may be, and what is said of others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import TypeVar
+
+from ..ir import InputError
+
+Option = TypeVar("Option")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that an option may be.
+
+    Args:
+        low, high: The least and the greatest.
+        above, below: Whether the least, and the greatest, are themselves none.
+        whole: Whether fractions are none.
+        words: What it may be besides.
+    """
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+    whole: bool = False
+    words: tuple[object, ...] = ()
+
+    def __contains__(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
+            return any(value is word or value == word for word in self.words)
+        number = float(value)
+        over = number > self.low or (number == self.low and not self.above)
+        return over and (number < self.high or (number == self.high and not self.below))
+
+    def __or__(self, word: object) -> Range:
+        """The same numbers, or a word."""
+        return replace(self, words=(*self.words, word))
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        start = f"above {self.low:g}" if self.above else f"from {self.low:g}"
+        end = "" if self.high == math.inf else f" to {'below ' * self.below}{self.high:g}"
+        return " or ".join([f"{kind} {start}{end}", *map(repr, self.words)])
+
+
+COUNT = Range(1, whole=True)
+SOME = Range(0, whole=True)  # a count that may be none
+AMOUNT = Range(0, math.inf, below=True)
+POSITIVE = Range(0, math.inf, above=True, below=True)
+SHARE = Range(0, 1)
+PART = Range(0, 1, below=True)
+
+
+def check_numbers(options: object, **ranges: Range) -> None:
+    """Raise ``InputError`` where an option, by its name, is not one of the numbers it may be."""
+    for name, range_ in ranges.items():
+        value = getattr(options, name)
+        if value not in range_:
+            raise InputError(
+                f"{name}={value!r} is not what {type(options).__name__} takes",
+                do=f"{name}: {range_}",
+            )
+
+
+def check_known(asked: Iterable[object], known: Iterable[str], what: str) -> None:
+    """Raise ``InputError`` where something is asked for by a name that nothing has."""
+    names = list(known)
+    for one in asked:
+        if one not in names:
+            raise InputError(
+                f"there is no {what} {one!r}", do=f"one of {', '.join(map(repr, names))}"
+            )
+
+
+def named(asked: Option | str, known: Mapping[str, Option], what: str) -> Option:
+    """What is asked for, itself or by a name; raises ``InputError`` where nothing has that name."""
+    if not isinstance(asked, str):
+        return asked
+    check_known([asked], known, what)
+    return known[asked]
