@@ -16,9 +16,9 @@ from ....ir import Graph, InputError, Node
 from ....ir.graph import ancestors
 from ....ir.state import find_state
 from ...base import Context, Promise, Remark, Stage, applied, missed
+from ...options import check_known
 from ...sites import Asked, SitePass
 from ..costs import Costs
-from ..options import check_known
 from .layers import LAYER_KINDS, Layer, LayerKind, downstream, layers
 
 
