@@ -20,7 +20,7 @@ from ..frontend.caches import with_cache
 from ..frontend.trace import trace
 from ..ir import Graph, InputError, NoDevice, PromiseError, TargetError, formats
 from ..ir.interpret import execute
-from ..ir.state import entered, left, places_of_state
+from ..ir.state import entered, left, need_closed, places_of_state
 from ..ir.text import line
 from ..passes import Context, Pass, apply
 from ..passes.journal import Journal, fingerprint
@@ -132,6 +132,11 @@ def compile(
     report.model.name = "graph" if isinstance(model, Graph) else type(model).__name__
     if decoder is not None:  # of the form in which passes have left its state
         decoder = Decoder.of(final, decoder.ends)
+        if report.errors:
+            report.notes.append(
+                "errors are of the second half of the example, behind a cache that the original "
+                "filled; behind one of its own they add up"
+            )
         if isinstance(runner, KeepsState) and runner.copies:
             report.notes.append(f"caches are copied at each token: {runner.copies}")
     return Artifact(final, runner, place, report, known, decoder=decoder)
@@ -184,6 +189,7 @@ def _build(
             wanted = execute(graph, flat)
     with bars.stage("passes, each checked against its promise"):
         final, records = apply(graph, chosen, context, dtype=dtype, release=release)
+        need_closed(final, f"target {place.name!r}")
         final = without_unread(final)
     with bars.stage(f"lowering to {place.name}"):
         runner = place.lower(final, progress=bars.track, **options)

@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 from .errors import InputError
 from .graph import Arg, Graph, Node, substitute, walk
 from .interpret import execute
+from .symbols import rename
 from .types import Dim, TensorType, of
 
 Role: TypeAlias = Literal["keys", "values"]
@@ -103,6 +104,12 @@ def places_of_state(graph: Graph) -> set[int]:
     return {place for place, arg in enumerate(graph.outputs) if arg in state}
 
 
+def answered(graph: Graph, outputs: Sequence[Any]) -> list[Any]:
+    """Of what a run gave all that is no state."""
+    state = places_of_state(graph)
+    return [value for place, value in enumerate(outputs) if place not in state]
+
+
 def let_go(graph: Graph, every: Sequence[State]) -> None:
     """Give up state that nothing reads any more, in place: its outputs are ``None`` and its inputs
     have no reader.
@@ -117,7 +124,7 @@ def let_go(graph: Graph, every: Sequence[State]) -> None:
     kept = [node for node in graph.inputs if node.users and node not in given_up]
     for state in unread:
         asking = [user for user in state.past.users if user.op == "sym_size"]
-        others = [_with_size(kept, state.past.shape[user.attrs["dim"]]) for user in asking]
+        others = [with_size(kept, state.past.shape[user.attrs["dim"]]) for user in asking]
         if None in others:
             kept.append(state.past)
             continue
@@ -128,7 +135,26 @@ def let_go(graph: Graph, every: Sequence[State]) -> None:
     graph.prune()
 
 
-def _with_size(inputs: Sequence[Node], size: Dim) -> tuple[Node, int] | None:
+def share_length(graph: Graph) -> None:
+    """Give the lengths of all state one name, in place."""
+    lengths = [state.past.shape[state.axis] for state in find_state(graph)]
+    names = [size for size in dict.fromkeys(lengths) if isinstance(size, str)]
+    if names and all(name.isidentifier() for name in names):
+        rename(graph, dict.fromkeys(names, names[0]))
+
+
+def need_closed(graph: Graph, who: str) -> None:
+    """Raise ``InputError`` where state is open to passes that change its form."""
+    opened = [state for state in find_state(graph) if state.entered is not state.past]
+    if opened:
+        raise InputError(
+            f"{who} takes state as the graph keeps it, and that of {opened[0].past.name} is open",
+            where=opened[0].joined.at,
+            do=f"put CloseState before {who}",
+        )
+
+
+def with_size(inputs: Sequence[Node], size: Dim) -> tuple[Node, int] | None:
     """An input of this size, and the axis."""
     for node in inputs:
         if isinstance(node.type, TensorType) and size in node.type.shape:

@@ -21,6 +21,7 @@ import torch
 from ...ir import Node, ops
 from ...ir.gauge import weighted
 from ...ir.interpret import execute
+from ...ir.state import answered
 from ..quantization.simulated import floats
 from .candidates import Candidates
 from .score import Damages, Metric, Score, power, seeds
@@ -61,15 +62,16 @@ class Gradient(Score):
     def probed(self, candidates: Candidates, *, rows: bool = False) -> Iterator[Probe]:
         """Probes whose products, squared and summed up, are damages."""
         batches = candidates.batches(self.name, self.batches)
-        generator = candidates.context.generator()
+        graph, generator = candidates.graph, candidates.context.generator()
         with torch.no_grad():
-            outputs = [execute(candidates.graph, batch) for batch in batches]
+            outputs = [answered(graph, execute(graph, batch)) for batch in batches]
         scale = self.probes * max(sum(power(found, self.metric) for found in outputs), 1e-30)
         runs = [batch for batch in batches for _ in range(self.probes)]
         for batch in candidates.context.progress(runs, f"{self.name}: probing"):
             probe = Probe(candidates, batch, rows=rows)
             with torch.enable_grad():
-                found = execute(candidates.graph, batch, tap=probe.tap, read=probe.read)
+                every = execute(graph, batch, tap=probe.tap, read=probe.read)
+                found = answered(graph, every)
                 directions = seeds(found, self.metric, generator)
                 torch.autograd.backward(floats(found), directions)
             probe.scale(scale**-0.5)

@@ -23,8 +23,7 @@ import torch
 from ...ir import Graph, GraphError, InputError, Node, TensorType
 from ...ir.gauge import weighted
 from ...ir.graph import Arg, substitute
-from ...ir.state import Cache, expanded, find_caches
-from ...ir.symbols import rename
+from ...ir.state import Cache, expanded, find_caches, need_closed, share_length, with_size
 from ...ir.types import evaluate, symbols
 from ..base import Context, Pass, Promise, Remark, Stage, applied, missed
 from .state_codes import Coder, StateFormat
@@ -49,10 +48,11 @@ class CacheInputs(Pass):
     stage: ClassVar[Stage] = Stage.STATE
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
+        need_closed(graph, self.name)
         caches = find_caches(graph)
         if graph.enter is not None and not caches:
             raise InputError("the state of the graph is in another form already")
-        _of_one_length(graph, caches)
+        _start_empty(graph, caches)
         state = _State(self, graph)
         remarks: list[Remark] = []
         for cache in caches:
@@ -67,13 +67,11 @@ class CacheInputs(Pass):
         return remarks
 
 
-def _of_one_length(graph: Graph, caches: list[Cache]) -> None:
-    """Give the lengths of all caches one name; they may be empty."""
-    lengths = [cache.past.shape[cache.axis] for cache in caches]
-    names = [size for size in dict.fromkeys(lengths) if isinstance(size, str)]
-    if names and all(name.isidentifier() for name in names):
-        rename(graph, dict.fromkeys(names, names[0]))
-        graph.symbols[names[0]] = (0, None)
+def _start_empty(graph: Graph, caches: list[Cache]) -> None:
+    """Let all caches be of one length, which may be none."""
+    share_length(graph)
+    for size in {cache.past.shape[cache.axis] for cache in caches} & graph.symbols.keys():
+        graph.symbols[str(size)] = (0, None)
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ def _made(graph: Graph, cache: Cache) -> _Made | str:
     tokens, place = cache.fresh.shape[cache.axis], cache.axis - cache.fresh.tensor.rank
     besides: dict[Node, int] = {}
     for used in (used for node in after for used in node.inputs):
-        if used in below or used.op == "param":
+        if used in below or used.op == "param" or not isinstance(used.type, TensorType):
             continue
         if used.tensor.rank < -place or used.shape[place] not in (1, tokens):
             return f"what its tokens depend on besides, {used.name}, is not one value a token"
@@ -241,13 +239,18 @@ class _State:
         graph.output.set(outputs)
         assert self.measured is not None
         past, axis = self.measured
+        gone = {cache.past for cache in self.caches}
+        others = [node for node in graph.inputs if node not in gone]
         for cache in self.caches:
             graph.erase(cache.joined)
             for reader in list(cache.past.users):  # who asks for a size
-                length = int(reader.attrs["dim"]) % cache.past.tensor.rank == cache.axis
-                if not length:
-                    raise GraphError(f"{reader.name} asks for another size than that of tokens")
-                reader.set((past,), {**reader.attrs, "dim": axis})
+                dim = int(reader.attrs["dim"]) % cache.past.tensor.rank
+                other = (
+                    (past, axis) if dim == cache.axis else with_size(others, cache.past.shape[dim])
+                )
+                if other is None:
+                    raise GraphError(f"no other input has the size that {reader.name} asks for")
+                reader.set((other[0],), {**reader.attrs, "dim": other[1]})
             place = graph.inputs.index(cache.past)
             graph.inputs[place : place + 1] = self.given[cache.past.name]
         graph.restarts = True

@@ -21,11 +21,20 @@ from typing import ClassVar
 import torch
 
 from ...ir import Graph, GraphError, Node, TensorType
-from ...ir.state import RECODE, State, chained, expanded, find_state, passed_on
+from ...ir.state import (
+    RECODE,
+    State,
+    chained,
+    expanded,
+    find_state,
+    passed_on,
+    share_length,
+)
 from ..base import Context, Pass, Promise, Remark, Stage, applied
 
 FORM = "recoded"  # the name of the part that a leaf of the state becomes
-_ROUNDING = 1e-4  # of weights in the working dtype
+# How far the product of two inverse matrices, rounded to a precision, may be from the identity.
+_ROUNDING = {torch.bfloat16: 2.0**-6, torch.float16: 2.0**-9, torch.float32: 1e-4}
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class OpenState(Pass):
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         remarks: list[Remark] = []
+        share_length(graph)
         same: dict[tuple[int, int], torch.Tensor] = {}  # one for all states of a shape
         for state in find_state(graph):
             past, joined = state.past, state.joined
@@ -84,6 +94,11 @@ class CloseState(Pass):
                 remarks.append(applied(state.joined, _text(state)))
             _close(graph, state)
         graph.prune()
+        if still := [node for node in graph.nodes if node.op == RECODE]:
+            raise GraphError(
+                f"{still[0].name} is still open: a pass read its state more than once",
+                where=still[0].at,
+            )
         if not weights:
             return remarks
         leave = passed_on(graph, graph.outputs)
@@ -114,11 +129,19 @@ def _need_inverse(state: State, there: torch.Tensor, back: torch.Tensor) -> None
     size = there.shape[0] * there.shape[1]
     product = there.reshape(size, -1).double() @ back.reshape(-1, size).double()
     gap = float((product - torch.eye(size, dtype=torch.float64)).abs().max())
-    if not gap <= _ROUNDING:
+    if not gap <= _rounding(there, back):
         raise GraphError(
             f"what {state.joined.name} gives would come back changed, by {gap:.2g}",
             where=state.joined.at,
         )
+
+
+def _rounding(*weights: torch.Tensor) -> float:
+    """How much the precision that all weights were rounded to may take."""
+    for dtype, gap in _ROUNDING.items():
+        if all(torch.equal(weight.to(dtype).to(weight.dtype), weight) for weight in weights):
+            return gap
+    return 1e-9
 
 
 def _is_identity(weight: torch.Tensor) -> bool:

@@ -19,7 +19,7 @@ import torch
 
 from ...ir import Graph, Node
 from ...ir.interpret import execute
-from ...ir.state import Cache, entered, find_caches
+from ...ir.state import Cache, entered, find_caches, need_closed
 from ..base import Context, Pass, Promise, Remark, Stage, applied
 from .rewrite_state import Kept, Parts, keep_as
 from .state_codes import Coder, Range, StateFormat
@@ -50,6 +50,7 @@ class QuantizeCache(Pass):
     stage: ClassVar[Stage] = Stage.STATE
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
+        need_closed(graph, self.name)
         forms = {c: form for c in find_caches(graph) if (form := self._form(c)) is not None}
         static = self._ranges(graph, context, list(forms)) if self.scaling == "channel" else {}
         kept: list[Kept] = []

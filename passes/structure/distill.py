@@ -25,6 +25,7 @@ from ...ir import Graph, InputError, Node, ops
 from ...ir.interpret import compute, converted
 from ...ir.laws import Contract, Conv, Gather, Lookup, Movement, Normalize
 from ...ir.sections import Cut, Section, sections
+from ...ir.state import RECODE
 from ...ir.types import is_real
 from ..base import Context, Pass, Promise, Remark, Stage, missed
 from ..calibration import padding_mask
@@ -112,7 +113,7 @@ def _weights(node: Node) -> list[Node]:
     """The parameters that a contraction or a norm applies to data."""
     if node.op == "aten.einsum.default":
         first, *rest = sorted(node.inputs, key=lambda value: _stored(value) is not None)
-    elif node.op in ops.OPS and isinstance(ops.OPS[node.op].law, TRAINED):
+    elif node.op != RECODE and node.op in ops.OPS and isinstance(ops.OPS[node.op].law, TRAINED):
         first, *rest = node.inputs
     else:
         return []

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+import transformers as hf
 from small_models import zoo_model
 from torch import Tensor
 
@@ -16,9 +17,11 @@ import regauge as rg
 from regauge.ir import Graph, GraphError, InputError, parse
 from regauge.ir.state import find_caches, find_state
 from regauge.passes import (
+    CacheInputs,
     CenterResidual,
     CloseState,
     Context,
+    Distill,
     FoldNormAffine,
     FuseBlocks,
     OpenState,
@@ -33,6 +36,7 @@ from regauge.passes import (
     Stage,
 )
 from regauge.passes.base import applied
+from regauge.passes.fitting import Fitter
 from regauge.passes.structure.costs import Costs
 from regauge.passes.structure.depth.drop_layers import DropLayers
 from regauge.passes.structure.depth.layers import LayerKind, layers, without
@@ -231,3 +235,89 @@ def test_a_form_that_does_not_come_back_is_refused() -> None:
     graph.give(state.left, 1, 2 * graph.value(state.left.args[1]))
     with pytest.raises(GraphError, match="cat gives would come back changed, by 1"):
         CloseState()(graph)
+
+
+def small(blocks: int) -> Any:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": blocks}
+    config = hf.LlamaConfig(**sizes, **heads)  # type: ignore[arg-type]
+    return hf.LlamaForCausalLM(config).eval()
+
+
+def test_a_state_that_differs_between_iterations_is_left_alone() -> None:
+    model, ids = small(4), prompts(2, 8)
+    step = Parallelize(chunk=4, iterations=2)
+    art = rg.compile(model, ids, passes=[step], cache=True, measure=False)
+    (report,) = (report for report in art.report.passes if report.name == "Parallelize")
+    assert not report.applied and "another in each iteration" in report.missed[0].text
+    head = art(input_ids=ids[:, :3])
+    rest = art(input_ids=ids[:, 3:], past_key_values=head.past_key_values)
+    torch.testing.assert_close(rest.logits, art(ids).logits[:, 3:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_bases_of_half_precision_come_back(dtype: torch.dtype) -> None:
+    model, ids = small(2).to(dtype), prompts(2, 8)
+    steps = [CenterResidual(), FoldNormAffine(), Rotate(), Quantize("dynamic")]
+    data = [prompts(2, 12), prompts(3, 12)]
+    art = rg.compile(model, ids, passes=steps, calibration=data, cache=True, target="torch")
+    assert art.generate(ids, max_new_tokens=3, eos_token_id=()).shape == (2, 11)
+
+
+def test_learning_leaves_the_form_of_the_state() -> None:
+    model, ids = small(3), prompts(2, 8)
+    with torch.no_grad():
+        past = model(ids[:, :4], use_cache=True).past_key_values
+    data = [{"input_ids": ids[:, 4:], "past_key_values": past, "use_cache": True}] * 2
+    steps = [Rotate(), Without("attention", 1), Distill(Fitter(steps=5))]
+    art = rg.compile(model, ids, passes=steps, calibration=data, cache=True)
+    assert art.generate(ids, max_new_tokens=3, eos_token_id=()).shape == (2, 11)
+
+
+@pytest.mark.parametrize("score", ["taylor", "magnitude"])
+def test_scores_are_of_what_is_read(score: str) -> None:
+    data = [prompts(2, 12), prompts(3, 12)]
+    step = Prune(0.5, roles=("heads",), score=score)
+    art = rg.compile(small(2), prompts(2, 8), passes=[step], calibration=data, cache=True)
+    assert {cache.past.shape[1] for cache in find_caches(art.graph)} == {1}
+
+
+@pytest.mark.parametrize("steps", [[], [Rotate()], [Prune(0.5, roles=("heads",))]], ids=str)
+def test_inputs_are_kept_in_place_of_keys_and_values(steps: list[Any]) -> None:
+    model, ids, data = small(2), prompts(2, 8), [prompts(2, 12)]
+    arts = [
+        rg.compile(model, ids, passes=passes, calibration=data, cache=True, measure=False)
+        for passes in ([*steps, CacheInputs(None)], steps)
+    ]
+    texts = [art.generate(ids, max_new_tokens=NEW, eos_token_id=()) for art in arts]
+    assert torch.equal(*texts)
+
+
+def by_hand(model: Any, ids: Tensor) -> tuple[Graph, dict[str, Any]]:
+    """A decoder traced with a cache whose parts have lengths with names of their own, and a call."""
+    with torch.no_grad():
+        past = model(ids[:, :4], use_cache=True).past_key_values
+    kwargs = {"input_ids": ids[:, 4:], "past_key_values": past, "use_cache": True}
+    auto = torch.export.Dim.AUTO
+    pairs = [({2: auto}, {2: auto})] * 2
+    shapes = {"input_ids": None, "past_key_values": pairs, "use_cache": None}
+    return rg.trace(model, (), kwargs, dynamic_shapes=shapes), kwargs
+
+
+def test_open_state_is_no_state_to_deploy() -> None:
+    graph, kwargs = by_hand(small(2), prompts(2, 8))
+    opened, _ = OpenState()(graph)
+    with pytest.raises(InputError, match="put CloseState before target 'torch'"):
+        rg.compile(graph, (), kwargs, passes=[OpenState()], target="torch")
+    for step in (QuantizeCache(), CacheInputs()):
+        with pytest.raises(InputError, match=f"put CloseState before {step.name}"):
+            step(opened)
+
+
+def test_lengths_with_names_of_their_own_are_one() -> None:
+    new, _ = by_hand(small(2), prompts(2, 8))
+    for step in (OpenState(), Prune(0.5, roles=("heads",), score="magnitude", recover=False)):
+        new, _ = step(new)
+    new, _ = CloseState()(new)
+    assert {cache.past.shape[1] for cache in find_caches(new)} == {1}

@@ -21,6 +21,7 @@ from typing import ClassVar
 from ....ir import Graph, Node
 from ....ir.blocks import Block, repeated
 from ....ir.graph import substitute
+from ....ir.state import find_state
 from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...options import COUNT, SOME, Range, check_numbers
 from ...sites import Asked, SitePass
@@ -56,6 +57,7 @@ class Parallelize(SitePass):
         if len(blocks) < self.chunk:
             text = f"{len(blocks)} blocks that repeat one another are no chunk of {self.chunk}"
             remarks.append(missed(graph.output, text))
+        kept = {state.joined for state in find_state(graph)}
         chunks = range(0, len(blocks) - self.chunk + 1, self.chunk)
         for index in reversed(chunks):  # a chunk's end is the next one's entry
             chunk = blocks[index : index + self.chunk]
@@ -67,6 +69,11 @@ class Parallelize(SitePass):
                 block.exit.type != entry.type for block in chunk
             ):
                 remarks.append(missed(entry, "its blocks do not give what they are given"))
+                continue
+            inside = {node for block in chunk for node in block.nodes}
+            if 1 < self.iterations < self.chunk and not inside.isdisjoint(kept):
+                text = "its state would be another in each iteration: take one, or all of the chunk"
+                remarks.append(missed(entry, text))
                 continue
             self._solve(graph, entry, chunk)
             remarks.append(

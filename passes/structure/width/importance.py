@@ -14,6 +14,7 @@ from ....ir.gauge.sites import CONTRACTIONS
 from ....ir.gauge.tensors import at_all_places, places_of
 from ....ir.interpret import execute
 from ....ir.laws import Action
+from ....ir.state import answered
 from ...allocation.score import Metric, power, seeds
 from ...base import Context
 from ...calibration import as_matrix, as_rows
@@ -133,7 +134,7 @@ class Taylor(Importance):
                 return own
 
             with torch.enable_grad():
-                outputs = execute(single, batch, read=read)
+                outputs = answered(single, execute(single, batch, read=read))
                 directions = seeds(outputs, self.metric, generator)
                 torch.autograd.backward(floats(outputs), directions)
             scale += power(outputs, self.metric)
