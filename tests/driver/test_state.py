@@ -295,7 +295,7 @@ def test_inputs_are_kept_in_place_of_keys_and_values(steps: list[Any]) -> None:
 
 
 def by_hand(model: Any, ids: Tensor) -> tuple[Graph, dict[str, Any]]:
-    """A decoder traced with a cache whose parts have lengths with names of their own, and a call."""
+    """A decoder traced with a cache, lengths under names of their own, and a call of it."""
     with torch.no_grad():
         past = model(ids[:, :4], use_cache=True).past_key_values
     kwargs = {"input_ids": ids[:, 4:], "past_key_values": past, "use_cache": True}
