@@ -180,6 +180,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "aten.view.default": (X, "y: f32[4*n*t, 2] = aten.view.default(x, size=(-1, 2))"),
     "aten._unsafe_view.default": (X, "y: f32[8*n*t] = aten._unsafe_view.default(x, size=(-1,))"),
     "aten.flatten.using_ints": (X, "y = aten.flatten.using_ints(x, start_dim=1)"),
+    "aten.flatten.using_ints, from the end": (X, "y = aten.flatten.using_ints(x, start_dim=-2)"),
     "permute": (X, "y = permute(x, dims=(2, -3, 1))"),
     "transpose": (X, "y = transpose(x, dim0=-1, dim1=0)"),
     "aten.t.default": ("x: f32[t, 8]", "y = aten.t.default(x)"),

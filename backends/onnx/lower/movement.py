@@ -254,9 +254,10 @@ _I64 = torch.int64
 
 def flatten(b: Builder, node: Node, self: Node, start_dim: int = 0, end_dim: int = -1) -> str:
     """Merge the axes from one to another."""
-    if end_dim % max(rank(self), 1) != rank(self) - 1:
+    axes = max(rank(self), 1)
+    if end_dim % axes != axes - 1:
         raise Declined("of axes in the middle")
-    return b.op("Reshape", b.tensor(self), b.ints(*[0] * start_dim, -1))
+    return b.op("Reshape", b.tensor(self), b.ints(*[0] * (start_dim % axes), -1))
 
 
 def split_heads(b: Builder, node: Node, self: Node, *, heads: int) -> str:
