@@ -15,15 +15,20 @@ from regauge.driver.generation import Sampling
 from regauge.ir import InputError, TraceError
 
 NEW = 14
-IN_PLACE = ("llama", "gpt2", "opt", "qwen3", "gemma", "mixtral", "mistral")
+IN_PLACE = ("llama", "gpt2", "opt", "qwen3", "gemma", "mixtral", "mistral", "gptj")
 COPIED = ("gemma2", "bloom")
 
 
 def decoder(name: str) -> nn.Module:
-    """A small random decoder; ``mistral`` has a window that texts are longer than."""
-    if name != "mistral":
+    """A small random decoder; ``mistral`` has a window that texts are longer than, ``gptj`` turns
+    neighbours by their places."""
+    if name not in ("mistral", "gptj"):
         return zoo_model(name).model
     torch.manual_seed(0)
+    if name == "gptj":
+        shape = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4}
+        ends = {"bos_token_id": 1, "eos_token_id": 2}
+        return hf.GPTJForCausalLM(hf.GPTJConfig(vocab_size=99, **shape, **ends)).eval()  # type: ignore[arg-type]
     sizes = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 5}
     return hf.MistralForCausalLM(hf.MistralConfig(**sizes, **heads)).eval()  # type: ignore[arg-type]
