@@ -5,6 +5,7 @@
     whisper()           Whisper tiny.en; whisper_encoder() is its pre-LN encoder
     digits_vit()        a pre-LN vision transformer, trained on scikit-learn's digits in seconds
     digits_resnet()     a residual network of convolutions, trained on the same
+    digits_vgg()        convolutions in a row, trained on the same
     digits_unet()       a diffusion model of the same, in about a minute; sample_digits() runs it
     digits_mobilenet()  inverted residuals with depthwise convolutions (MobileNetV2), likewise
     text_windows()      windows of the Python documentation, calibration apart from evaluation
@@ -19,10 +20,12 @@ from .digits import (
     Digits,
     DigitsMobileNet,
     DigitsResNet,
+    DigitsVGG,
     DigitsViT,
     digits,
     digits_mobilenet,
     digits_resnet,
+    digits_vgg,
     digits_vit,
 )
 from .measures import accuracy, perplexity, relative_l2
@@ -36,6 +39,7 @@ __all__ = [
     "DigitsMobileNet",
     "DigitsResNet",
     "DigitsUNet",
+    "DigitsVGG",
     "DigitsViT",
     "Split",
     "accuracy",
@@ -43,6 +47,7 @@ __all__ = [
     "digits_mobilenet",
     "digits_resnet",
     "digits_unet",
+    "digits_vgg",
     "digits_vit",
     "minilm",
     "perplexity",

@@ -1,6 +1,7 @@
-"""Handwritten digits, and small networks trained on them: a transformer and two of convolutions."""
+"""Handwritten digits, and small networks trained on them: a transformer, three of convolutions."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -99,6 +100,25 @@ class DigitsResNet(nn.Module):
         return self.head(self.blocks(x).mean((2, 3)))
 
 
+class DigitsVGG(nn.Module):
+    """A VGG of 73k parameters: six convolutions, a pool behind every second, ten classes."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        widths = (1, width, width, 2 * width, 2 * width, 4 * width, 4 * width)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(*pair, 3, padding=1, bias=False) for pair in pairwise(widths)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(size) for size in widths[1:])
+        self.head = nn.Linear(4 * width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x = F.relu(norm(conv(x)))
+            x = F.max_pool2d(x, 2) if index % 2 else x
+        return self.head(x.mean((2, 3)))
+
+
 class _Inverted(nn.Module):
     """An inverted residual: to a wider one, a depthwise convolution, back to a narrow one."""
 
@@ -149,6 +169,11 @@ def digits_mobilenet(steps: int = 200, *, seed: int = 0) -> DigitsMobileNet:
 def digits_resnet(steps: int = 60, *, seed: int = 0) -> DigitsResNet:
     """A DigitsResNet after `steps` steps of training, a few seconds."""
     return _trained(DigitsResNet, steps, seed)
+
+
+def digits_vgg(steps: int = 60, *, seed: int = 0) -> DigitsVGG:
+    """A DigitsVGG after `steps` steps of training, a few seconds."""
+    return _trained(DigitsVGG, steps, seed)
 
 
 def digits_vit(steps: int = 300, *, seed: int = 0) -> DigitsViT:
