@@ -2,6 +2,7 @@
 
 import importlib.util
 import socket
+from collections.abc import Callable
 from pydoc_data.topics import topics
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import zoo
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @pytest.fixture(autouse=True)
@@ -62,8 +63,9 @@ def test_the_vit_learns_the_digits_and_leaves_the_random_state_alone() -> None:
     assert zoo.accuracy(model, data.test, data.test_labels) > 0.9
 
 
-def test_the_mobilenet_learns_the_digits() -> None:
-    model, data = zoo.digits_mobilenet(steps=60), zoo.digits()
+@pytest.mark.parametrize("made", [zoo.digits_mobilenet, zoo.digits_vgg])
+def test_networks_of_convolutions_learn_the_digits(made: Callable[..., nn.Module]) -> None:
+    model, data = made(steps=60), zoo.digits()
     assert zoo.accuracy(model, data.test, data.test_labels) > 0.9
 
 
