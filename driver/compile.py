@@ -20,7 +20,7 @@ from ..frontend.caches import with_cache
 from ..frontend.trace import trace
 from ..ir import Graph, InputError, NoDevice, PromiseError, TargetError, formats
 from ..ir.interpret import execute
-from ..ir.state import entered, left, need_closed, places_of_state
+from ..ir.state import answered, entered, left, need_closed
 from ..ir.text import line
 from ..passes import Context, Pass, apply
 from ..passes.journal import Journal, fingerprint
@@ -322,8 +322,8 @@ def _measure(
         except NoDevice as error:
             report.notes.append(f"error and latency were not measured: {error.what}")
             return
-        state, given = places_of_state(graph), left(final, found)
-        report.errors = errors(given, wanted, output_names(graph), apart_from=state)
+        sides = left(final, found), wanted, output_names(graph)
+        report.errors = errors(*(answered(graph, side) for side in sides))
     quantized = any(node.op in QUANTIZED for node in final.nodes)
     if getattr(runner, "simulates", place.simulates) and quantized:
         report.notes.append(

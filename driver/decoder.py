@@ -16,7 +16,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ..ir import Graph, InputError, Node, TensorType
-from ..ir.state import expanded, passed_on
+from ..ir.state import expanded, passed_on, translate
 from ..ir.types import evaluate, show
 from .convention import output_names, tree_names
 
@@ -143,11 +143,10 @@ def without_unread(graph: Graph) -> Graph:
     if not gone:
         return graph
     new = graph.copy()
-    enter = passed_on(graph, graph.inputs) if graph.enter is None else graph.enter.copy()
-    leave = passed_on(graph, graph.outputs) if graph.leave is None else graph.leave.copy()
+    enter, leave = passed_on(graph, graph.inputs), passed_on(graph, graph.outputs)
     enter.returns(*_others(enter.outputs, gone))
     leave.inputs = _others(leave.inputs, gone.values())
-    new.enter, new.leave = enter, leave
+    translate(new, enter, leave)
     new.inputs = _others(new.inputs, gone)
     new.output.set(_others(new.outputs, gone.values()))
     new.in_spec = expanded(new.in_spec, dict.fromkeys(gone, ()))

@@ -44,9 +44,9 @@ def cuts(graph: Graph) -> list[Node]:
     paths: nx.DiGraph[Node | str] = nx.DiGraph()
     # A model of integers (token ids) starts where they first become floating point.
     for node in graph.nodes:
-        sources = [used for used in node.inputs if used in data]
         if node in state:
             continue
+        sources = [used for used in node.inputs if used in data]
         if sources or (
             is_real(node.type) and any(n.op == "param" for n in node.inputs) and _reads_input(node)
         ):

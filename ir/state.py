@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from torch.utils import _pytree as pytree
 
@@ -27,6 +27,7 @@ from .interpret import execute
 from .symbols import rename
 from .types import Dim, TensorType, of
 
+T = TypeVar("T")
 Role: TypeAlias = Literal["keys", "values"]
 
 ATTENTION, RECODE = "scaled_dot_product_attention", "recode"
@@ -55,6 +56,11 @@ class State:
     def entered(self) -> Node:
         """What fresh tokens are joined with: the input, or that in another form."""
         return self.joined.args[0][0]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it enters in another form, by an op of its own."""
+        return self.entered is not self.past
 
     @property
     def left(self) -> Node:
@@ -92,22 +98,15 @@ def find_caches(graph: Graph) -> list[Cache]:
     return [cache for cache in found if cache is not None]
 
 
+def answered(graph: Graph, outputs: Sequence[T]) -> list[T]:
+    """Of what there is for each output of a graph what is of no state."""
+    state = {state.left for state in find_state(graph)}
+    return [one for one, arg in zip(outputs, graph.outputs, strict=True) if arg not in state]
+
+
 def answers(graph: Graph) -> list[Node]:
     """The outputs that are no state, in order."""
-    state = {state.left for state in find_state(graph)}
-    return [node for node in walk(graph.outputs) if node not in state]
-
-
-def places_of_state(graph: Graph) -> set[int]:
-    """Where among the outputs there is state."""
-    state = {state.left for state in find_state(graph)}
-    return {place for place, arg in enumerate(graph.outputs) if arg in state}
-
-
-def answered(graph: Graph, outputs: Sequence[Any]) -> list[Any]:
-    """Of what a run gave all that is no state."""
-    state = places_of_state(graph)
-    return [value for place, value in enumerate(outputs) if place not in state]
+    return list(walk(tuple(answered(graph, graph.outputs))))
 
 
 def let_go(graph: Graph, every: Sequence[State]) -> None:
@@ -145,11 +144,11 @@ def share_length(graph: Graph) -> None:
 
 def need_closed(graph: Graph, who: str) -> None:
     """Raise ``InputError`` where state is open to passes that change its form."""
-    opened = [state for state in find_state(graph) if state.entered is not state.past]
-    if opened:
+    opened = next((node for node in graph.nodes if node.op == RECODE), None)
+    if opened is not None:
         raise InputError(
-            f"{who} takes state as the graph keeps it, and that of {opened[0].past.name} is open",
-            where=opened[0].joined.at,
+            f"{who} takes state as the graph keeps it, and that of {opened.args[0].name} is open",
+            where=opened.at,
             do=f"put CloseState before {who}",
         )
 
@@ -243,10 +242,19 @@ def passed_on(graph: Graph, values: Sequence[Arg]) -> Graph:
     return found
 
 
-def chained(first: Graph | None, second: Graph) -> Graph:
+def translate(graph: Graph, enter: Graph, leave: Graph) -> None:
+    """Let a graph take other inputs and give other outputs than it did, in place.
+
+    Args:
+        enter: Makes these inputs of those that there were.
+        leave: Makes the outputs that there were of these.
+    """
+    graph.enter = enter if graph.enter is None else _chained(graph.enter, enter)
+    graph.leave = leave if graph.leave is None else _chained(leave, graph.leave)
+
+
+def _chained(first: Graph, second: Graph) -> Graph:
     """A graph that gives what the second makes of what the first gives."""
-    if first is None:
-        return second
     new = first.copy()
     made: dict[Node, Arg] = dict(zip(second.inputs, new.outputs, strict=True))
     for name, param in second.params.items():

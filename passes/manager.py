@@ -9,15 +9,16 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from ..ir import Graph, PassError, PromiseError, TargetError, TensorType, astype
 from ..ir.interpret import execute
-from ..ir.state import places_of_state, run_as_traced
+from ..ir.state import answered, run_as_traced
 from ..ir.types import evaluate
 from .base import Context, Pass, Promise, Remark, Stage
 
@@ -84,7 +85,6 @@ def apply(
     for name in graph.store if release else ():
         graph.store.let_go(name, "the weights of this graph were released")
     equal = wanted  # what exact passes must give
-    state = places_of_state(graph)
     original: Graph | None = None
     for index, step in enumerate(passes):
         exact = step.promise is Promise.EXACT
@@ -99,7 +99,7 @@ def apply(
             context, journal=context.journal.inside(f"{index}-{step.name}"), original=original
         )
         goal = equal if exact else wanted
-        current = _run(step, current, own, trials, goal, reports, state, release=release)
+        current = _run(step, current, own, trials, goal, reports, graph, release=release)
     if doubled:
         current = _cast(current, dtype, trials, equal, reports)
     return current, reports
@@ -112,7 +112,7 @@ def _run(
     trials: list[list[Any]],
     wanted: list[tuple[Any, ...]],
     reports: list[PassReport],
-    state: Collection[int],
+    traced: Graph,
     *,
     release: bool,
 ) -> Graph:
@@ -127,10 +127,7 @@ def _run(
     # Damage is judged on the user's data alone, and by what the user reads: what a network makes of
     # noise is nobody's concern, nor is what it keeps for its next call.
     pairs = list(zip(trials, wanted, strict=True))[: None if exact else 1]
-
-    def judged(outputs: Sequence[Any]) -> list[Any]:
-        return [value for place, value in enumerate(outputs) if exact or place not in state]
-
+    judged = tuple if exact else partial(answered, traced)
     double = astype(new, torch.float64)
     damage = float("nan")  # from another state than the model's, outputs cannot be compared
     if not new.restarts:

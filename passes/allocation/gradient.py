@@ -70,8 +70,7 @@ class Gradient(Score):
         for batch in candidates.context.progress(runs, f"{self.name}: probing"):
             probe = Probe(candidates, batch, rows=rows)
             with torch.enable_grad():
-                every = execute(graph, batch, tap=probe.tap, read=probe.read)
-                found = answered(graph, every)
+                found = answered(graph, execute(graph, batch, tap=probe.tap, read=probe.read))
                 directions = seeds(found, self.metric, generator)
                 torch.autograd.backward(floats(found), directions)
             probe.scale(scale**-0.5)

@@ -24,11 +24,11 @@ from ...ir import Graph, GraphError, Node, TensorType
 from ...ir.state import (
     RECODE,
     State,
-    chained,
     expanded,
     find_state,
     passed_on,
     share_length,
+    translate,
 )
 from ..base import Context, Pass, Promise, Remark, Stage, applied
 
@@ -50,15 +50,18 @@ class OpenState(Pass):
         same: dict[tuple[int, int], torch.Tensor] = {}  # one for all states of a shape
         for state in find_state(graph):
             past, joined = state.past, state.joined
-            if past.tensor.rank != 4 or state.axis != 2 or state.entered is not past:
+            if past.tensor.rank != 4 or state.axis != 2 or state.is_open:
                 continue
             heads, channels = past.shape[1], past.shape[-1]
             if not (isinstance(heads, int) and isinstance(channels, int)):
                 continue
-            one = torch.eye(heads * channels, dtype=past.dtype)
-            one = same.setdefault((heads, channels), one.reshape(heads, channels, heads, channels))
+            shape = heads, channels
+            if shape not in same:
+                one = torch.eye(heads * channels, dtype=past.dtype)
+                same[shape] = one.reshape(*shape, *shape)
             weights = [
-                graph.param(f"{past.name}_{end}", one, origin=()) for end in ("enter", "leave")
+                graph.param(f"{past.name}_{end}", same[shape], origin=())
+                for end in ("enter", "leave")
             ]
             name, type_ = f"{past.name}_recoded", past.type
             entered = graph.add(RECODE, past, weights[0], name=name, type=type_, before=joined)
@@ -83,7 +86,7 @@ class CloseState(Pass):
         places: dict[int, int] = {}  # of its output
         enter = passed_on(graph, graph.inputs)
         for state in find_state(graph):
-            if state.entered is state.past:
+            if not state.is_open:
                 continue
             there, back = (graph.value(node.args[1]) for node in (state.entered, state.left))
             _need_inverse(state, there, back)
@@ -108,8 +111,7 @@ class CloseState(Pass):
             wanted[places[place]] = _recoded(leave, wanted[places[place]], back)
         enter.returns(*given)
         leave.returns(*wanted)
-        graph.enter = chained(graph.enter, enter)
-        graph.leave = leave if graph.leave is None else chained(leave, graph.leave)
+        translate(graph, enter, leave)
         graph.in_spec = expanded(graph.in_spec, dict.fromkeys(weights, (FORM,)))
         graph.out_spec = expanded(graph.out_spec, dict.fromkeys(places.values(), (FORM,)))
         return remarks
@@ -117,8 +119,7 @@ class CloseState(Pass):
 
 def _close(graph: Graph, state: State) -> None:
     """Let the input be joined, and what is joined be the output."""
-    past, joined, left = state.past, state.joined, state.left
-    entered = state.entered
+    past, joined, entered, left = state.past, state.joined, state.entered, state.left
     past.type = TensorType(past.dtype, entered.shape)
     joined.replace_input(entered, past)
     graph.output.set([joined if arg is left else arg for arg in graph.outputs])

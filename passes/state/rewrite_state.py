@@ -8,14 +8,13 @@ With a window of w tokens, the last w stay as they are, and a token is encoded a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from ...ir import Graph, Node
 from ...ir.graph import Arg
-from ...ir.state import Cache, chained, expanded
-from ...ir.types import of
+from ...ir.state import Cache, expanded, passed_on, translate
 
 Parts: TypeAlias = dict[str, Node]
 RECENT = "recent"
@@ -61,34 +60,31 @@ class Kept:
 def keep_as(graph: Graph, kept: list[Kept]) -> None:
     """Let caches be kept in another form from call to call."""
     by_input = {one.cache.past.name: one for one in kept}
-    by_output = {one.cache.joined.name: one for one in kept}
+    by_output: dict[Arg, Kept] = {one.cache.joined: one for one in kept}
     enter, parts = _enter(graph, by_input)
-    leave = _leave(graph, by_output, parts)
-    places = {node.name: index for index, node in enumerate(graph.inputs)}
+    inputs = {node.name: index for index, node in enumerate(graph.inputs)}
+    outputs = [by_output.get(arg) for arg in graph.outputs]
+    names = {one.cache.joined: list(parts[one.cache.past.name]) for one in kept}
     graph.in_spec = expanded(
-        graph.in_spec, {places[name]: list(found) for name, found in parts.items()}
+        graph.in_spec, {inputs[name]: list(found) for name, found in parts.items()}
     )
     graph.out_spec = expanded(
         graph.out_spec,
-        {
-            index: list(parts[by_output[arg.name].cache.past.name])
-            for index, arg in enumerate(graph.outputs)
-            if isinstance(arg, Node) and arg.name in by_output
-        },
+        {index: names[one.cache.joined] for index, one in enumerate(outputs) if one is not None},
     )
     for one in kept:
         _rewrite(graph, one, parts[one.cache.past.name])
-    graph.enter = chained(graph.enter, enter)
-    graph.leave = leave if graph.leave is None else chained(leave, graph.leave)
+    leave = passed_on(graph, graph.outputs)
+    _decode(leave, outputs, names)
+    translate(graph, enter, leave)
 
 
 def _enter(graph: Graph, kept: dict[str, Kept]) -> tuple[Graph, dict[str, Parts]]:
     """The graph that encodes the model's inputs, and its outputs for each cache."""
-    enter = Graph()
-    enter.symbols = dict(graph.symbols)
+    enter = passed_on(graph, graph.inputs)
     made: list[Arg] = []
     parts: dict[str, Parts] = {}
-    for node in [enter.input(node.name, node.type) for node in graph.inputs]:
+    for node in enter.inputs:
         one = kept.get(node.name)
         if one is None:
             made.append(node)
@@ -99,25 +95,19 @@ def _enter(graph: Graph, kept: dict[str, Kept]) -> tuple[Graph, dict[str, Parts]
     return enter, parts
 
 
-def _leave(graph: Graph, kept: dict[str, Kept], parts: dict[str, Parts]) -> Graph:
-    """The graph that decodes the model's outputs."""
-    leave = Graph()
-    leave.symbols = dict(graph.symbols)
+def _decode(
+    leave: Graph, outputs: Sequence[Kept | None], names: Mapping[Node, Sequence[str]]
+) -> None:
+    """Make the model's outputs, each of its parts, of what a graph passes on, in place."""
+    given = iter(leave.outputs)
     made: list[Arg] = []
-    for index, arg in enumerate(graph.outputs):
-        one = kept.get(arg.name) if isinstance(arg, Node) else None
+    for one in outputs:
         if one is None:
-            type_ = arg.type if isinstance(arg, Node) else of(0 if arg is None else arg)
-            given = leave.input(f"output_{index}", type_)
-            made.append(given if isinstance(arg, Node) else arg)
+            made.append(next(given))
             continue
-        inputs = {
-            name: leave.input(f"output_{index}_{name}", part.type)
-            for name, part in parts[one.cache.past.name].items()
-        }
-        made.append(one.whole(leave, inputs, None))
+        parts = {name: next(given) for name in names[one.cache.joined]}
+        made.append(one.whole(leave, cast(Parts, parts), None))
     leave.returns(*made)
-    return leave
 
 
 def _rewrite(graph: Graph, one: Kept, parts: Parts) -> None:

@@ -24,31 +24,29 @@ class Without:
     computed once for all."""
 
     def __init__(self, graph: Graph, layers: Sequence[Layer], batch: Sequence[Any]) -> None:
-        self.graph, self.layers = graph, layers
+        self.graph, self.layers, self.answers = graph, layers, answers(graph)
         self.after = {layer: downstream(graph, layer.value) for layer in layers}
         self.needed = {layer: self._needed(layer) for layer in layers}
         kept = {node for some in self.needed.values() for node in some}
         self.values = by_input(graph, batch)
         self.values |= {param: graph.value(param) for param in graph.params.values()}
-        outputs = answers(graph)
         with torch.no_grad():
-            compute(graph.nodes, self.values, keep={*kept, *self.values, *outputs})
-        self.wanted = floats([self.values[node] for node in outputs])
+            compute(graph.nodes, self.values, keep={*kept, *self.values, *self.answers})
+        self.wanted = floats([self.values[node] for node in self.answers])
 
     def outputs(self, layer: Layer) -> list[torch.Tensor]:
         """The outputs in floating point without a layer."""
         values = {node: self.values[node] for node in self.needed[layer]}
         values[layer.value] = self.values[layer.by]
-        outputs = answers(self.graph)
         with torch.no_grad():
-            compute(self.after[layer], values, keep=outputs)
-        return floats([values[node] for node in outputs])
+            compute(self.after[layer], values, keep=self.answers)
+        return floats([values[node] for node in self.answers])
 
     def _needed(self, layer: Layer) -> set[Node]:
         """What has to be at hand to go on behind a layer."""
         inside = {layer.value, *self.after[layer]}
         read = {used for node in self.after[layer] for used in node.inputs}
-        return {*read, *answers(self.graph), layer.by} - inside
+        return {*read, *self.answers, layer.by} - inside
 
 
 def changed(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor], how: Change) -> float:
