@@ -61,7 +61,7 @@ def without_zeros(model: ModelProto) -> list[str]:
             after += sum(len(part.raw_data) for part in parts)
             names = [part.name for part in parts]
             nodes.append(helper.make_node(_NAME, names, [tensor.name], domain=_DOMAIN))
-        tensors += [_copy(tensor)] if parts is None else parts
+        tensors += [tensor] if parts is None else parts
     text = f"{len(nodes)} weights are stored without their zeros"
     if not nodes:
         return [text]
@@ -96,9 +96,3 @@ def _parts(tensor: TensorProto) -> list[TensorProto] | None:
     if sum(part.nbytes for part in kept.values()) >= raw.nbytes:
         return None
     return [numpy_helper.from_array(part, f"{tensor.name}.{key}") for key, part in kept.items()]
-
-
-def _copy(tensor: TensorProto) -> TensorProto:
-    found = TensorProto()
-    found.CopyFrom(tensor)  # one that belongs to a list goes with it
-    return found

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
+from typing import Any
 
-from ...ir import InputError
+from ...ir import Graph, InputError
+from ..base import Remark, decided
 from ..options import PART
 
 
@@ -18,22 +20,34 @@ def check_part(part: object, option: str = "remove", of: str = "a network") -> N
         )
 
 
-def lessened(
-    before: tuple[int, int], after: tuple[int, int], latency: tuple[float, float] | None = None
-) -> str:
-    """What a graph costs, and what it did, in parameters and products.
+def spared(
+    graph: Graph,
+    before: tuple[int, int],
+    after: tuple[int, int],
+    *,
+    first: str = "",
+    latency: tuple[float, float] | None = None,
+    **data: Any,
+) -> Remark:
+    """What is decided for the whole: what a graph costs, and what it did, in parameters and
+    products.
 
     Args:
+        first: What is said before that.
         latency: The time before and after, where that is limited.
+        data: Further figures.
     """
     told = [
         f"{what} {was:,} to {now:,} (-{100 * (1 - now / max(was, 1)):.3g} %)"
         for what, was, now in zip(("parameters", "products"), before, after, strict=True)
     ]
+    data |= {"parameters": after[0], "macs": after[1], "preparation": True}
     if latency is not None:
         was, now = latency
         told.append(f"latency {was:.4g} to {now:.4g} (-{100 * (1 - now / was):.3g} %)")
-    return ", ".join(told)
+        data |= {"latency": now, "latency_before": was}
+    text = ", ".join(told)
+    return decided(graph, f"{first}; {text}" if first else text, **data)
 
 
 def at_most(part: float) -> str:

@@ -26,11 +26,11 @@ import torch
 from ....ir import Graph, InputError
 from ...allocation.problem import Problem
 from ...allocation.solvers import Solver
-from ...base import Context, Promise, Remark, Stage, applied, decided, missed
+from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...options import AMOUNT, check_known, check_numbers, named
 from ...sites import Asked, SparingPass
 from ..costs import Costs
-from ..options import at_most, check_part, lessened
+from ..options import at_most, check_part, spared
 from .bridging import bridge
 from .layer_scores import SCORES, LayerScore
 from .layers import LAYER_KINDS, Layer, LayerKind, apart, layers, of_copy, without
@@ -115,16 +115,10 @@ class DropLayers(SparingPass):
             made_up = f"; {bridges[by.name]}" if by.name in bridges else ""
             remarks.append(applied(by, f"{layer.kind} {layer.name} left out, {worth}{made_up}"))
         after, latency = Costs(graph, [], context.inputs).both(), self._latencies(gone)
-        text = lessened(whole, after, latency)
-        data = {
-            "gone": [layer.name for layer in gone],  # in the order in which they went
-            "scores": scores,
-            "parameters": after[0],
-            "macs": after[1],
-            "preparation": True,
-        }
-        data |= {} if latency is None else {"latency": latency[1], "latency_before": latency[0]}
-        return [*remarks, decided(graph, f"{len(gone)} of {len(found)} layers go; {text}", **data)]
+        text = f"{len(gone)} of {len(found)} layers go"
+        names = [layer.name for layer in gone]  # in the order in which they went
+        told = spared(graph, whole, after, first=text, latency=latency, gone=names, scores=scores)
+        return [*remarks, told]
 
     def _asked_for(self, every: Sequence[Layer], asked: Asked) -> tuple[list[Layer], list[Remark]]:
         found: list[Layer] = []
@@ -185,8 +179,6 @@ class DropLayers(SparingPass):
 
     def _budget(self, found: Sequence[Layer], whole: tuple[int, int]) -> float:
         """How much has to go."""
-        if self.of == "layers":
-            return self.remove * len(found)
         total = self._all(found, whole)
         most = self._total(found, found)
         if self.remove * total > most * (1 + 1e-9):

@@ -22,7 +22,7 @@ from ....ir import Graph, InputError, Node
 from ....ir.blocks import Block, flow, repeated
 from ....ir.gauge import weighted
 from ....ir.sections import Section
-from ...base import Context, Promise, Remark, Stage, applied, decided, missed
+from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...fitting import Fitter, Learnable
 from ...options import AMOUNT, COUNT, POSITIVE, check_numbers, named
 from ...shelf import Shelf
@@ -31,7 +31,7 @@ from ...ties import own
 from ..costs import Costs
 from ..distill import Pupil
 from ..groups import in_full
-from ..options import at_most, check_part, lessened
+from ..options import at_most, check_part, spared
 from .bridging import bridge
 from .layer_scores import SCORES, LayerScore, OutputChange
 from .layers import Layer, layers, without
@@ -96,8 +96,7 @@ class FuseBlocks(SitePass):
             remarks.append(work.take_out(found[int(worth.argmin())], float(worth.min())))
         after = Costs(graph, [], context.inputs).both()
         text = f"{count} of {len(chain)} blocks are fused into those around them"
-        data = {"parameters": after[0], "macs": after[1], "preparation": True}
-        return [*remarks, decided(graph, f"{text}; {lessened(before, after)}", **data)]
+        return [*remarks, spared(graph, before, after, first=text)]
 
     @property
     def _score(self) -> LayerScore:

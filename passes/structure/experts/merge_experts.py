@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from scipy.cluster.hierarchy import cut_tree, linkage
@@ -23,13 +23,13 @@ from scipy.spatial.distance import squareform
 from ....ir import Graph, InputError
 from ....ir.gauge.region import Refused
 from ....ir.interpret import values_of
-from ...base import Context, Promise, Remark, Stage, applied, blocked, decided, missed
+from ...base import Context, Promise, Remark, Stage, applied, blocked, missed
 from ...options import COUNT, check_known, check_numbers
 from ...sites import Asked, SitePass
 from ...ties import tie_in_the_way
 from ..costs import Costs
 from ..groups import in_full
-from ..options import at_most, check_part, lessened
+from ..options import at_most, check_part, spared
 from .expert_scores import UsageScore
 from .mixtures import Mixture, mixtures, region_of
 from .own import Own
@@ -91,8 +91,7 @@ class MergeExperts(SitePass):
             clusters = _clusters(far, self._count(mixture))
             remarks.append(self._merge(graph, mixture, own, used, clusters))
         after = Costs(graph, [], context.inputs).both()
-        data: dict[str, Any] = {"parameters": after[0], "macs": after[1], "preparation": True}
-        return [*remarks, decided(graph, lessened(before, after), **data)]
+        return [*remarks, spared(graph, before, after)]
 
     def _count(self, mixture: Mixture) -> int:
         """How many experts of a mixture stay; raises ``InputError`` where none would."""

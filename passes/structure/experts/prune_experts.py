@@ -18,12 +18,12 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 import torch
 
 from ....ir import Graph, InputError
-from ...base import Context, Promise, Remark, Stage, applied, blocked, decided, missed
+from ...base import Context, Promise, Remark, Stage, applied, blocked, missed
 from ...options import COUNT, check_known, check_numbers, named
 from ...sites import Asked, SparingPass
 from ...ties import tie_in_the_way
 from ..costs import Costs
-from ..options import check_part, lessened
+from ..options import check_part, spared
 from .expert_scores import SCORES, ExpertScore
 from .mixtures import Mixture, mixtures
 from .removal import own_constants, remove
@@ -85,8 +85,7 @@ class PruneExperts(SparingPass):
             remove(mixture.holding, mixture.region(), stays)
             remarks.append(applied(mixture.router, f"{text}: {_listed(numbers)}", kept=numbers))
         after = Costs(graph, [], context.inputs).both()
-        data: dict[str, Any] = {"parameters": after[0], "macs": after[1], "preparation": True}
-        return [*remarks, decided(graph, lessened(before, after), **data)]
+        return [*remarks, spared(graph, before, after)]
 
     def kept(self, graph: Graph, found: Sequence[Mixture], context: Context) -> list[torch.Tensor]:
         """Which experts of each mixture stay, ``bool[experts]``."""

@@ -20,12 +20,12 @@ from typing import ClassVar, get_args
 from ....ir import Graph, InputError, Node
 from ....ir.gauge import weighted
 from ...allocation.solvers import Solver
-from ...base import Context, Promise, Remark, Stage, applied, decided, missed
+from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...options import AMOUNT, COUNT, SHARE, SOME, check_known, check_numbers
 from ...quantization.evidence import MakeUp
 from ...sites import Asked, SparingPass
 from ..costs import Costs
-from ..options import check_part, lessened
+from ..options import check_part, spared
 from .factoring import COUNTED, Factored, Factoring, Layer, Score, allocate
 from .forms import Form, LowRank, Measure, Writer
 
@@ -113,16 +113,9 @@ class Factorize(SparingPass):
         for layer, factored in found.items():
             remarks.append(self._replace(graph, layer, factored))
         graph.prune()
-        after = Costs(graph, [], context.inputs)
-        counts = (before.parameters(), before.macs()), (after.parameters(), after.macs())
-        text = lessened(*counts)
-        data = {
-            "ranks": {layer.node.name: rank for layer, rank in ranks.items()},
-            "parameters": counts[1][0],
-            "macs": counts[1][1],
-            "preparation": True,
-        }
-        return [*remarks, decided(graph, f"{len(found)} layers; {text}", **data)]
+        after = Costs(graph, [], context.inputs).both()
+        text, chosen = f"{len(found)} layers", {at.node.name: rank for at, rank in ranks.items()}
+        return [*remarks, spared(graph, before.both(), after, first=text, ranks=chosen)]
 
     # -- which layers, and of which rank ---------------------------------------------------------
 

@@ -20,13 +20,13 @@ from ....ir import Graph, InputError
 from ....ir.gauge import Region, drop, transport
 from ....ir.laws import Kind
 from ...allocation.solvers import Solver
-from ...base import Context, Promise, Remark, Stage, applied, blocked, decided, missed
+from ...base import Context, Promise, Remark, Stage, applied, blocked, missed
 from ...options import AMOUNT, COUNT, SHARE, check_known, check_numbers, named
 from ...sites import Asked, SparingPass
 from ...ties import tie_in_the_way
 from ..costs import Costs
 from ..groups import ROLES, Group, Role, groups
-from ..options import check_part, lessened
+from ..options import check_part, spared
 from .importance import SCORES, Importance
 from .masking import Masked
 from .plan import Latency, Measure, Plan
@@ -98,14 +98,8 @@ class Prune(SparingPass):
                 context, f"{self.name}: making up"
             )
         remarks += self._carry_out(graph, plan, kept)
-        data = {
-            "parameters": after[0],
-            "macs": after[1],
-            "kept": {g.name: int(k.sum()) for g, k in zip(found, kept, strict=True)},
-            "preparation": True,
-        }
-        data |= {} if latency is None else {"latency": latency[1], "latency_before": latency[0]}
-        return [*remarks, decided(graph, lessened(before, after, latency), **data)]
+        counts = {g.name: int(k.sum()) for g, k in zip(found, kept, strict=True)}
+        return [*remarks, spared(graph, before, after, latency=latency, kept=counts)]
 
     def _groups(self, graph: Graph, asked: Asked) -> tuple[list[Group], list[Remark]]:
         remarks: list[Remark] = []
