@@ -6,7 +6,7 @@ import abc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 
@@ -79,6 +79,14 @@ def blocked(node: Node, text: str, by: Blocked) -> Remark:
     return missed(node, text, do, blocker=by.node.name, blocker_where=by.node.where)
 
 
+Progress: TypeAlias = Callable[[Iterable[Any], str], Iterator[Any]]
+
+
+def unseen(sequence: Iterable[Any], _: str) -> Iterator[Any]:
+    """Progress that nobody is shown."""
+    return iter(sequence)
+
+
 @dataclass
 class Context:
     """What passes may ask for besides the graph.
@@ -110,7 +118,7 @@ class Context:
     journal: Journal = field(default_factory=Journal)
     in_memory: int = 256 * 2**20
     seed: int = 0
-    progress: Callable[[Iterable[Any], str], Iterator[Any]] = lambda sequence, _: iter(sequence)
+    progress: Progress = unseen
 
     def need_calibration(self, who: str) -> Sequence[Sequence[Any]]:
         """The calibration batches; raises ``InputError`` if there are none."""

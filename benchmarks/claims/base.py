@@ -25,6 +25,7 @@ from regauge.ir import Graph, astype
 from regauge.ir.interpret import Read, execute
 from regauge.passes import Context, Pass
 from regauge.passes.manager import difference
+from regauge.passes.structure.timing import Stopwatch
 
 RESULTS = Path(__file__).parents[1] / "results" / "claims"
 Batches = list[list[torch.Tensor]]
@@ -83,14 +84,18 @@ def latencies(
 ) -> dict[Any, float]:
     """Seconds of processor time of each in float32 on ONNX Runtime, one thread: the least of so
     many rounds, interleaved."""
-    runs = {name: target("onnxruntime").lower(graph, threads=1) for name, graph in graphs.items()}
-    times = dict.fromkeys(runs, float("inf"))
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.process_time()
-            run(list(inputs))
-            times[name] = min(times[name], time.process_time() - start)
-    return times
+    times = Stopwatch(target("onnxruntime"), inputs, **least_time(rounds))(list(graphs.values()))
+    return dict(zip(graphs, times, strict=True))
+
+
+def least_time(rounds: int) -> dict[str, Any]:
+    """How all these pages time graphs: the least processor time of so many rounds, one thread."""
+    return {
+        "rounds": rounds,
+        "take": min,
+        "clock": time.process_time,
+        "options": {"threads": 1},
+    }
 
 
 def smollm2(windows: int = 16, judged: int = 16, batch: int = 4) -> Subject:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from base import Figures, Subject, digits_vit, latencies, publish
+from base import Figures, Subject, digits_vit, latencies, least_time, publish
 from vision import EXACT, IMAGES, learned, products
 
 from regauge.backends.base import target
@@ -86,16 +85,8 @@ def measure() -> Figures:
 
 def measured(subject: Subject, graph: Graph) -> LatencyTable:
     """Of models whose blocks all keep so many units: the least processor time, in turns."""
-    return LatencyTable.on(
-        target("onnxruntime"),
-        graph,
-        subject.calibration[0],
-        GRID,
-        rounds=ROUNDS,
-        take=min,
-        clock=time.process_time,
-        options={"threads": 1},
-    )
+    inputs, timing = subject.calibration[0], least_time(ROUNDS)
+    return LatencyTable.on(target("onnxruntime"), graph, inputs, GRID, **timing)
 
 
 def _time(table: LatencyTable, rest: Mapping[str, int], kept: Mapping[str, int]) -> float:

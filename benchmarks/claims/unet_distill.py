@@ -11,8 +11,8 @@ import torch
 from base import Figures, publish
 from unet import BRANCHES, Diffusion, diffusion
 
-from regauge.ir import Graph, Node
-from regauge.ir.interpret import execute
+from regauge.ir import Graph
+from regauge.ir.interpret import values_of
 from regauge.passes import Context, DropLayers, OutputChange
 from regauge.passes.allocation.solvers import IntegerProgramming
 from regauge.passes.fitting import Fitter, Loss
@@ -108,15 +108,8 @@ def terms(it: Diffusion, graph: Graph, places: Sequence[str]) -> tuple[list[floa
 
 def taken(graph: Graph, batch: Sequence[Any], places: Sequence[str]) -> dict[str, torch.Tensor]:
     """What values of a graph are, by name."""
-    found: dict[str, torch.Tensor] = {}
-
-    def tap(node: Node, value: Any) -> None:
-        if node.name in places:
-            found[node.name] = value
-
-    with torch.no_grad():
-        execute(graph, batch, tap=tap)
-    return found
+    values = values_of(graph, batch, [graph[name] for name in places])
+    return dict(zip(places, values, strict=True))
 
 
 def spread(powers: Sequence[float], errors: Sequence[float]) -> list[float]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import regauge as rg
 from regauge.ir import Graph, Node
-from regauge.ir.interpret import execute
+from regauge.ir.interpret import values_of
 from regauge.passes import ClusterOutputs
 from regauge.passes.structure.costs import Costs
 
@@ -124,16 +124,8 @@ class Teacher:
     def of(cls, subject: Subject) -> Teacher:
         head = subject.graph.nodes[-1]
         text = zoo.text_windows(zoo.smollm2()[1], WINDOWS, 256, "calibration")
-        found: list[torch.Tensor] = []
-
-        def tap(node: Node, value: Any) -> None:
-            if node is head.args[0]:
-                found.append(value)
-
-        with torch.no_grad():
-            for ids in text.split(4):
-                execute(subject.graph, [ids], tap=tap)
-        return cls(torch.cat(found), subject.graph.value(head.args[1]))
+        parts = [values_of(subject.graph, [ids], [head.args[0]])[0] for ids in text.split(4)]
+        return cls(torch.cat(parts), subject.graph.value(head.args[1]))
 
     def teach(self, head: Clustered) -> None:
         """Codes and biases learn the distributions of the dense head (divergence, Adam, the rate

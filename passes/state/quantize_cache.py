@@ -18,7 +18,7 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 
 from ...ir import Graph, Node
-from ...ir.interpret import execute
+from ...ir.interpret import values_of
 from ...ir.state import Cache, entered, find_caches, need_closed
 from ..base import Context, Pass, Promise, Remark, Stage, applied
 from .rewrite_state import Kept, Parts, keep_as
@@ -82,22 +82,18 @@ class QuantizeCache(Pass):
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """The least and the greatest of each channel of keys, ``[1, heads, 1, channels]``."""
         found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        wanted = {cache.joined: cache for cache in caches if cache.role == "keys"}
+        wanted = [cache for cache in caches if cache.role == "keys"]
         batches = context.need_calibration(self.name)
         for batch in context.progress(batches, f"{self.name}: ranges of keys"):
-
-            def tap(node: Node, value: torch.Tensor) -> None:
-                if (cache := wanted.get(node)) is None:
-                    return
+            given = entered(graph, batch)
+            values = values_of(graph, given, [cache.joined for cache in wanted])
+            for cache, value in zip(wanted, values, strict=True):
                 over = (0, cache.axis)
                 low, high = value.amin(over, keepdim=True), value.amax(over, keepdim=True)
                 if cache.past.name in found:
                     before = found[cache.past.name]
                     low, high = torch.minimum(low, before[0]), torch.maximum(high, before[1])
                 found[cache.past.name] = low, high
-
-            with torch.no_grad():
-                execute(graph, entered(graph, batch), tap=tap)
         return found
 
 

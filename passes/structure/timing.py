@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from ...ir import Graph
+from ..base import Progress, unseen
 from ..options import COUNT, check_numbers
-
-Progress: TypeAlias = Callable[[Iterable[Any], str], Iterator[Any]]
 
 
 class Lowers(Protocol):
     """A target: what makes of a graph something that runs on flat inputs."""
 
     def lower(self, graph: Graph, **options: Any) -> Callable[[Sequence[Any]], Any]: ...
-
-
-def unseen(sequence: Iterable[Any], _: str) -> Iterator[Any]:
-    """Progress that nobody is shown."""
-    return iter(sequence)
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,7 @@ class Slot:
         old = graph.value(param)
         value = value.to(old.dtype)
         if self.labels is not None:
-            (axis,) = Held(self.labels).axes
-            places = torch.nonzero(self.labels.flatten() == expert).flatten()
-            value = old.index_copy(axis, places, value)
+            value = old.index_copy(*_places(self.labels, expert), value)
         graph.store[param.name] = value
 
     def actions(self, region: Region, expert: int) -> list[Action]:
@@ -164,11 +162,16 @@ class Own:
 
 def _of(tensor: torch.Tensor, labels: torch.Tensor, expert: int) -> torch.Tensor:
     """The places of one expert along the axis of experts."""
-    (axis,) = Held(labels).axes
+    axis, places = _places(labels, expert)
     if tensor.shape[axis] == 1:  # labels that do not vary along it
         return tensor
-    places = torch.nonzero(labels.flatten() == expert).flatten()
     return tensor.index_select(axis, places)
+
+
+def _places(labels: torch.Tensor, expert: int) -> tuple[int, torch.Tensor]:
+    """The axis of experts, and where along it one is."""
+    (axis,) = Held(labels).axes
+    return axis, torch.nonzero(labels.flatten() == expert).flatten()
 
 
 def _is_weight(param: Node) -> bool:

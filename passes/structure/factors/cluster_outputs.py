@@ -17,14 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch
 
 from ....ir import Graph, InputError, Node
 from ....ir.gauge import weighted
 from ....ir.graph import walk
-from ....ir.interpret import execute
+from ....ir.interpret import values_of
 from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...calibration import as_rows, evenly, padding_mask
 from ...options import AMOUNT, COUNT, check_numbers
@@ -151,18 +151,12 @@ def _read(
     """A sample of the rows that each head reads, ``[k, n]``."""
     batches = context.need_calibration(who)
     single, keep = in_full(graph), -(-ROWS // len(batches))
-    sources = {single[head.name].args[0]: head.args[0] for head in heads}
-    found: dict[Node, list[torch.Tensor]] = {source: [] for source in sources.values()}
+    sources = {head.args[0]: single[head.name].args[0] for head in heads}
+    found: dict[Node, list[torch.Tensor]] = {source: [] for source in sources}
     for batch in context.progress(batches, f"{who}: watching activations"):
-        mask = padding_mask(batch)
-
-        def tap(node: Node, value: Any, mask: torch.Tensor | None = mask) -> None:
-            if node in sources:
-                rows = evenly(as_rows(value, -1, mask), keep)
-                found[sources[node]].append(rows.float().clone())
-
-        with torch.no_grad():
-            execute(single, batch, tap=tap)
+        mask, values = padding_mask(batch), values_of(single, batch, list(sources.values()))
+        for source, value in zip(sources, values, strict=True):
+            found[source].append(evenly(as_rows(value, -1, mask), keep).float().clone())
     return {head: torch.cat(found[head.args[0]]) for head in heads}
 
 
