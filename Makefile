@@ -6,13 +6,14 @@
 # make targets install what the targets need that pip can install, and run their tests
 # make lint    lint and types only
 # make venv    the environment that all of these make for themselves, in .venv
-# make clean   remove caches and build output (.venv, .edge and .peers stay)
+# make clean   remove caches and build output (.venv, .edge, .litert and .peers stay)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EDGE := .edge
+LITERT := .litert
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
@@ -61,8 +62,8 @@ peers: $(READY)
 coverage: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py $(RESUME)
 
-# ExecuTorch has other versions of packages, and so an environment of its own. A C compiler, and
-# gcc-arm-none-eabi and qemu-system-arm for the board, come from the system.
+# ExecuTorch and LiteRT have other versions of packages, and so environments of their own. A C
+# compiler, and gcc-arm-none-eabi and qemu-system-arm for the board, come from the system.
 targets: $(READY)
 	$(PIP) -e '.[openvino,qnn,triton,tvm,compressed-tensors]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/backends tests/codegen tests/driver
@@ -70,6 +71,10 @@ targets: $(READY)
 	$(EDGE)/bin/python -m pip install $(TORCH)
 	$(EDGE)/bin/python -m pip install -e '.[ethos-u,hf]' $(TORCH) pytest scikit-learn
 	OMP_NUM_THREADS=1 $(EDGE)/bin/python -m pytest tests/backends/test_executorch.py
+	test -x $(LITERT)/bin/python || $(PYTHON) -m venv $(LITERT)
+	$(LITERT)/bin/python -m pip install $(TORCH)
+	$(LITERT)/bin/python -m pip install -e '.[litert,hf]' $(TORCH) pytest scikit-learn
+	OMP_NUM_THREADS=1 $(LITERT)/bin/python -m pytest -p no:anyio tests/backends/test_litert.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from ..ir import Graph, TargetError
 from ..ir.formats import Format
+from ..ir.recurrence import NAMES as RECURRENCES
 from ..ir.types import show, symbols
 from .blocks import BlockKernels
 from .compressed_tensors.layout import Layouts
@@ -265,7 +266,7 @@ TARGETS: dict[str, Target] = {
             takes="f16; int8 weights and static uint8 or uint16 activations from end to end; fixed "
             "sizes; for Qualcomm's HTP, simulated on other processors",
             weights=NoFormats(),
-            lacks=frozenset({"scaled_dot_product_attention"}),
+            lacks=frozenset({"scaled_dot_product_attention", "rnn_tanh_states", "rnn_relu_states"}),
             masked=-100.0,  # of no weight, and within what codes of sixteen bits can tell apart
             fixed_sizes=True,
             integers_only=True,
@@ -281,7 +282,7 @@ TARGETS: dict[str, Target] = {
             "phones, by ExecuTorch",
             unsigned_activations=False,
             weights=NoFormats(),
-            lacks=frozenset({"scaled_dot_product_attention", "mean", "rms_norm"}),
+            lacks=frozenset({"scaled_dot_product_attention", "mean", "rms_norm", *RECURRENCES}),
             masked=-30.0,
             fixed_sizes=True,
             integers_only=True,
@@ -310,6 +311,7 @@ TARGETS: dict[str, Target] = {
                     "mish",
                     "hardswish",
                     "hardsigmoid",
+                    *RECURRENCES,
                 }
             ),
             masked=-30.0,
@@ -326,6 +328,7 @@ TARGETS: dict[str, Target] = {
             "LiteRT",
             unsigned_activations=False,
             weights=NoFormats(),
+            lacks=frozenset(RECURRENCES),
             fixed_sizes=True,
             integers_only=True,
             dynamic_scales=False,
@@ -338,6 +341,7 @@ TARGETS: dict[str, Target] = {
             takes="f32; int8 weights and activations, static or per token; symbolic sizes; as code "
             "of this processor, by LLVM, or as CUDA",
             weights=BLOCKS,
+            lacks=frozenset(RECURRENCES),
         ),
         Target(
             name="torch",

@@ -46,9 +46,10 @@ class LiteRtRunner:
         runtime: Any = import_module("ai_edge_litert.interpreter")
         try:
             self._interpreter = runtime.Interpreter(model_content=model, num_threads=threads)
+            self._interpreter.allocate_tensors()  # says what it has no kernel for
             self._run = self._interpreter.get_signature_runner()
         except (RuntimeError, ValueError) as error:
-            raise refuse(error, "LiteRT") from error
+            raise refuse(error, "LiteRT", graph) from error
         self._taken, self._made = self._run.get_input_details(), self._run.get_output_details()
 
     def __call__(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
@@ -123,7 +124,7 @@ def _converted(graph: Graph) -> bytes:
         except TargetError:
             raise
         except Exception as error:  # what its passes raise is of many kinds
-            raise refuse(error, "LiteRT's converter") from error
+            raise refuse(error, "LiteRT's converter", graph) from error
 
 
 def _codes(graph: Graph) -> Any:

@@ -134,7 +134,7 @@ def lower(graph: Graph, *, accelerator: str = ACCELERATOR) -> EthosRunner:
     except TargetError:
         raise
     except Exception as error:  # what its passes raise is of many kinds
-        raise refuse(error, "ExecuTorch") from error
+        raise refuse(error, "ExecuTorch", graph) from error
     notes = (
         f"on {accelerator}, as Vela counts: {figures}",
         "it runs here in Arm's reference model of TOSA, whose latency says nothing",

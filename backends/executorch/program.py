@@ -8,6 +8,7 @@ zero on, where zero is the least code, is the rounding itself and is left out.
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Generator, Iterator
 from importlib import import_module
@@ -22,6 +23,7 @@ from ...ir.codes import bias_codes
 from ...ir.gauge import weighted
 
 _Q = "quantized_decomposed"
+_OP = re.compile(r"\b(?:aten|regauge)\.\w+")  # as PyTorch calls it, without the overload
 
 
 def exported(graph: Graph, *, biases: bool, rounded: bool = False) -> ExportedProgram:
@@ -206,10 +208,21 @@ def without_warnings() -> Generator[None]:
         yield
 
 
-def refuse(error: Exception, who: str) -> TargetError:
-    """What stopped a lowering, in its own words."""
-    rows = [row.strip() for row in str(error).splitlines() if row.strip()]
+def refuse(error: Exception, who: str, graph: Graph) -> TargetError:
+    """What stopped a lowering, in its own words, and the first node whose op these name."""
+    first: BaseException = error
+    while first.__cause__ is not None:  # those behind it say only where they were
+        first = first.__cause__
+    rows = [row.strip() for row in str(first).splitlines() if row.strip()]
+    named = set(_OP.findall(str(first)))
+    found = next((node for node in graph.nodes if set(_OP.findall(_target(node))) & named), None)
     return TargetError(
-        f"{who} does not take the model: {rows[0] if rows else type(error).__name__}",
+        f"{who} does not take the model: {rows[0] if rows else type(first).__name__}",
+        where="" if found is None else found.at,
         do="compile for target='onnxruntime', or leave out the op that it names",
     )
+
+
+def _target(node: Node) -> str:
+    """PyTorch's name of an op."""
+    return str(ops.OPS[node.op].target) if node.op in ops.OPS else node.op

@@ -60,7 +60,7 @@ def lower(graph: Graph) -> XnnpackRunner:
         left = Counter(host_ops(edge.exported_program()))
         program = edge.to_executorch().buffer
     except Exception as error:  # what its passes raise is of many kinds
-        raise refuse(error, "ExecuTorch") from error
+        raise refuse(error, "ExecuTorch", graph) from error
     notes: list[str] = []
     if left:
         names = ", ".join(f"{count} {name}" for name, count in left.most_common())

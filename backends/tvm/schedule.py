@@ -156,7 +156,8 @@ def _dot(schedule: Any, block: Any) -> None:
     """
     s_tir: Any = import_module("tvm.s_tir")
     found = _loops(schedule, block)
-    if not (found and has_dots() and _extent(schedule, found[1][-1]) == 4):
+    fours = found is not None and len(found[1]) > 1 and _extent(schedule, found[1][-1]) == 4
+    if not (found and fours and has_dots()):
         raise s_tir.ScheduleError("it is no sum of products four by four")
     results, sums, rows = found
     x86_instructions()

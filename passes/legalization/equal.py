@@ -6,6 +6,8 @@
     gelu(x)          =  x (1 + erf(x / sqrt 2)) / 2
     sdpa(q, k, v)    =  softmax(s q k' + mask) v
 
+Recurrent layers are written out step by step (``steps``).
+
 A name here is that of an op in the table, and a function has its operands.
 """
 
@@ -16,30 +18,10 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from ...ir import Graph, Node
+from ...ir import Node
 from ...ir.graph import Arg
-
-
-class Apart(Exception):
-    """A form of an op that has no equal here; the text says which."""
-
-
-class Ops:
-    """Adds ops in front of a node, called by their names.
-
-    Args:
-        masked: What scores of attention are that do not count.
-    """
-
-    def __init__(self, graph: Graph, before: Node, masked: float) -> None:
-        self.graph, self.before, self.masked = graph, before, masked
-
-    def __getattr__(self, op: str) -> Callable[..., Node]:
-        def add(*args: Arg, **attrs: Arg) -> Node:
-            where = self.before.where
-            return self.graph.add(op, *args, where=where, before=self.before, **attrs)
-
-        return add
+from . import steps
+from .writing import Apart, Ops
 
 
 def silu(o: Ops, node: Node, self: Node) -> Node:
@@ -185,6 +167,7 @@ EQUALS: Mapping[str, Callable[..., Node]] = {
     function.__name__: function
     for function in (
         silu, mish, hardsigmoid, hardswish, gelu, rms_norm, layer_norm, mean, div, matmul,
-        log_softmax, softmax, scaled_dot_product_attention,
+        log_softmax, softmax, scaled_dot_product_attention, steps.lstm_states,
+        steps.lstm_last_cell, steps.gru_states, steps.rnn_tanh_states, steps.rnn_relu_states,
     )
 }  # fmt: skip

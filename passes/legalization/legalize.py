@@ -1,9 +1,10 @@
 """Write ops that a target does not take in others that it takes.
 
 Each of them is replaced by what ``equal`` says that it is, and what that is made of in its turn,
-until all is taken. Comes after the passes that look for symmetries, which know the laws of a norm
-or of attention and not those of its parts, and before quantization, whose ranges are those of the
-parts. Exact; what has no equal stays, and is named.
+until all is taken; what two of them have in common is computed once. Comes after the passes that
+look for symmetries, which know the laws of a norm or of attention and not those of its parts, and
+before quantization, whose ranges are those of the parts. Exact; what has no equal stays, and is
+named.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ir import Graph, Node, ops
+from ...ir.merge import merge_equal
 from ..base import Context, Pass, Remark, Stage, applied, missed
-from .equal import EQUALS, Apart, Ops
+from .equal import EQUALS
+from .writing import Apart, Ops
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Legalize(Pass):
             pending += [new for new in made if new.op in self.lacks]
             kinds = ", ".join(dict.fromkeys(new.op for new in made))
             remarks.append(applied(found, f"{node.op} as {kinds}"))
+        merge_equal(graph)
         return remarks
 
     def _equal(self, graph: Graph, node: Node) -> Node:

@@ -8,6 +8,7 @@ import pytest
 import small_models
 import torch
 
+import regauge as rg
 from regauge.backends.base import target
 from regauge.backends.litert import LiteRtRunner
 from regauge.frontend import trace
@@ -60,3 +61,26 @@ def test_an_integer_of_64_bits_stays_one(graph_of: Make) -> None:
     graph = graph_of("x: i64[4]", "y = add(x, x)")
     large = torch.tensor([1, -2, 1 << 40, 3])
     torch.testing.assert_close(target("litert").lower(graph)([large])[0], large + large)
+
+
+def test_steps_of_a_recurrent_layer_run() -> None:
+    torch.manual_seed(0)
+    layer, x = torch.nn.GRU(6, 4, batch_first=True).eval(), torch.randn(2, 5, 6)
+    art = rg.compile(layer, (x,), target="litert", measure=False)
+    with torch.no_grad():
+        for found, wanted in zip(art(x), layer(x), strict=True):
+            torch.testing.assert_close(found, wanted)
+
+
+def test_an_op_that_it_does_not_take_is_named(graph_of: Make) -> None:
+    graph = graph_of(
+        "x: f32[2, 3], m: bool[2, 3], s: f32[6]", "y = aten.masked_scatter.default(x, m, s)"
+    )
+    with pytest.raises(TargetError, match=r"masked_scatter(.|\n)*at +y: f32\[2, 3\]"):
+        target("litert").lower(graph)
+
+
+def test_what_it_has_no_kernel_for_is_said_before_it_runs(graph_of: Make) -> None:
+    graph = graph_of("x: f32[4, 3], i: i64[2], s: f32[2, 3]", "y = index_add(x, i, s, dim=0)")
+    with pytest.raises(TargetError, match="LiteRT does not take the model"):
+        target("litert").lower(graph)

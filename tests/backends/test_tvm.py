@@ -10,7 +10,10 @@ import pytest
 import small_models
 import torch
 from op_cases import CASES
+from torch import nn
+from torch.utils import _pytree as pytree
 
+import regauge as rg
 from regauge.backends.base import target
 from regauge.backends.tvm.build import prepared
 from regauge.backends.tvm.emit import emit
@@ -59,6 +62,23 @@ def test_families_run(name: str) -> None:
     with torch.no_grad():
         wanted = execute(graph, inputs)
     assert difference(target("tvm").lower(graph)(inputs), wanted) < 2e-6
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM(6, 4, bidirectional=True), nn.GRU(6, 8), nn.RNN(6, 8)])
+def test_recurrent_layers_run_step_by_step(layer: nn.Module) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5, 2, 6)
+    art = rg.compile(layer.eval(), (x,), target="tvm", measure=False)
+    with torch.no_grad():
+        wanted = pytree.tree_leaves(layer(x))
+    for found, want in zip(pytree.tree_leaves(art(x)), wanted, strict=True):
+        torch.testing.assert_close(found, want)
+
+
+def test_a_sum_of_four_is_no_dot_of_codes(graph_of: Make, inputs_of: Feed) -> None:
+    graph = graph_of("x: f32[2, 4], *, w: f32[16, 4]", "y = linear(x, w)")
+    inputs = inputs_of(graph)
+    torch.testing.assert_close(target("tvm").lower(graph)(inputs), execute(graph, inputs))
 
 
 def test_convolutions_in_a_row_keep_their_channels_last(graph_of: Make, inputs_of: Feed) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,15 @@ ROWS = (
     "def graph(x: f64[2, 5, 8], *, w: f64[8], b: f64[8]):\n    y: f64[2, 5, 8] = {}\n    return y"
 )
 IMAGES = "def graph(x: f64[2, 3, 4, 6]):\n    y = {}\n    return y"
+STEPS = """
+def graph(
+    x: f64[5, 2, {0}], h: f64[2, 3], c: f64[2, 3], *, w: f64[{0}, 3], b: f64[{0}]
+):
+    y: f64[{1}] = {2}
+    return y
+"""
+LSTM, GRU, RNN = (partial(STEPS.format, blocks * 3) for blocks in (4, 3, 1))
+TIMES = "5, 2, 3"
 STACKS = "def graph(q: f64[2, 4, 5, 8], k: f64[2, 4, 8, 3]):\n    y = {}\n    return y"
 HEADS = """
 def graph(q: f64[2, 4, 5, 8], k: f64[2, 2, 5, 8], v: f64[2, 2, 5, 8], m: f64[5, 5]):
@@ -47,6 +57,15 @@ FORMS = {
     "attention, with a mask": EVEN.format("q, k, v, m"),
     "attention, causal": EVEN.format("q, k, v, is_causal=True, scale=0.3"),
     "attention, grouped": HEADS.format("q, k, v, enable_gqa=True"),
+    "lstm_states": LSTM(TIMES, "lstm_states(x, w, b)"),
+    "lstm_states, from a state": LSTM(TIMES, "lstm_states(x, w, b, h, c, reverse=True)"),
+    "lstm_last_cell": LSTM("2, 3", "lstm_last_cell(x, w, reverse=True)"),
+    "lstm_last_cell, from a state": LSTM("2, 3", "lstm_last_cell(x, w, b, h, c)"),
+    "gru_states": GRU(TIMES, "gru_states(x, w, b)"),
+    "gru_states, without a bias": GRU(TIMES, "gru_states(x, w, reverse=True)"),
+    "gru_states, from a state": GRU(TIMES, "gru_states(x, w, b, h, reverse=True)"),
+    "rnn_tanh_states": RNN(TIMES, "rnn_tanh_states(x, w, b)"),
+    "rnn_relu_states": RNN(TIMES, "rnn_relu_states(x, w, None, h, reverse=True)"),
 }
 
 
@@ -119,3 +138,28 @@ def test_what_has_no_equal_stays_and_is_named(text: str, reason: str) -> None:
     new, (remark,) = legal(graph, op)
     assert [node.op for node in new.nodes] == [op]
     assert remark.startswith("missed  y: ") and reason in remark
+
+
+def test_the_steps_of_a_layer_are_written_once() -> None:
+    """An LSTM's states and its last cell are two ops on one layer."""
+    graph, inputs = filled("""
+    def graph(x: f64[5, 2, 12], *, w: f64[12, 3]):
+        y: f64[5, 2, 3] = lstm_states(x, w)
+        c: f64[2, 3] = lstm_last_cell(x, w)
+        return y, c
+    """)
+    new, _ = legal(graph, "lstm_states", "lstm_last_cell")
+    assert sum(node.op == "linear" for node in new.nodes) == 4  # none of the zeros at the start
+    for found, wanted in zip(execute(new, inputs), execute(graph, inputs), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_steps_whose_number_varies_stay() -> None:
+    graph = parse("""
+    def graph(x: f64[t, 2, 12], *, w: f64[12, 3]):
+        y: f64[t, 2, 3] = lstm_states(x, w)
+        return y
+    """)
+    new, remarks = legal(graph, "lstm_states")
+    assert [node.op for node in new.nodes] == ["lstm_states"]
+    assert "the number of its steps varies" in remarks[0]
