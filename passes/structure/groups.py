@@ -32,7 +32,7 @@ from ...ir.gauge import (
     units,
 )
 from ...ir.gauge.region import operand, operands
-from ...ir.gauge.sites import CONTRACTIONS
+from ...ir.gauge.sites import CONTRACTIONS, WRITERS
 from ...ir.laws import Action, Add, Kind
 
 Role: TypeAlias = Literal["stream", "hidden", "heads", "keys", "values"]
@@ -181,7 +181,10 @@ def groups(
 
 
 def _joins(region: Region) -> bool:
-    """Whether an addition has two operands that hold the channels, and neither is a parameter."""
+    """Whether several ops with weights give the channels, and an addition has two operands that
+    hold them, neither of which is a parameter."""
+    if sum(node.op in WRITERS for node in region.actions) < 2:
+        return False
     for node in region.actions:
         if node.op in ops.OPS and isinstance(ops.OPS[node.op].law, Add):
             if sum(value in region.actions for value in operands(node).values()) > 1:

@@ -136,8 +136,9 @@ def _network(group: Group) -> _Network | str:
         action = group.region.actions[node]
         if action.axes != (-1,) or not torch.equal(action.labels.flatten().long(), order):
             return f"{node.name} does not hold each neuron once, in their order"
-        if any(user is not down and user not in between for user in node.users):
-            return f"{node.name} is read elsewhere too"
+        for user in node.users:
+            if user is not down and user not in between:
+                return f"{user.name} ({user.op}) reads {node.name} too"
     for node in between:
         if not isinstance(ops.get(node.op).law, (Elementwise, Mul, Add)):
             return f"{node.name} ({node.op}) does not act neuron by neuron"
