@@ -147,6 +147,8 @@ class Plan:
                 if node.attrs.get("step", 1) > 1:
                     return self._stepped(node, left)
                 return {key: int(left[: node.attrs[key]].sum()) for key in keys}
+            case "repeat_interleave" if self._axis(node) in after and "output_size" in node.attrs:
+                return {"output_size": int(after[self._axis(node)].sum())}
             case "layer_norm" | "rms_norm" if -1 in after:
                 return {"normalized_shape": (int(after[-1].sum()),), **self._eps(node, after[-1])}
             case "group_norm":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from graphs import GROUPED, filled
+from graphs import GROUPED, STATE, filled
 
 from regauge.ir import Graph, GraphError
 from regauge.ir.gauge import Region, drop, mask, transport, units
@@ -149,6 +149,16 @@ def test_one_expert_of_a_stack_cannot_lose_channels_alone() -> None:
     """)
     with pytest.raises(GraphError, match=r"w0 \(select\): what is left here would be no block"):
         drop(graph, region(graph, "h0"), torch.arange(6) > 0)
+
+
+def test_a_state_loses_heads_and_what_each_holds() -> None:
+    narrow = cut(STATE, "vs", (-2,), torch.tensor([True, False, True, True]))
+    assert narrow["s"].shape == (2, 3, 2, 3) and narrow["c"].shape == (12, 1, 1)
+    assert narrow["kr"].attrs["output_size"] == 3
+    narrow = cut(STATE, "vs", (-2, -1), torch.tensor([True, False, True]))
+    assert narrow["s"].shape == (2, 4, 2, 2) and narrow["m"].attrs["normalized_shape"] == (2,)
+    narrow = cut(STATE, "kh", (-3, -2), torch.arange(8) % 2 == 0)
+    assert narrow["s"].shape == (2, 4, 1, 3)
 
 
 def test_a_depthwise_convolution_loses_groups() -> None:
