@@ -43,8 +43,13 @@ class Row:
         holds, _ = self.verdicts[column]
         return NONE if holds is None else YES if holds else NO
 
+    def was_asked(self, column: str) -> bool:
+        """Whether a column was run or what ran before it failed: rows may be of an older run."""
+        return column in self.verdicts or any(h is False for h, _ in self.verdicts.values())
+
     def passes(self, columns: Sequence[str]) -> bool:
-        return all(self.mark(column) in (YES, NONE) for column in columns)
+        asked = [column for column in columns if self.was_asked(column)]
+        return bool(asked) and all(self.mark(column) in (YES, NONE) for column in asked)
 
     def reason(self, columns: Sequence[str]) -> str:
         """Why it was not built, or the reason of each column that does not hold."""
@@ -61,7 +66,8 @@ def shares(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
     yield f"{len(built)} of {len(rows)} families were built"
     for column in columns:
         base = built if column == columns[0] else traced
-        marks = [mark for row in base if (mark := row.mark(column)) != NONE]
+        marks = [row.mark(column) for row in base if row.was_asked(column)]
+        marks = [mark for mark in marks if mark != NONE]
         count = marks.count(YES)
         yield f"{column}: {count} of {len(marks)} ({100 * count / max(len(marks), 1):.1f} %)"
     count = sum(row.passes(columns) for row in traced)
