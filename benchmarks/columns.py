@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -27,6 +27,7 @@ from regauge.passes import (
     FoldNormAffine,
     Pass,
     PassReport,
+    PruneExperts,
     Quantize,
     Rotate,
     Smooth,
@@ -34,9 +35,11 @@ from regauge.passes import (
     apply,
 )
 from regauge.passes.manager import EXACT_TOLERANCE, difference
+from regauge.passes.structure.experts.expert_scores import ExpertScore
+from regauge.passes.structure.experts.mixtures import Mixture, mixtures
 from regauge.passes.structure.groups import Group, groups
 
-COLUMNS = ("traced", "canonical", "sites", "exact passes", "W8A8", "ONNX", "width")
+COLUMNS = ("traced", "canonical", "sites", "exact passes", "W8A8", "ONNX", "width", "experts")
 FLOAT32_TOLERANCE = 1e-4  # relative L2; a dozen layers of rounding by 6e-8
 ALONE = 6  # groups at most, or two more, that are left out by themselves
 LEAST = 64  # elements of a matrix that is quantized: these models have no large ones
@@ -49,10 +52,15 @@ class Failure(Exception):
     """A column does not hold; the message is the reason, for the table."""
 
 
+class NotAsked(Exception):
+    """The model has nothing that a column is about; the message says what."""
+
+
 def check(
     model: torch.nn.Module, kwargs: Mapping[str, Any], asked: Collection[str] = COLUMNS
-) -> Iterator[tuple[str, bool, str]]:
-    """The columns in order, each with whether it holds and why not, or what was found.
+) -> Iterator[tuple[str, bool | None, str]]:
+    """The columns in order, each with whether it holds and why not, or what was found; ``None``
+    where the model has nothing that the column is about.
 
     Args:
         asked: Which; the first is anyway.
@@ -72,10 +80,13 @@ def check(
         ("W8A8", eight_bits),
         ("ONNX", runs_on_onnxruntime),
         ("width", narrower),
+        ("experts", fewer_experts),
     )
     for name, column in (pair for pair in columns if pair[0] in asked):
         try:
             yield name, True, column(graph, flat)
+        except NotAsked as nothing:
+            yield name, None, str(nothing)
         except Exception as error:
             yield name, False, reason(error)
 
@@ -281,6 +292,44 @@ def _cut(graph: Graph, group: Group, gone: torch.Tensor, change: Callable[..., o
     region = transport(graph, graph[group.value.name], Kind.PERMUTATION, axes=group.axes)
     assert isinstance(region, Region)
     change(graph, region, group.coordinates(~gone))
+
+
+class _Drawn(ExpertScore):
+    """Experts that go by lot."""
+
+    def of(self, graph: Graph, found: Sequence[Mixture], context: Context) -> list[torch.Tensor]:
+        random = torch.Generator().manual_seed(0)
+        return [torch.rand(mixture.count, generator=random) for mixture in found]
+
+
+def fewer_experts(graph: Graph, flat: list[Any]) -> str:
+    """Every mixture can lose experts: the graph sliced is the graph with minus infinity for their
+    scores, to 1e-9 in float64, all mixtures at once."""
+    whole, inputs = astype(graph, torch.float64), doubled(flat)
+    found, stopped = mixtures(whole)
+    if stopped:
+        raise Failure("; ".join(str(reason) for _, reason in stopped[:1]))
+    if not found:
+        raise NotAsked("no mixture of experts")
+    if full := [m for m in found if m.least == m.count]:
+        raise NotAsked(f"rows take all {full[0].count} experts of {full[0].name}")
+    kept = PruneExperts(remove=0.25, score=_Drawn()).kept(whole, found, Context(inputs=inputs))
+    taps = [mixture.without(stays) for mixture, stays in zip(found, kept, strict=True)]
+    chosen = {m.name: s.nonzero().flatten().tolist() for m, s in zip(found, kept, strict=True)}
+
+    def without(node: Node, value: Any) -> Any:
+        """Each value is of one mixture at most."""
+        return next((new for tap in taps if (new := tap(node, value)) is not None), None)
+
+    small, _ = PruneExperts(experts=chosen)(whole, Context(inputs=inputs))
+    masked = execute(whole, inputs, tap=without)
+    gap = difference(execute(small, inputs), masked)
+    if not gap <= EXACT_TOLERANCE:
+        raise Failure(f"sliced and masked differ by {gap:.1e}")
+    if not difference(masked, execute(whole, inputs)) > EXACT_TOLERANCE:
+        raise Failure("what is left out makes no difference")
+    left, count = sum(map(len, chosen.values())), sum(mixture.count for mixture in found)
+    return f"{left} of {count} experts of {len(found)} mixtures, {gap:.0e}"
 
 
 def runs_on_onnxruntime(graph: Graph, flat: list[Any]) -> str:

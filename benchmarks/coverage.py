@@ -1,11 +1,13 @@
 """Every model family of ``transformers`` through the whole line; writes results/coverage.md.
 
-    python benchmarks/coverage.py [FAMILY ...] [--resume] [--failed] [--workers 1] [--only width]
+    python benchmarks/coverage.py [FAMILY ...] [--resume] [--failed] [--merge] [--workers 1]
+                                  [--only width]
 
 Each family is built small, with random weights, in a process of its own that has a limit of time
 and of memory, so that none stops the others. What is done is kept in a file of the temporary
 folder; with ``--resume`` a stopped run goes on where it was, and with ``--failed`` families that
-did not pass are run once more.
+did not pass are run once more. With ``--merge`` the rows of the families that are named take the
+place of those that the file has.
 """
 
 from __future__ import annotations
@@ -34,10 +36,11 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from verdicts import Row, markdown, shares
+from verdicts import Row, markdown, read, shares
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = Path(tempfile.gettempdir()) / "regauge-coverage.jsonl"
+PAGES = {"width": ("traced", "width", "experts")}  # besides that of all columns
 SECONDS, BYTES = 120, 6 << 30  # of CPU time, and of memory beyond what is there at the start
 
 
@@ -134,18 +137,25 @@ def table(rows: list[Row], asked: Sequence[str]) -> Table:
     return shown
 
 
+def merged(old: list[Row], new: list[Row]) -> list[Row]:
+    """All rows in order, the new ones in the place of the old."""
+    rows = {row.name: row for row in (*old, *new)}
+    return [rows[name] for name in sorted(rows)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("families", nargs="*", metavar="FAMILY", help="by default all")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     parser.add_argument("--failed", action="store_true", help="run what did not pass once more")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time")
-    parser.add_argument("--only", choices=columns.COLUMNS[1:], help="of the columns but this one")
+    parser.add_argument("--only", choices=PAGES, help="the columns of one page")
+    parser.add_argument("--merge", action="store_true", help="put these families into the file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.disable(logging.ERROR)
-    chosen = columns.COLUMNS if options.only is None else (columns.COLUMNS[0], options.only)
+    chosen = columns.COLUMNS if options.only is None else PAGES[options.only]
     asked = options.families or [*families.names(), *blocks.names()]
     rows = read_kept(KEPT) if options.resume or options.failed else {}
     if options.failed:
@@ -162,10 +172,12 @@ def main() -> None:
     console = Console()
     console.print(table(done, chosen))
     console.print(*shares(done, chosen), sep="\n")
-    if not options.families:
+    page = RESULTS / ("coverage.md" if options.only is None else f"coverage-{options.only}.md")
+    if options.merge:
+        done = merged(read(page.read_text()), done)
+    if options.merge or not options.families:
         head = f"{datetime.date.today()}, {families.versions()}, {blocks.version()}."
-        page = "coverage" if options.only is None else f"coverage-{options.only}"
-        (RESULTS / f"{page}.md").write_text(markdown(done, chosen, head))
+        page.write_text(markdown(done, chosen, head))
 
 
 if __name__ == "__main__":

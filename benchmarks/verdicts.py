@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-YES, NO, OPEN = "✓", "✗", "·"
+YES, NO, NONE, OPEN = "✓", "✗", "-", "·"  # none: it has nothing that the column is about
 TITLE = "# Coverage\n"
 
 
@@ -16,10 +16,12 @@ class Row:
 
     name: str
     built: str = "the process died"  # why not; empty if it was
-    verdicts: dict[str, tuple[bool, str]] = field(default_factory=dict[str, tuple[bool, str]])
+    verdicts: dict[str, tuple[bool | None, str]] = field(
+        default_factory=dict[str, tuple[bool | None, str]]
+    )
     seconds: float = 0.0
 
-    def add(self, column: str, holds: bool, text: str) -> None:
+    def add(self, column: str, holds: bool | None, text: str) -> None:
         """Take in one verdict."""
         if column == "built":
             self.built = "" if holds else text
@@ -36,18 +38,25 @@ class Row:
             self.built = death
 
     def mark(self, column: str) -> str:
-        holds, _ = self.verdicts.get(column, (None, ""))
-        return OPEN if holds is None else YES if holds else NO
+        if column not in self.verdicts:
+            return OPEN
+        holds, _ = self.verdicts[column]
+        return NONE if holds is None else YES if holds else NO
+
+    def was_asked(self, column: str) -> bool:
+        """Whether a column was run or what ran before it failed: rows may be of an older run."""
+        return column in self.verdicts or any(h is False for h, _ in self.verdicts.values())
 
     def passes(self, columns: Sequence[str]) -> bool:
-        return all(self.mark(column) == YES for column in columns)
+        asked = [column for column in columns if self.was_asked(column)]
+        return bool(asked) and all(self.mark(column) in (YES, NONE) for column in asked)
 
     def reason(self, columns: Sequence[str]) -> str:
         """Why it was not built, or the reason of each column that does not hold."""
         if self.built:
             return self.built
         found = [(c, *self.verdicts[c]) for c in columns if c in self.verdicts]
-        return "; ".join(f"{column}: {text}" for column, holds, text in found if not holds)
+        return "; ".join(f"{column}: {text}" for column, holds, text in found if holds is False)
 
 
 def shares(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
@@ -57,8 +66,10 @@ def shares(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
     yield f"{len(built)} of {len(rows)} families were built"
     for column in columns:
         base = built if column == columns[0] else traced
-        count = sum(row.mark(column) == YES for row in base)
-        yield f"{column}: {count} of {len(base)} ({100 * count / max(len(base), 1):.1f} %)"
+        marks = [row.mark(column) for row in base if row.was_asked(column)]
+        marks = [mark for mark in marks if mark != NONE]
+        count = marks.count(YES)
+        yield f"{column}: {count} of {len(marks)} ({100 * count / max(len(marks), 1):.1f} %)"
     count = sum(row.passes(columns) for row in traced)
     yield f"all: {count} of {len(traced)} ({100 * count / max(len(traced), 1):.1f} %)"
 
@@ -69,7 +80,7 @@ def causes(rows: Sequence[Row], columns: Sequence[str]) -> list[tuple[str, str, 
     for row in rows:
         for column in columns:
             holds, text = row.verdicts.get(column, (True, ""))
-            if not holds:
+            if holds is False:
                 found.setdefault((column, _kind(text)), []).append(row.name)
     ordered = sorted(found.items(), key=lambda item: (columns.index(item[0][0]), -len(item[1])))
     return [(column, kind, names) for (column, kind), names in ordered]
@@ -117,8 +128,44 @@ def passing(text: str, seconds: float = float("inf")) -> list[str]:
     return [
         row[0].removeprefix("| ").replace("\\_", "_")
         for row in rows
-        if len(row) > 4 and set(row[1:-2]) == {YES} and float(row[-2]) <= seconds
+        if len(row) > 4 and {YES} <= set(row[1:-2]) <= {YES, NONE} and float(row[-2]) <= seconds
     ]
+
+
+def read(text: str) -> list[Row]:
+    """The rows of a file, to which others can be added; what holds is there without its text."""
+    lines, rows = text.splitlines(), list[Row]()
+    columns: list[str] = []
+    for line in lines[: lines.index("## Causes")]:
+        if not line.startswith("| "):
+            continue
+        name, *cells = line.removeprefix("| ").removesuffix(" |").split(" | ")
+        if name == "family":
+            columns = cells[:-2]
+            continue
+        row = Row(_plain(name), built="", seconds=float(cells[-2]))
+        reasons = _reasons(_plain(cells[-1]), columns)
+        for column, mark in zip(columns, cells, strict=False):
+            if mark != OPEN:
+                holds = {YES: True, NO: False, NONE: None}[mark]
+                row.verdicts[column] = (holds, reasons.get(column, ""))
+        rows.append(row)
+    for line in lines[lines.index("## Not built") :]:
+        if line.startswith("- "):
+            name, _, reason = line.removeprefix("- ").partition(": ")
+            rows.append(Row(_plain(name), built=_plain(reason)))
+    return rows
+
+
+def _reasons(text: str, columns: Sequence[str]) -> dict[str, str]:
+    """What ``Row.reason`` has put together."""
+    parts = re.split(rf"(?:^|; )({'|'.join(map(re.escape, columns))}): ", text)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def _plain(text: str) -> str:
+    """The text of a cell as it was."""
+    return re.sub(r"\\([|_*])", r"\1", text.strip()).replace("&lt;", "<")
 
 
 def _cell(text: str) -> str:

@@ -35,8 +35,9 @@ class Layer(nn.Module):
         self.attention, self.feedforward = layer.self_attn, layer.mlp
         self.first = Norm(size, layer.input_layernorm.variance_epsilon)
         self.second = Norm(size, layer.post_attention_layernorm.variance_epsilon)
-        self.around_attention = nn.Parameter(torch.eye(size), requires_grad=False)
-        self.around_feedforward = nn.Parameter(torch.eye(size), requires_grad=False)
+        whole = torch.eye(size, dtype=layer.input_layernorm.weight.dtype)
+        self.around_attention = _parameter(whole)
+        self.around_feedforward = _parameter(whole)
 
     def middle(self, x: torch.Tensor, **options: Any) -> torch.Tensor:
         found = self.attention(hidden_states=self.first(x), **options)[0]
@@ -120,7 +121,7 @@ def _axes(streams: list[torch.Tensor], normalized: bool, eps: float) -> torch.Te
         if normalized:
             rows = rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + eps)
         second += rows.T @ rows
-    return torch.linalg.eigh(second)[1].flip(1).float()
+    return torch.linalg.eigh(second)[1].flip(1).to(streams[0].dtype)
 
 
 def _parameter(value: torch.Tensor) -> nn.Parameter:

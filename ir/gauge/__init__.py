@@ -26,6 +26,7 @@ from .sites import classes as classes
 from .sites import inputs_of_contractions as inputs_of_contractions
 from .sites import pairs as pairs
 from .sites import sites as sites
+from .sites import split_channels as split_channels
 from .sites import weighted as weighted
 from .tensors import transformed as transformed
 from .transport import transport as transport
@@ -53,6 +54,7 @@ __all__ = [
     "refusal",
     "separate",
     "sites",
+    "split_channels",
     "ties_broken",
     "transformed",
     "transport",

@@ -176,7 +176,8 @@ class _Constants:
             case Embedding():
                 return self._at(node, (0,))
             case ScaledDotProduct():
-                return self._at(node, (2,))
+                data = self._at(node, (2,))
+                return data if self._sums_to_one(node) else torch.where(data == 0, 0.0, math.nan)
             case Mul() if node.op == "mul":
                 return _product(self._at(node, (0,)), self._at(node, (1,)))
             case Add() if node.op in ("add", "sub") and node.attrs.get("alpha", 1) == 1:
@@ -192,6 +193,17 @@ class _Constants:
                 return self._joined(node)
             case _:
                 return self._all(math.nan)
+
+    def _sums_to_one(self, node: Node) -> bool:
+        """Whether each row of an attention has a place to look at: it gives zeros otherwise."""
+        mask = operand(node, (3,))
+        if mask is None:
+            return True
+        if mask.op != "param":
+            return False
+        value = self.graph.value(mask)
+        seen = value if value.dtype == torch.bool else value > -math.inf
+        return bool(seen.any(-1).all())
 
     def _biased(self, node: Node, zero: torch.Tensor) -> torch.Tensor:
         """What an op gives whose product is zero at some coordinates, and unknown elsewhere."""

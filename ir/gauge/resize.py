@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 
 from .. import ops
 from ..errors import GraphError
 from ..graph import Graph, Node, substitute
-from ..infer import infer, sample
+from ..infer import sample
 from ..laws import (
     Action,
     Add,
-    Along,
-    BatchNorm,
     Contract,
-    Conv,
     Elementwise,
-    Embedding,
     Fill,
-    Gather,
     Kind,
-    Lookup,
     Movement,
     Mul,
     Normalize,
@@ -33,9 +27,11 @@ from ..laws import (
     ScaledDotProduct,
     Softmax,
 )
+from ..types import TensorType, Type
 from .apply import Untied, change_parameters
 from .region import Blocked, Edit, Refused, Region, operand, operands
 from .tensors import spread
+from .zeros import Zeros
 
 # How often each position is there afterwards, along each axis where it is not always once; axes are
 # counted from the end.
@@ -76,7 +72,8 @@ class Plan:
         self.left = {node: self._left(node, a) for node, a in region.actions.items()}
         self.attrs: dict[Node, dict[str, Any]] = {}
         self.factors: dict[Node, float] = {}  # of the weights of norms
-        self.zero: dict[Node, bool] = {}  # whether a value is zero where it is dropped, once masked
+        self.shares: dict[Node, float] = {}  # which part of what a mean counts is left
+        self.zeros = Zeros(region)
 
     # -- making ---------------------------------------------------------------------------------
 
@@ -150,6 +147,8 @@ class Plan:
                 if node.attrs.get("step", 1) > 1:
                     return self._stepped(node, left)
                 return {key: int(left[: node.attrs[key]].sum()) for key in keys}
+            case "repeat_interleave" if self._axis(node) in after and "output_size" in node.attrs:
+                return {"output_size": int(after[self._axis(node)].sum())}
             case "layer_norm" | "rms_norm" if -1 in after:
                 return {"normalized_shape": (int(after[-1].sum()),), **self._eps(node, after[-1])}
             case "group_norm":
@@ -197,9 +196,6 @@ class Plan:
 
     def _need_fit(self, node: Node) -> None:
         """The op must take what is left of its operands, and give what is to be left of it."""
-        wanted = list(self._shape(node))
-        for axis, left in self.left.get(node, {}).items():
-            wanted[axis] = int(left.sum())
         ports = {value: port for port, value in operands(node).items()}
 
         def shrunk(value: Node) -> Any:
@@ -218,8 +214,10 @@ class Plan:
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             reason = f"it does not take what would be left: {str(error).splitlines()[0]}"
             raise Refused(Blocked(node, reason)) from error
-        if isinstance(found, torch.Tensor) and list(found.shape) != wanted:
-            raise Refused(Blocked(node, f"it would be of the shape {list(found.shape)}"))
+        wanted = self._narrowed(sample(node, self.point), self.region.actions.get(node))
+        for here, there in zip(_parts(found), _parts(wanted), strict=True):
+            if here.shape != there.shape:
+                raise Refused(Blocked(node, f"it would be of the shape {list(here.shape)}"))
 
     def _need_same_move(self, node: Node) -> None:
         """What stands at each place that is left must be what stands there now."""
@@ -245,8 +243,10 @@ class Plan:
         shape = self._shape(value)
         return torch.arange(math.prod(shape)).reshape(shape) + (operand << 40)
 
-    def _narrowed(self, value: torch.Tensor, action: Action | None) -> torch.Tensor:
-        """What is left of a value, if it is a tensor that holds coordinates."""
+    def _narrowed(self, value: Any, action: Action | None) -> Any:
+        """What is left of a value, if it holds coordinates; of a tuple, of each part."""
+        if isinstance(value, (list, tuple)):
+            return [self._narrowed(part, action) for part in cast("list[Any]", value)]
         kept = {} if action is None else self._left(self.region.value, action)
         for axis, left in kept.items():
             value = value.index_select(axis, _rows(left))
@@ -276,13 +276,21 @@ class Plan:
                 if not torch.equal(by_group.any(1), by_group.all(1)):
                     stop("its mean is over the channels of a group")
             case Normalize(centres=False, grouped=False) if -1 in before.get((0,), {}):
-                if not self._is_zero(node.args[0]):
+                if not self.zeros.at(node.args[0]):
                     stop("its mean is over the channels, and what is dropped is not zero there")
             case Softmax() if self._axis(node) in before.get((0,), {}):
                 stop("what is dropped has a part in the sum")
             case Reduce() if node not in self.left and before.get((0,)):
-                if node.op != "sum" or not self._is_zero(node.args[0]):
+                if node.op not in ("sum", "mean", "linalg_vector_norm"):
                     stop(f"{node.op} runs over the channels")
+                if not self.zeros.at(node.args[0]):
+                    stop(f"{node.op} runs over the channels, and what is dropped is not zero there")
+                if node.attrs.get("ord", 2) <= 0:
+                    stop("its order counts zeros")
+                if node.op == "mean":
+                    self.shares[node] = math.prod(
+                        int(left.sum()) / left.numel() for left in before[(0,)].values()
+                    )
             case ScaledDotProduct():
                 sides = [*(before.get((i,), {}) for i in range(3)), self.left.get(node, {})]
                 bias = operand(node, (3,))
@@ -297,50 +305,12 @@ class Plan:
                 return
         factors = [operand(node, port) for port in summed]
         if any(axis in before.get(port, {}) for port, axis in summed.items()):
-            if not any(n is None or n.op == "param" or self._is_zero(n) for n in factors):
+            if not any(n is None or n.op == "param" or self.zeros.at(n) for n in factors):
                 stop("what is dropped is zero in neither factor")
 
     def _axis(self, node: Node) -> int:
         rank = len(self._shape(node.args[0]))
         return node.attrs["dim"] % rank - rank
-
-    def _is_zero(self, node: Node) -> bool:
-        """Whether a value holds zeros where it holds dropped coordinates, once masked."""
-        if node not in self.region.actions:
-            return False
-        if node not in self.zero:
-            self.zero[node] = self._gives_zero(node)
-        return self.zero[node]
-
-    def _gives_zero(self, node: Node) -> bool:
-        held = {
-            port: bool(self.region.actions_of(node, port)) if n.op == "param" else self._is_zero(n)
-            for port, n in operands(node).items()
-            if n.op == "param" or n in self.region.actions
-        }
-        match ops.get(node.op).law:
-            case Contract() | Conv() | Normalize() | BatchNorm():
-                added = held.get((2,), True)  # a bias is dropped with the rest
-                return added and (held.get((0,), False) or held.get((1,), False))
-            case Embedding():
-                return held.get((0,), False)
-            case Mul():
-                return held.get((0,), False) or (node.op == "mul" and held.get((1,), False))
-            case ScaledDotProduct():
-                return held.get((2,), False)
-            case Add():
-                numbers = [arg for arg in node.args if not isinstance(arg, Node)]
-                return len(held) + len(numbers) == 2 and all(held.values()) and not any(numbers)
-            case Elementwise() if set(node.inputs) <= {node.args[0]}:
-                zero = torch.zeros((), dtype=node.dtype)
-                rest = (zero, *node.args[1:])
-                return held.get((0,), False) and not bool(ops.call(node.op, rest, node.attrs))
-            case Movement() | Reduce() | Along() | Lookup() | Gather():
-                return all(held.values())
-            case Fill():
-                return not node.attrs.get("fill_value", 0 if "zeros" in node.op else 1)
-            case _:
-                return False
 
     def _shape(self, node: Node) -> tuple[int, ...]:
         return tuple(sample(node, self.point).shape)
@@ -365,14 +335,37 @@ class Plan:
             size = self.attrs[node]["normalized_shape"]
             old = torch.ones(size, dtype=node.dtype) if weight is None else self.graph.value(weight)
             self.graph.give(node, 1, old * factor, name=f"{node.name}_weight")
+        for node, share in self.shares.items():
+            scaled = self.graph.add(
+                "mul",
+                node,
+                share,
+                type=node.type,
+                where=node.where,
+                before=self.graph.following(node),
+            )
+            self.graph.replace(node, scaled)
         for node in self.graph.nodes:
             if node not in self.attrs:
                 continue
             node.set(attrs=self.attrs[node])
-            wanted = list(node.shape)
-            for axis, left in self.left.get(node, {}).items():
-                wanted[axis] = int(left.sum())
-            node.type = infer(self.graph, node.op, node.args, node.attrs)
-            if list(node.shape) != wanted:
-                raise GraphError(f"dropping gives {node.name} the shape {wanted}", where=node.at)
+            node.type = _narrower(node.type, self.left.get(node, {}))
         return untied
+
+
+def _parts(value: Any) -> list[torch.Tensor]:
+    """The tensors of a result, of which an op may give several."""
+    parts = cast("list[Any]", value) if isinstance(value, (tuple, list)) else [value]
+    return [part for part in parts if isinstance(part, torch.Tensor)]
+
+
+def _narrower(type_: Type, left: Kept) -> Type:
+    """The type of what is left of a value; each part of a tuple loses the same."""
+    if isinstance(type_, tuple):
+        return tuple(_narrower(part, left) for part in type_)
+    if not isinstance(type_, TensorType):
+        return type_
+    shape = list(type_.shape)
+    for axis, rows in left.items():
+        shape[axis] = int(rows.sum())
+    return TensorType(type_.dtype, tuple(shape))

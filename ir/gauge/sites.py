@@ -8,6 +8,7 @@ in their heads: the one takes what undoes the other.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class Site:
         value: The value.
         axis: The axis of its channels.
         readers: The contractions that read it.
-        by_head: Whether the channels of each head are coordinates of their own.
+        heads: The axis of the heads, where the channels of each are coordinates of their own.
         found: For each kind that was tried: the region, or what blocks it.
     """
 
@@ -44,12 +45,12 @@ class Site:
     axis: int
     readers: tuple[Node, ...]
     found: dict[Kind, Region | Blocked] = field(default_factory=dict[Kind, "Region | Blocked"])
-    by_head: bool = False
+    heads: int | None = None
 
     @property
     def axes(self) -> tuple[int, ...]:
         """All axes over which coordinates vary."""
-        return (-3, self.axis) if self.by_head else (self.axis,)
+        return (self.axis,) if self.heads is None else (self.heads, self.axis)
 
     @property
     def size(self) -> int:
@@ -109,7 +110,7 @@ def attention_pairs(graph: Graph) -> Iterator[Site]:
     for node in graph.nodes:
         if node.op == "scaled_dot_product_attention":
             for value in dict.fromkeys(node.args[1:3]):
-                yield Site(value, -1, (node,), by_head=True)
+                yield Site(value, -1, (node,), heads=-3)
 
 
 def attention_heads(graph: Graph) -> Iterator[Site]:
@@ -118,6 +119,22 @@ def attention_heads(graph: Graph) -> Iterator[Site]:
     for node in graph.nodes:
         if node.op == "scaled_dot_product_attention" and len(node.shape) > 3:
             yield Site(node.args[1], -3, (node,))
+
+
+def split_channels(graph: Graph) -> Iterator[Site]:
+    """Where a reshape has split channels into heads of as many channels each: all heads, every one
+    a coordinate, and all channels of each head."""
+    for node in graph.nodes:
+        if node.op != "reshape":
+            continue
+        before, after = node.args[0].shape, node.shape
+        rank = len(after)
+        for place, (heads, width) in enumerate(itertools.pairwise(after)):
+            if not isinstance(heads, int) or not isinstance(width, int) or min(heads, width) < 2:
+                continue
+            if (*after[:place], heads * width, *after[place + 2 :]) == before:
+                yield Site(node, place - rank, ())
+                yield Site(node, place + 1 - rank, (), heads=place - rank)
 
 
 def pairs(graph: Graph) -> list[Site]:

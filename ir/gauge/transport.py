@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable
 from itertools import chain
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -24,6 +24,7 @@ from ..infer import sample
 from ..laws import MIXING, OUT, Action, Call, Flow, Kind, Movement, Port, Stop, interned
 from ..types import TensorType, evaluate
 from .notes import blamed, edit, fill, need_side_by_side, need_whole, partial_values, record
+from .parts import join_parts
 from .region import (
     Blocked,
     Edit,
@@ -95,6 +96,7 @@ class _Search:
                 join_tied(region)
                 if not region.confine([]):
                     raise Refused(Blocked(value, "no two of its channels can be exchanged"))
+            self.taken_apart(region)
         except Refused as refused:
             return refused.blocked
         return region
@@ -277,10 +279,7 @@ class _Search:
         """What the op's law makes of the actions known at its ports."""
         region.seen[node] = None
         known: dict[Port, Action] = {}
-        shapes: dict[Port, tuple[int, ...]] = {}
         for port, value in operands(node).items():
-            if isinstance(value.type, TensorType):
-                shapes[port] = self.shape(value)
             actions = region.actions_of(node, port) if value.op == "param" else ()
             if (
                 value.op != "param"
@@ -292,14 +291,9 @@ class _Search:
                 known[port] = actions[0]
         if node in region.actions and (node, node) not in region.skipped:
             known[OUT] = region.actions[node]
-        if isinstance(node.type, TensorType):
-            shapes[OUT] = self.shape(node)
         data = {p: a for p, a in known.items() if p == OUT or self.is_data(node, p)}
         taken = [port for port in known if port not in data] if data else []
-        attrs = {key: self.numbers(value) for key, value in node.attrs.items()}
-        args = tuple(substitute(arg, lambda _: None) for arg in node.args)
-        call = Call(node, self.kind, data or known, shapes, attrs, args, region.size)
-        flows = self.asked(region, call)
+        flows = self.asked(region, self.call(region, node, data or known))
         flows = [flow for flow in flows if all(port in flow.ports for port in taken)]
         if not flows:
             raise Refused(Blocked(node, "a parameter that took it up would have to give it back"))
@@ -308,6 +302,23 @@ class _Search:
             if not flows:
                 raise Refused(Blocked(node, "a parameter that must stay as it is would take it up"))
         return flows
+
+    def call(self, region: Region, node: Node, known: dict[Port, Action]) -> Call:
+        """An op with these actions at its ports, as its law wants it."""
+        ports = {**operands(node), OUT: node}
+        shapes = {p: self.shape(n) for p, n in ports.items() if isinstance(n.type, TensorType)}
+        attrs = {key: sample(value, self.point) for key, value in node.attrs.items()}
+        args = tuple(substitute(arg, lambda _: None) for arg in node.args)
+        return Call(node, self.kind, known, shapes, attrs, args, region.size)
+
+    def taken_apart(self, region: Region) -> None:
+        """Let a parameter that several ops take parts of change as one: see ``parts``."""
+
+        def seen(edit: Edit, action: Action) -> Action:
+            flow = self.asked(region, self.call(region, edit.node, {edit.port: action}))[0]
+            return flow.ports[OUT]
+
+        join_parts(region, seen)
 
     @staticmethod
     def asked(region: Region, call: Call) -> list[Flow]:
@@ -370,12 +381,7 @@ class _Search:
             return
         if not is_computed_weight(node, port):
             raise Refused(Blocked(node, "its weights would have to take two actions at once"))
-        shapes = {place: self.shape(param) for place, param in operands(value).items()}
-        shapes[OUT] = self.shape(value)
-        attrs = {key: self.numbers(given) for key, given in value.attrs.items()}
-        args = (None,) * len(value.args)
-        call = Call(value, self.kind, {OUT: action}, shapes, attrs, args, region.size)
-        flow = self.asked(region, call)[0]
+        flow = self.asked(region, self.call(region, value, {OUT: action}))[0]
         region.seen[value] = None
         self.confine(region, value, flow)
         region.ties += flow.ties
@@ -387,10 +393,6 @@ class _Search:
 
     def shape(self, node: Node) -> tuple[int, ...]:
         return tuple(evaluate(size, self.point) for size in node.shape)
-
-    def numbers(self, attr: Any) -> Any:
-        """An attribute with its symbolic sizes as numbers."""
-        return sample(attr, self.point)
 
     @staticmethod
     def is_data(node: Node, port: Port) -> bool:

@@ -2,10 +2,10 @@
 
 from .attention import ScaledDotProduct as ScaledDotProduct
 from .contraction import Contract as Contract
-from .contraction import Conv as Conv
 from .contraction import Embedding as Embedding
 from .contraction import GroupedContract as GroupedContract
 from .contraction import Recode as Recode
+from .convolution import Conv as Conv
 from .core import DIAGONAL as DIAGONAL
 from .core import MIXING as MIXING
 from .core import OPAQUE as OPAQUE

@@ -251,6 +251,30 @@ def shared(action: Action, axes: Sequence[int], kind: Kind) -> tuple[torch.Tenso
     return first, [] if torch.equal(left, right) else [(left, right)]
 
 
+def side_by_side(some: torch.Tensor, others: torch.Tensor) -> Ties:
+    """The ties between what two values hold of coordinates, where places of the one meet those of
+    the other and say otherwise."""
+    left, right = (side.flatten() for side in torch.broadcast_tensors(some, others))
+    both = (left >= 0) & (right >= 0)
+    left, right = left[both], right[both]
+    return [] if torch.equal(left, right) else [(left, right)]
+
+
+def beside(
+    call: Call, out: Action, rest: Sequence[int], along: Sequence[int]
+) -> list[torch.Tensor]:
+    """The cells of a result of which an operand varies along only some of the labelled axes, and
+    is left as it is: no place moves along these.
+
+    Args:
+        rest: The labelled axes along which it does not vary.
+        along: Those along which it does.
+    """
+    if not set(rest) & set(Action(compact(filled(out.labels))).axes):
+        raise Stop("an operand has one value for channels that change and channels that do not")
+    return call.within(out, along)
+
+
 def filled(labels: torch.Tensor) -> torch.Tensor:
     """Labels extended over places that stay as they are, along axes on which they do not vary."""
     for axis in range(labels.dim()):

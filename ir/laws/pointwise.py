@@ -14,13 +14,14 @@ from .core import (
     Law,
     Port,
     Stop,
+    Ties,
     align,
-    compact,
-    filled,
+    beside,
     is_param,
     joined,
     on_result,
     shared,
+    side_by_side,
     widen,
 )
 
@@ -196,6 +197,7 @@ class Where(Law):
             if set(differs) == set(out.axes):
                 raise Stop("the mask differs between channels")
             flow.cells += call.within(out, differs)
+            flow.ties += _met(call, out, mask_port)
         for port in value_ports:
             if port not in call.shapes:
                 value = call.args[port[0]]
@@ -223,17 +225,25 @@ def _taken(call: Call, flow: Flow, out: Action, port: Port, *, stretch: bool = F
         action = align(out, shape, stretch=stretch)
         if action is not None:
             flow.ports[port] = action
+        elif call.kind is Kind.PERMUTATION:
+            flow.ties += _met(call, out, port)
         return action is not None
     if is_param(call, port):
         labels, ties = shared(out, rest, call.kind)
         flow.ports[port] = Action(labels[(0,) * (labels.dim() - len(shape))], out.power)
         flow.ties += ties
         flow.cells += call.within(out, rest)
-    elif not set(rest) & set(Action(compact(filled(out.labels))).axes):
-        raise Stop("an operand has one value for channels that change and channels that do not")
     else:
-        flow.cells += call.within(out, along)
+        flow.cells += beside(call, out, rest, along)
+        flow.ties += _met(call, out, port)
     return True
+
+
+def _met(call: Call, out: Action, port: Port) -> Ties:
+    """What an operand that holds other coordinates than the result ties them to."""
+    if port not in call.known:
+        return []
+    return side_by_side(widen(call.known[port], call.shapes[OUT]).labels, out.labels)
 
 
 def _size(shape: tuple[int, ...], axis: int) -> int:

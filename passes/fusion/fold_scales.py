@@ -4,8 +4,9 @@
 
 A factor is one of the gauge's own elements: what reads the product takes it up wherever scales pass
 (``ir.gauge``: through reshapes, activations of one sign, attentions), in as many weights as read
-it. Where they do not pass, a single number goes back into the weights before, through ops that only
-move numbers. Factors right behind a linear map are folded by ``MergeBranches``. Exact.
+it; what writes keys takes up a factor of the queries. Where they do not pass, a single number goes
+back into the weights before, through ops that only move numbers. Factors right behind a linear map
+are folded by ``MergeBranches``. Exact.
 """
 
 from __future__ import annotations
@@ -101,9 +102,11 @@ class FoldScales(SitePass):
         """What keeps readers from taking up an element, as a remark on a node."""
         if isinstance(region, Blocked):
             return lambda node: blocked(node, f"its readers cannot take it up: {region}", region)
+        along = region.actions[product].power
         for edit in region.edits.values():
             reads = any(value in region.actions for value in edit.node.inputs)
-            if not reads and edit.node is not product:
+            # The other factor of a product, keys of queries, takes up the opposite.
+            if not reads and edit.node is not product and edit.action.power == along:
                 text = f"{edit.node.name} adds to it, and would have to be scaled too"
                 return lambda node: missed(node, text)
         if product.args[0] in region.actions:

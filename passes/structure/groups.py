@@ -6,13 +6,15 @@ the graph too:
 
     stream   channels that an addition joins from several writers: a residual stream
     hidden   other channels that weights write and weights read: of an FFN, between convolutions
-    heads    of an attention; queries that share keys and values go with them
+    heads    of an attention, queries that share keys and values go with them; or of any other value
+             whose channels are taken apart into heads
     keys     channels that queries and keys are multiplied over, the same ones of each head
     values   channels of what an attention sums up, the same ones of each head
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -28,12 +30,13 @@ from ...ir.gauge import (
     attention_pairs,
     cannot_drop,
     classes,
+    split_channels,
     transport,
     units,
 )
 from ...ir.gauge.region import operand, operands
-from ...ir.gauge.sites import CONTRACTIONS
-from ...ir.laws import Action, Add, Kind
+from ...ir.gauge.sites import CONTRACTIONS, WRITERS
+from ...ir.laws import Action, Add, Kind, compact
 
 Role: TypeAlias = Literal["stream", "hidden", "heads", "keys", "values"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -97,6 +100,27 @@ class Group:
                 )
         return f"{self.size} channels go as a whole"
 
+    @functools.cached_property
+    def places(self) -> set[tuple[Node, int]]:
+        """The values that hold the units, with the axes along which one follows the other."""
+        found: set[tuple[Node, int]] = set()
+        for node, action in self.region.actions.items():
+            units = torch.where(action.labels >= 0, self.unit[action.labels.long()], -1)
+            found |= {(node, axis) for axis in Action(compact(units)).axes}
+        return found
+
+    def is_same(self, other: Group) -> bool:
+        """Whether the units are those of another group."""
+        parts: list[torch.Tensor] = []
+        for group in (self, other):
+            action = group.region.actions.get(self.value)
+            if action is None or bool((action.labels < 0).any()):
+                return False
+            parts.append(group.unit[action.labels.long()])
+        return parts[0].shape == parts[1].shape and torch.equal(
+            *(part.unique(return_inverse=True)[1] for part in parts)
+        )
+
     def coordinates(self, kept: torch.Tensor) -> torch.Tensor:
         """Which coordinates stay where these units do, ``bool[size]``."""
         return kept[self.unit]
@@ -140,48 +164,88 @@ def groups(
     graph: Graph, roles: Collection[Role] = ROLES
 ) -> tuple[list[Group], list[tuple[Node, Blocked]]]:
     """The groups of a graph, in order, and what keeps other classes from being any."""
-    found: list[Group] = []
-    stopped: list[tuple[Node, Blocked]] = []
-    attended: set[Node] = set()
-    held: dict[Role, set[Node]] = {role: set() for role in ROLES}
-
-    def look(site: Site, role: Role, region: Region | Blocked) -> None:
-        if site.value in held[role]:
-            return  # several attentions hold the same: heads that share a bias of positions, say
-        if isinstance(region, Region):
-            held[role] |= region.actions.keys()
-        if isinstance(region, Region) and (ways := units(graph, region)):
-            found.append(Group(site.value, site.axes, role, ways[0], region))
-            return
-        reason = region if isinstance(region, Blocked) else cannot_drop(graph, region)
-        if reason is not None:
-            stopped.append((site.value, reason))
-
-    for site in attention_pairs(graph):
-        region = transport(graph, site.value, Kind.PERMUTATION, axes=site.axes)
-        if isinstance(region, Region):
-            attended |= region.actions.keys()
-        role: Role = "keys" if site.value is site.readers[0].args[1] else "values"
-        if role in roles:
-            look(site, role, region)
-    for site in attention_heads(graph) if "heads" in roles else ():
-        look(site, "heads", transport(graph, site.value, Kind.PERMUTATION, axes=site.axes))
-    for site in classes(graph):
-        region = site.found[Kind.PERMUTATION]
-        if isinstance(region, Region):
-            if not attended.isdisjoint(region.actions):
-                continue  # the heads of an attention, all their channels at once
-            role = "stream" if _joins(region) else "hidden"
-            if role in roles:
-                look(site, role, region)
-        elif not {"stream", "hidden"}.isdisjoint(roles):
-            stopped.append((site.value, region))
+    search = _Search(graph, roles)
+    search.attentions()
+    search.heads()
+    search.channels()
     place = {node: index for index, node in enumerate(graph.nodes)}
-    return sorted(found, key=lambda group: place[group.value]), stopped
+    return sorted(search.found, key=lambda group: place[group.value]), search.stopped
+
+
+class _Search:
+    """The groups of a graph, role by role."""
+
+    def __init__(self, graph: Graph, roles: Collection[Role]) -> None:
+        self.graph, self.roles = graph, roles
+        self.found: list[Group] = []
+        self.stopped: list[tuple[Node, Blocked]] = []
+        self.attended: set[Node] = set()
+        self.held: dict[Role, set[Node]] = {role: set() for role in ROLES}
+
+    def attentions(self) -> None:
+        for site in attention_pairs(self.graph):
+            region = self._region(site)
+            if isinstance(region, Region):
+                self.attended |= region.actions.keys()
+            self._look(site, "keys" if site.value is site.readers[0].args[1] else "values", region)
+
+    def heads(self) -> None:
+        if "heads" not in self.roles:
+            return
+        for site in attention_heads(self.graph):
+            self._look(site, "heads", self._region(site))
+        for site in split_channels(self.graph):
+            if site.heads is None:
+                self._look_for_more(site, "heads")
+
+    def channels(self) -> None:
+        if {"stream", "hidden"}.isdisjoint(self.roles):
+            return
+        for site in classes(self.graph):
+            region = site.found[Kind.PERMUTATION]
+            if isinstance(region, Blocked):
+                self.stopped.append((site.value, region))
+            elif self.attended.isdisjoint(region.actions):  # not those of all heads at once
+                self._look(site, "stream" if _joins(region) else "hidden", region)
+        for site in split_channels(self.graph):
+            if site.heads is not None:
+                self._look_for_more(site, "hidden")
+
+    def _region(self, site: Site) -> Region | Blocked:
+        return transport(self.graph, site.value, Kind.PERMUTATION, axes=site.axes)
+
+    def _look(self, site: Site, role: Role, region: Region | Blocked) -> None:
+        if role not in self.roles or site.value in self.held[role]:
+            return  # several attentions hold the same: heads that share a bias of positions, say
+        ways = units(self.graph, region) if isinstance(region, Region) else []
+        if isinstance(region, Region) and ways:
+            group = Group(site.value, site.axes, role, ways[0], region)
+            if any(group.is_same(other) for other in self.found):
+                return
+            self.found.append(group)
+        if isinstance(region, Region):
+            self.held[role] |= region.actions.keys()
+        if ways:
+            return
+        reason = region if isinstance(region, Blocked) else cannot_drop(self.graph, region)
+        if reason is not None:
+            self.stopped.append((site.value, reason))
+
+    def _look_for_more(self, site: Site, role: Role) -> None:
+        """A group where channels are taken apart, if they are of none yet; what blocks it blocks
+        all channels at once, and is named there."""
+        known = any((site.value, site.axis) in group.places for group in self.found)
+        if role in self.roles and site.value not in self.attended and not known:
+            region = self._region(site)
+            if isinstance(region, Region):
+                self._look(site, role, region)
 
 
 def _joins(region: Region) -> bool:
-    """Whether an addition has two operands that hold the channels, and neither is a parameter."""
+    """Whether several ops with weights give the channels, and an addition has two operands that
+    hold them, neither of which is a parameter."""
+    if sum(node.op in WRITERS for node in region.actions) < 2:
+        return False
     for node in region.actions:
         if node.op in ops.OPS and isinstance(ops.OPS[node.op].law, Add):
             if sum(value in region.actions for value in operands(node).values()) > 1:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from graphs import GROUPED, filled
+from graphs import GROUPED, STATE, filled
 
 from regauge.ir import Graph, GraphError
 from regauge.ir.gauge import Region, drop, mask, transport, units
@@ -69,6 +69,98 @@ def test_a_residual_stream_loses_a_coordinate_with_its_share_of_the_norm() -> No
     assert narrow["s"].operand(1) is not None  # it had no weight to take up the factor
 
 
+# Each channel's norm over all positions, divided by the mean of these norms over the channels.
+RESPONSE = """
+def graph(x: f64[2, 3, 5, 4], *, a: f64[6, 4], b: f64[6], g: f64[6], o: f64[2, 6]):
+    h: f64[2, 3, 5, 6] = linear(x, a, b)
+    e: f64[2, 3, 5, 6] = gelu(h)
+    n: f64[2, 1, 1, 6] = linalg_vector_norm(e, dim=(1, 2), keepdim=True)
+    m: f64[2, 1, 1, 1] = mean(n, dim=(-1,), keepdim=True)
+    p: f64[2, 1, 1, 1] = add(m, 0.1)
+    q: f64[2, 1, 1, 6] = div(n, p)
+    r: f64[2, 3, 5, 6] = mul(e, q)
+    t: f64[2, 3, 5, 6] = add(r, g)
+    y: f64[2, 3, 5, 2] = linear(t, o)
+    return y
+"""
+
+
+def test_a_mean_over_channels_keeps_counting_those_that_are_gone() -> None:
+    kept = torch.tensor([True, False, True, True, True, False])
+    narrow = cut(RESPONSE, "h", (-1,), kept)
+    (scaled,) = narrow["m"].users
+    assert scaled.op == "mul" and scaled.args[1] == pytest.approx(4 / 6)
+    again = units(narrow, region(narrow, "h"))[0]
+    drop(narrow, region(narrow, "h"), again > 0)  # the count is still that of the first time
+    assert next(iter(narrow["m"].users)).args[1] == pytest.approx(3 / 4)
+
+
+@pytest.mark.parametrize("ord", [1, 2, 3])
+def test_a_norm_over_channels_counts_no_zeros(ord: int) -> None:
+    text = """
+def graph(x: f64[2, 3, 4], *, a: f64[6, 4], o: f64[2, 6]):
+    h: f64[2, 3, 6] = linear(x, a)
+    n: f64[2, 3, 1] = linalg_vector_norm(h, dim=(-1,), keepdim=True, ord=ORDER)
+    r: f64[2, 3, 6] = div(h, n)
+    y: f64[2, 3, 2] = linear(r, o)
+    return y
+""".replace("ORDER", str(ord))
+    cut(text, "h", (-1,), torch.tensor([True, False, True, True, True, False]))
+
+
+# Two experts of a stack: each reads its matrix, and some of the rows.
+EXPERTS = """
+def graph(x: f64[3, 4], y: f64[5, 4], *, w: f64[2, 6, 4], v: f64[2, 3, 6]):
+    w0: f64[6, 4] = select(w, dim=0, index=0)
+    w1: f64[6, 4] = select(w, dim=0, index=1)
+    h0: f64[3, 6] = linear(x, w0)
+    h1: f64[5, 6] = linear(y, w1)
+    h: f64[8, 6] = cat((h0, h1), dim=0)
+    e: f64[8, 6] = silu(h)
+    s: (f64[3, 6], f64[5, 6]) = aten.split_with_sizes.default(e, split_sizes=(3, 5))
+    e0: f64[3, 6] = getitem(s, 0)
+    e1: f64[5, 6] = getitem(s, 1)
+    v0: f64[3, 6] = select(v, dim=0, index=0)
+    v1: f64[3, 6] = select(v, dim=0, index=1)
+    a: f64[3, 3] = linear(e0, v0)
+    b: f64[5, 3] = linear(e1, v1)
+    z: f64[8, 3] = cat((a, b), dim=0)
+    return z
+"""
+
+
+def test_the_experts_of_a_stack_lose_the_same_channels() -> None:
+    narrow = cut(EXPERTS, "h0", (-1,), torch.tensor([True, False, True, True, True, False]))
+    assert narrow["w"].shape == (2, 4, 4) and narrow["v"].shape == (2, 3, 4)
+    assert list(narrow.params) == ["w", "v"]  # one stack, not a copy for each expert
+    assert str(narrow["s"].type) == str((narrow["e0"].type, narrow["e1"].type))
+
+
+def test_one_expert_of_a_stack_cannot_lose_channels_alone() -> None:
+    graph, _ = filled("""
+    def graph(x: f64[3, 4], *, w: f64[2, 6, 4], v: f64[3, 6]):
+        w0: f64[6, 4] = select(w, dim=0, index=0)
+        w1: f64[6, 4] = select(w, dim=0, index=1)
+        h0: f64[3, 6] = linear(x, w0)
+        h1: f64[3, 6] = linear(x, w1)
+        e: f64[3, 6] = silu(h0)
+        y: f64[3, 3] = linear(e, v)
+        return y, h1
+    """)
+    with pytest.raises(GraphError, match=r"w0 \(select\): what is left here would be no block"):
+        drop(graph, region(graph, "h0"), torch.arange(6) > 0)
+
+
+def test_a_state_loses_heads_and_what_each_holds() -> None:
+    narrow = cut(STATE, "vs", (-2,), torch.tensor([True, False, True, True]))
+    assert narrow["s"].shape == (2, 3, 2, 3) and narrow["c"].shape == (12, 1, 1)
+    assert narrow["kr"].attrs["output_size"] == 3
+    narrow = cut(STATE, "vs", (-2, -1), torch.tensor([True, False, True]))
+    assert narrow["s"].shape == (2, 4, 2, 2) and narrow["m"].attrs["normalized_shape"] == (2,)
+    narrow = cut(STATE, "kh", (-3, -2), torch.arange(8) % 2 == 0)
+    assert narrow["s"].shape == (2, 4, 1, 3)
+
+
 def test_a_depthwise_convolution_loses_groups() -> None:
     narrow = cut(DEPTHWISE, "h", (-2,), torch.tensor([True, False, True, True, False, True]))
     assert narrow["e"].attrs["groups"] == 4
@@ -127,6 +219,21 @@ def test_what_counts_the_channels_refuses(op: str, reason: str) -> None:
     with pytest.raises(GraphError, match=reason):
         drop(graph, found, torch.arange(6) > 0)
     assert units(graph, found) == []
+
+
+@pytest.mark.parametrize(
+    ("op", "reason"),
+    [
+        ("mean(u, dim=(-1,), keepdim=True)", "what is dropped is not zero there"),
+        ("amax(h, dim=(-1,), keepdim=True)", "amax runs over the channels"),
+        ("linalg_vector_norm(h, dim=(-1,), keepdim=True, ord=0)", "its order counts zeros"),
+    ],
+)
+def test_reductions_that_count_what_is_dropped_refuse(op: str, reason: str) -> None:
+    more = f"    u: f64[2, 3, 6] = sigmoid(h)\n    m: f64[2, 3, 1] = {op}\n    z:"
+    graph, _ = filled(HIDDEN.format(op="mul(h, m)").replace("    z:", more))
+    with pytest.raises(GraphError, match=reason):
+        drop(graph, region(graph, "h"), torch.arange(6) > 0)
 
 
 INTERLEAVED = """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from graphs import filled
+from graphs import STATE, filled
 
 from regauge.ir import GraphError, parse
 from regauge.ir.gauge import Blocked, Region, apply, random_element, transport
@@ -128,6 +128,15 @@ def check(text: str, name: str, axes: tuple[int, ...], members: list[list[int]])
         pytest.param(DENSE, "h", (-3,), [[0, 1, 2, 3]], id="dense connections"),
         pytest.param(DENSE, "f", (-3,), [[0, 1]], id="the later part of dense connections"),
         pytest.param(EXPERTS, "h", (-1,), [[0, 1, 2, 3]], id="rows cut by data"),
+        pytest.param(STATE, "vs", (-2,), [[0, 1, 2, 3]], id="heads of a state"),
+        pytest.param(
+            STATE,
+            "vs",
+            (-2, -1),
+            [[0, 1, 2]],  # one weight of the norm serves all heads
+            id="values of a state",
+        ),
+        pytest.param(STATE, "kh", (-3, -2), [[0, 1], [2, 3], [4, 5], [6, 7]], id="keys of a state"),
     ],
 )
 def test_a_permutation_moves_what_belongs_together(
@@ -184,6 +193,27 @@ def test_channels_that_move_together_take_one_scale() -> None:
             y: f64[2, 4, 5] = add(t, v)""",
             "n",
             id="groups that cross",
+        ),
+        pytest.param(
+            """t: f64[2, 4, 5] = permute(h, dims=(0, 2, 1))
+            y: f64[2, 4, 4] = matmul(t, h)""",
+            "h",
+            id="products of all with all",
+        ),
+        pytest.param(
+            """t: f64[2, 5, 4, 1] = unsqueeze(h, dim=3)
+            u: f64[2, 5, 1, 4] = unsqueeze(h, dim=2)
+            y: f64[2, 5, 4, 4] = add(t, u)""",
+            "h",
+            id="sums of all with all",
+        ),
+        pytest.param(
+            """g: f64[2, 5, 2] = slice(h, dim=2, start=0, end=2)
+            s: f64[2, 5, 2, 1] = unsqueeze(g, dim=3)
+            r: f64[2, 5, 2, 2] = reshape(h, shape=(2, 5, 2, 2))
+            y: f64[2, 5, 2, 2] = mul(r, s)""",
+            "h",
+            id="heads whose gates are of one of them",
         ),
     ],
 )

@@ -28,6 +28,35 @@ def graph(x: f64[2, 5, 8], *, wq: f64[12, 8], wk: f64[6, 8], wv: f64[6, 8], wo: 
     return y
 """
 
+# A linear attention: keys and values are summed up to a state of each head, with a gate for each;
+# the channels of keys and queries are mixed with what came before, each alone.
+STATE = """
+def graph(x: f64[2, 5, 3], *, wv: f64[12, 3], wg: f64[4, 3], wp: f64[16, 3], c: f64[16, 1, 1],
+          n: f64[3], wo: f64[3, 12]):
+    v: f64[2, 5, 12] = linear(x, wv)
+    vs: f64[2, 5, 4, 3] = reshape(v, shape=(2, 5, 4, 3))
+    g: f64[2, 5, 4] = linear(x, wg)
+    gs: f64[2, 5, 4, 1] = unsqueeze(g, dim=3)
+    e: f64[2, 5, 4, 3] = mul(vs, gs)
+    eh: f64[2, 4, 5, 3] = transpose(e, dim0=1, dim1=2)
+    p: f64[2, 5, 16] = linear(x, wp)
+    pt: f64[2, 16, 5] = transpose(p, dim0=1, dim1=2)
+    pc: f64[2, 16, 5] = conv1d(pt, c, groups=16)
+    k: f64[2, 8, 5] = slice(pc, dim=1, start=0, end=8)
+    kh: f64[2, 4, 2, 5] = reshape(k, shape=(2, 4, 2, 5))
+    kr: f64[2, 4, 2, 5] = repeat_interleave(kh, repeats=1, dim=1, output_size=4)
+    q: f64[2, 8, 5] = slice(pc, dim=1, start=8, end=16)
+    qh: f64[2, 4, 2, 5] = reshape(q, shape=(2, 4, 2, 5))
+    qt: f64[2, 4, 5, 2] = transpose(qh, dim0=2, dim1=3)
+    s: f64[2, 4, 2, 3] = matmul(kr, eh)
+    r: f64[2, 4, 5, 3] = matmul(qt, s)
+    m: f64[2, 4, 5, 3] = rms_norm(r, n, normalized_shape=(3,), eps=0.1)
+    t: f64[2, 5, 4, 3] = transpose(m, dim0=1, dim1=2)
+    f: f64[2, 5, 12] = reshape(t, shape=(2, 5, 12))
+    y: f64[2, 5, 3] = linear(f, wo)
+    return y
+"""
+
 
 def fill(graph: Graph, generator: torch.Generator, *, level: bool = False) -> None:
     """Give all parameters standard normal numbers; ``level`` keeps what is made of them as great as

@@ -114,6 +114,16 @@ class Looked(Dense):
         return x + weight[:, None] * torch.bmm(hidden, self.down[number])[:, 0]
 
 
+class Near(Dense):
+    """Those whose scores come near the highest, by a bound that is computed."""
+
+    def weights(self, x: Tensor) -> Tensor:
+        scores = self.router(x)
+        best = scores.max(-1, keepdim=True).values
+        apart = (best - scores) / scores.abs().clamp(min=best)
+        return scores.masked_fill(apart > 0.9, -torch.inf).softmax(-1)
+
+
 class Averaged(Dense):
     """Counts its experts: the weights are less their mean."""
 
@@ -133,4 +143,4 @@ class Told(nn.Module):
         return self.mixture(x), self.mixture.router(x)
 
 
-BY_HAND = (Loop, Masked, Scattered, Stacked, Joined, Dense, Soft, Compared, Looked)
+BY_HAND = (Loop, Masked, Scattered, Stacked, Joined, Dense, Soft, Compared, Looked, Near)

@@ -91,8 +91,8 @@ class Mixture:
                 found.add(node)
         return found
 
-    def masked(self, values: Mapping[Node, Any], kept: torch.Tensor) -> Any:
-        """The result as it is without some experts, from what it is computed from."""
+    def without(self, kept: torch.Tensor) -> Tap:
+        """What gives, in a run of the graph, minus infinity to experts that do not stay."""
 
         def tap(node: Node, value: Any) -> Any:
             state = self.holding.state(node)
@@ -101,6 +101,11 @@ class Mixture:
             gone = torch.where(state.labels >= 0, ~kept[state.labels], False)
             return value.masked_fill(gone, -torch.inf)
 
+        return tap
+
+    def masked(self, values: Mapping[Node, Any], kept: torch.Tensor) -> Any:
+        """The result as it is without some experts, from what it is computed from."""
+        tap = self.without(kept)
         return self._replayed({**values, self.router: tap(self.router, values[self.router])}, tap)
 
     def forced(self, values: Mapping[Node, Any], expert: int) -> Any:

@@ -10,16 +10,8 @@ import torch
 
 from ....ir import Node, ops
 from ....ir.gauge.region import operand, operands
-from ....ir.laws import (
-    OUT,
-    Add,
-    GroupedContract,
-    Movement,
-    Port,
-    Reduce,
-    Softmax,
-    Stop,
-)
+from ....ir.graph import walk
+from ....ir.laws import OUT, Add, GroupedContract, Movement, Port, Reduce, Softmax, Stop
 from .holding import (
     COMPARISONS,
     NUMBERS,
@@ -44,6 +36,8 @@ _CHOICES = frozenset({"topk", "argmax", "aten.max.dim"})
 def apply(holding: Holding, node: Node) -> State:
     """How an op's result holds experts; raises ``Refused``."""
     states = [holding.state(value) for value in operands(node).values()]
+    if any(holding.state(value) != SAME for value in walk(tuple(node.attrs.values()))):
+        refuse(node, "one of its attributes tells the experts apart")
     if node.op == "getitem":
         state = states[0]
         return state[node.args[1]] if isinstance(state, tuple) else refuse(node, "it has no rule")
@@ -237,7 +231,7 @@ def _gone(holding: Holding, node: Node) -> tuple[float | None, bool]:
             return same, same == -math.inf
         case _:
             pass
-    if any(value is None for value in values):
+    if any(value is None for value in values) or any(walk(tuple(node.attrs.values()))):
         return None, False
     tensors = [torch.tensor(value, dtype=torch.float64) for value in values]
     attrs = {key: value for key, value in node.attrs.items() if key != "dtype"}

@@ -136,8 +136,9 @@ def _network(group: Group) -> _Network | str:
         action = group.region.actions[node]
         if action.axes != (-1,) or not torch.equal(action.labels.flatten().long(), order):
             return f"{node.name} does not hold each neuron once, in their order"
-        if any(user is not down and user not in between for user in node.users):
-            return f"{node.name} is read elsewhere too"
+        for user in node.users:
+            if user is not down and user not in between:
+                return f"{user.name} ({user.op}) reads {node.name} too"
     for node in between:
         if not isinstance(ops.get(node.op).law, (Elementwise, Mul, Add)):
             return f"{node.name} ({node.op}) does not act neuron by neuron"
@@ -158,22 +159,25 @@ class _Writing:
 
     def __post_init__(self) -> None:
         self.where, self.dtype = self.network.down.where, self.network.down.dtype
+        # In half precision copies would often score alike, and numbers of experts be rounded.
+        self.wide = torch.promote_types(self.dtype, torch.float32)
 
     def mixture(self, router: torch.Tensor, active: int) -> Node:
         """The result, in the place of the network's."""
         data, down = self.network.data, self.network.down
         rows = self.add("reshape", data, shape=(-1, int(data.shape[-1])))
-        scores = self.add("linear", rows, self.param("router", router))
+        wide = self.cast(rows, self.wide)
+        scores = self.add("linear", wide, self.graph.param("router", router.to(self.wide)))
         best = self.add("topk", self.add("softmax", scores, dim=-1), k=active)
         weights, numbers = self.add("getitem", best, 0), self.add("getitem", best, 1)
         total = self.add("sum", weights, dim=(-1,), keepdim=True)
-        weights = self.add("div", weights, total)
+        weights = self.cast(self.add("div", weights, total), self.dtype)
         ordered = self.add("aten.sort.default", self.add("reshape", numbers, shape=(-1,)))
         expert, place = self.add("getitem", ordered, 0), self.add("getitem", ordered, 1)
         count = len(router)
         counts = self.add(
             "aten.histc.default",
-            self.add("to", expert, dtype=self.dtype),
+            self.add("to", expert, dtype=self.wide),
             bins=count,
             max=count - 1,
         )
@@ -238,6 +242,9 @@ class _Writing:
 
     def param(self, name: str, value: torch.Tensor) -> Node:
         return self.graph.param(name, value.to(self.dtype))
+
+    def cast(self, value: Node, dtype: torch.dtype) -> Node:
+        return value if value.dtype == dtype else self.add("to", value, dtype=dtype)
 
     def add(self, op: str, *args: Arg, **attrs: Arg) -> Node:
         return self.graph.add(op, *args, where=self.where, before=self.network.down, **attrs)

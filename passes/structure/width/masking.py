@@ -13,7 +13,7 @@ from ....ir import Graph, Node, ops
 from ....ir.gauge import separate
 from ....ir.gauge.sites import CONTRACTIONS
 from ....ir.gauge.tensors import spread
-from ....ir.laws import Normalize
+from ....ir.laws import Normalize, Reduce
 from ...base import Context
 from ...calibration import as_rows, padding_mask
 from ...quantization.streams import Compute, Values, run_streams
@@ -124,11 +124,14 @@ class Masked:
 
 
 def is_counted(group: Group) -> bool:
-    """Whether something else than contractions with weights sees that channels are gone: a norm, or
-    a product of queries and keys. They must be gone from what is written then, not only from what
-    is read."""
-    laws = [ops.get(node.op).law for node in group]
-    return not readers(group) or any(isinstance(law, Normalize) for law in laws)
+    """Whether something else than contractions with weights sees that channels are gone: a norm, a
+    reduction, or a product of queries and keys. They must be gone from what is written then, not
+    only from what is read."""
+    holders = group.region.actions
+    seen = [node for node in holders if isinstance(ops.get(node.op).law, Normalize)]
+    ends = {user for node in holders for user in node.users if user.op in ops.OPS} - holders.keys()
+    seen += [node for node in ends if isinstance(ops.get(node.op).law, Reduce)]
+    return bool(seen) or not readers(group)
 
 
 def _is_padded(node: Node) -> bool:

@@ -55,6 +55,36 @@ def test_what_reads_a_product_takes_its_factor_up(body: str) -> None:
     assert "g" not in found.params
 
 
+@pytest.mark.parametrize("normed", [True, False])
+def test_what_writes_keys_takes_up_a_factor_of_queries(normed: bool) -> None:
+    norm = "rms_norm({}, {}, normalized_shape=(3,))" if normed else "mul({}, {})"
+    found, (remark,) = folded(
+        FoldScales(),
+        f"""
+def graph(x: f64[2, 5, 8], t: f64[5, 3], *, wq: f64[12, 8], gq: f64[3], wk: f64[6, 8], gk: f64[3],
+          wv: f64[6, 8]):
+    q: f64[2, 5, 12] = linear(x, wq)
+    qs: f64[2, 5, 4, 3] = reshape(q, shape=(2, 5, 4, 3))
+    qh: f64[2, 4, 5, 3] = transpose(qs, dim0=1, dim1=2)
+    qn: f64[2, 4, 5, 3] = {norm.format("qh", "gq")}
+    qr: f64[2, 4, 5, 3] = mul(qn, t)
+    qc: f64[2, 4, 5, 3] = mul(qr, 0.5)
+    k: f64[2, 5, 6] = linear(x, wk)
+    ks: f64[2, 5, 2, 3] = reshape(k, shape=(2, 5, 2, 3))
+    kh: f64[2, 2, 5, 3] = transpose(ks, dim0=1, dim1=2)
+    kn: f64[2, 2, 5, 3] = {norm.format("kh", "gk")}
+    kr: f64[2, 2, 5, 3] = mul(kn, t)
+    v: f64[2, 5, 6] = linear(x, wv)
+    vs: f64[2, 5, 2, 3] = reshape(v, shape=(2, 5, 2, 3))
+    vh: f64[2, 2, 5, 3] = transpose(vs, dim0=1, dim1=2)
+    y: f64[2, 4, 5, 3] = scaled_dot_product_attention(qc, kr, vh, enable_gqa=True)
+    return y
+""".replace("mul(qh, gq)", "relu(qh)").replace("mul(kh, gk)", "relu(kh)"),
+    )
+    assert remark.applied and remark.text == f"{'kn' if normed else 'k'} took up qc"
+    assert "qc" not in [node.name for node in found.nodes]
+
+
 @pytest.mark.parametrize("factor", ["0.5", "-0.5"])
 def test_a_number_goes_back_through_moves(factor: str) -> None:
     body = f"""b: f64[2, 4, 6] = linear(r, v)

@@ -11,7 +11,7 @@ from small_models import ZooModel
 from torch import nn
 
 import regauge as rg
-from regauge.ir import Graph
+from regauge.ir import Graph, parse
 from regauge.ir.interpret import execute
 from regauge.passes import Context, DropDead, FoldBatchNorm, Remark
 from regauge.passes.manager import EXACT_TOLERANCE, apply, difference
@@ -226,6 +226,46 @@ def test_what_sums_channels_into_the_same_channels_keeps_them(text: str) -> None
     graph, inputs = filled(text)
     zero(graph, "d", 2, 6, axis=1)
     assert not [remark for remark in dropped(graph, inputs)[1] if remark.applied]
+
+
+MASKED = """
+def graph(x: f64[2, 5, 8], *, wq: f64[6, 8], wk: f64[6, 8], wv: f64[6, 8], bv: f64[6],
+          wo: f64[8, 6], m: TYPE[5, 5]):
+    q: f64[2, 5, 6] = linear(x, wq)
+    qh: f64[2, 1, 5, 6] = unsqueeze(q, dim=1)
+    k: f64[2, 5, 6] = linear(x, wk)
+    kh: f64[2, 1, 5, 6] = unsqueeze(k, dim=1)
+    v: f64[2, 5, 6] = linear(x, wv, bv)
+    vh: f64[2, 1, 5, 6] = unsqueeze(v, dim=1)
+    a: f64[2, 1, 5, 6] = scaled_dot_product_attention(qh, kh, vh, m)
+    y: f64[2, 1, 5, 8] = linear(a, wo)
+    return y
+"""
+
+
+@pytest.mark.parametrize("kind", ["bool", "f64", "computed"])
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_row_of_an_attention_that_sees_nothing_is_zero_and_not_the_constant(
+    kind: str, empty: bool
+) -> None:
+    text = MASKED.replace("TYPE", "f64" if kind == "f64" else "bool")
+    if kind == "computed":
+        text = text.replace("    a:", "    n: bool[5, 5] = logical_not(m)\n    a:")
+        text = text.replace("vh, m)", "vh, n)")
+    graph, random = parse(text), torch.Generator().manual_seed(1)
+    seen = torch.ones(5, 5, dtype=torch.bool).tril()
+    seen[3] &= not empty
+    mask = torch.zeros(5, 5, dtype=torch.float64).masked_fill(~seen, -torch.inf)
+    for name, param in list(graph.params.items())[:-1]:
+        shape = [int(size) for size in param.shape]
+        graph.store[name] = torch.randn(shape, generator=random, dtype=torch.float64)
+    graph.store["m"] = {"bool": seen, "f64": mask, "computed": ~seen}[kind]
+    inputs = [torch.randn(2, 5, 8, generator=random, dtype=torch.float64)]
+    zero(graph, "wv", 1, 4)
+    found, remarks = dropped(graph, inputs)
+    goes = not empty and kind != "computed"  # of a mask that is computed, nothing is known
+    assert [remark.applied for remark in remarks] == ([True] if goes else [])
+    assert found.params["wo"].shape[1] == (4 if goes else 6)
 
 
 def test_a_convolution_of_each_channel_by_itself_sums_none() -> None:

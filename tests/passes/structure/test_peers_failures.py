@@ -6,7 +6,8 @@ its parameters that hold what goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -14,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import regauge as rg
-from regauge.ir import astype
+from regauge.ir import Graph, astype
 from regauge.ir.gauge import Region, drop, mask, transport
 from regauge.ir.interpret import execute
 from regauge.ir.laws import Kind
 from regauge.passes import Context, Prune
-from regauge.passes.structure.groups import ROLES, groups
+from regauge.passes.structure.groups import ROLES, Group, groups
+from regauge.passes.structure.width.importance import Importance
 
 
 class Attention(nn.Module):
@@ -164,14 +166,39 @@ def test_what_goes_is_gone_everywhere(name: str) -> None:
         assert size[0] < size[1]
 
 
+@dataclass(frozen=True)
+class Told(Importance):
+    """What units are worth, by the names of groups."""
+
+    worth: dict[str, torch.Tensor]
+
+    def of(self, graph: Graph, groups: Sequence[Group], context: Context) -> list[torch.Tensor]:
+        return [self.worth[group.name] for group in groups]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_all_at_once(name: str) -> None:
-    make, shape, _ = CASES[name]
+    make, shape, roles = CASES[name]
     torch.manual_seed(0)
-    graph = rg.trace(make().eval(), (torch.randn(shape),))
-    data = [[torch.randn(shape)] for _ in range(4)]
-    smaller, _ = Prune(remove=0.5, roles=ROLES)(graph, Context(data[0], data))
-    assert execute(smaller, data[0])[0].shape == execute(graph, data[0])[0].shape
+    graph = astype(rg.trace(make().eval(), (torch.randn(shape),)), torch.float64)
+    inputs = [torch.randn(shape, dtype=torch.float64)]
+    found, _ = groups(graph)
+    worth = {group.name: torch.rand(group.count, dtype=torch.float64) for group in found}
+    step = Prune(remove=0.5, roles=ROLES, score=Told(worth), recover=False)
+    smaller, remarks = step(graph, Context(inputs))
+    counts = next(remark.data["kept"] for remark in remarks if "kept" in remark.data)
+    assert {name.split("/")[1] for name in counts} == roles
+    assert all(counts[group.name] < group.count for group in found)
+    masked = graph.copy()
+    for group in found:
+        kept = torch.zeros(group.count, dtype=torch.bool)
+        kept[worth[group.name].argsort(descending=True)[: counts[group.name]]] = True
+        region = transport(masked, masked[group.value.name], Kind.PERMUTATION, axes=group.axes)
+        assert isinstance(region, Region)
+        mask(masked, region, group.coordinates(kept))
+    wanted = execute(masked, inputs)
+    torch.testing.assert_close(execute(smaller, inputs), wanted, rtol=1e-11, atol=1e-11)
+    assert not torch.allclose(wanted[0], execute(graph, inputs)[0], rtol=1e-2)
 
 
 def test_channels_that_become_pixels_are_refused_by_the_op_that_makes_them() -> None:

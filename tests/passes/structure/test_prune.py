@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from graphs import GROUPED, filled
+from graphs import GROUPED, STATE, filled
 from small_models import ZooModel
 
 import regauge as rg
@@ -535,3 +535,13 @@ def test_heads_that_share_a_bias_of_positions_are_one_group(
     small, remarks = options(graph, context)
     assert [remark.applied for remark in remarks].count(True) == len(found) + 1
     assert execute(small, context.inputs)[0].shape == execute(graph, context.inputs)[0].shape
+
+
+def test_heads_of_a_state_are_groups_beside_what_each_holds() -> None:
+    found, stopped = groups(filled(STATE)[0])
+    assert [(group.name, group.count, group.size) for group in found] == [
+        ("v/hidden", 3, 1),
+        ("vs/heads", 4, 1),
+        ("kh/hidden", 2, 4),
+    ]
+    assert [value.name for value, _ in stopped] == ["y"]

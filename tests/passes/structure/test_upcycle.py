@@ -77,6 +77,19 @@ def test_a_router_without_virtual_groups_gives_something_else() -> None:
     assert difference(execute(mixed, inputs), execute(graph, inputs)) > 1e-2
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("copies", "shards"), [(64, 4), (512, 2)])
+def test_many_experts_in_half_precision(dtype: torch.dtype, copies: int, shards: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64)).eval()
+    x = torch.randn(300, 64)
+    graph = astype(rg.trace(model, (x,)), dtype)
+    mixed, _ = Upcycle(copies, shards)(graph)
+    found, wanted = (execute(g, [x.to(dtype)])[0].double() for g in (mixed, graph))
+    assert difference([found], [wanted]) < 2 * torch.finfo(dtype).eps  # sums of other parts
+    assert len(mixtures(mixed)[0]) == 1
+
+
 def test_rows_take_different_copies() -> None:
     graph, inputs = digits()
     mixed, _ = Upcycle(4, 2)(graph)
