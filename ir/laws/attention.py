@@ -16,9 +16,10 @@ class ScaledDotProduct(Law):
 
     q and k contract d, so k takes the inverse of what q takes; what v takes on e, the result takes.
     The rows of the softmax sum to one, so the result takes a shift of v, and a shift of k adds the
-    same number to all logits of a query and is gone. Where several heads of q share one of k and v,
-    their coordinates are the same. Heads do not meet, so whole heads may be permuted, all operands'
-    together.
+    same number to all logits of a query and is gone. (The row of a query whose mask leaves it no
+    key sums to nothing; its result is held to be nobody's concern, as that of padding is.) Where
+    several heads of q share one of k and v, their coordinates are the same. Heads do not meet, so
+    whole heads may be permuted, all operands' together.
     """
 
     def passes(self, kind: Kind) -> bool:

@@ -3,8 +3,9 @@
     softmax(q (k + b)') = softmax(q k' + q b') = softmax(q k')        q b' is the same for every key
     softmax(..) (v + b) = softmax(..) v + b                           the weights sum to one
 
-So a key's bias is dropped, and a value's goes into what reads the result (F8.5). Exact. Rotary and
-other embeddings of positions, and norms, stop it: they stand between the bias and the product.
+So a key's bias is dropped, and a value's goes into what reads the result (F8.5). Exact for every
+query that attends to something; of one whose mask leaves it no key another result is read. Rotary
+and other embeddings of positions, and norms, stop it: they stand between the bias and the product.
 """
 
 from __future__ import annotations
