@@ -152,11 +152,16 @@ class Format:
         return Parameters(*self.scale.of_range(torch.maximum(-low, high), reach, self._empty))
 
     @property
-    def _empty(self) -> float:
-        """The scale of nothing but zeros: 1, but the least there is where no code is zero."""
+    def has_zero(self) -> bool:
+        """Whether there is a code of zero; of vectors, of those that are all zeros."""
         zeros = self.element.table == 0
         zeros = zeros if self.element.dimension is None else zeros.all(-1)
-        return 1.0 if bool(zeros.any()) else 0.0
+        return bool(zeros.any())
+
+    @property
+    def _empty(self) -> float:
+        """The scale of nothing but zeros: 1, but the least there is where no code is zero."""
+        return 1.0 if self.has_zero else 0.0
 
     def least_squares(
         self, blocks: torch.Tensor, codes: torch.Tensor, importance: torch.Tensor | None = None

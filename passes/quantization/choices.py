@@ -21,6 +21,7 @@ from ...ir.recurrence import NAMES as RECURRENCES
 from .solvers import Hessian, Range, Solver
 from .values import Activations
 from .weights import Stored, WeightRounding
+from .zeros import KEPT, Zeros
 
 CHANNELWISE = "int8-channel"
 
@@ -111,6 +112,7 @@ class ChosenRounding:
         ranges: Where the scales of linear layers in a format come from.
         rank: Of what makes up for the errors of linear layers; 0 for none.
         pairs: Whether neighbouring int8 codes that integer kernels read obey the limit of 16 bits.
+        keep_zeros: From which share of zeros on a weight keeps them; ``None``: never.
     """
 
     def __init__(
@@ -122,9 +124,11 @@ class ChosenRounding:
         ranges: Range,
         rank: int = 0,
         pairs: bool,
+        keep_zeros: float | None = KEPT,
     ) -> None:
         self.graph, self.choices = graph, choices
         self.solver, self.rank, self.pairs = solver, rank, pairs
+        self.keep_zeros = keep_zeros
         self.ranges: Range = ranges
         self.tables: dict[Node, Stored] = {}
         self._found: dict[tuple[str, bool], WeightRounding] = {}
@@ -137,11 +141,21 @@ class ChosenRounding:
         choice = self.choices.of(reader)
         return self._in(choice.weights or CHANNELWISE, choice.activations is not None)
 
+    def zeros(self, reader: Node) -> Zeros:
+        """The zeros of a weight that is to be decided."""
+        value = self.graph.value(reader.args[1])
+        return Zeros.of(value, self.of(reader).format_of(reader.op, value), self.keep_zeros)
+
     def of_table(self, table: Node, form: str) -> Stored:
         """Codes for an embedding table."""
         readers = [user for user in table.users if weighted(user)]
         codes = any(self.choices.of(reader).activations is not None for reader in readers)
         return self._in(form, codes).of_table(table, multiplied=bool(readers))
+
+    def zeros_of_table(self, table: Node) -> str:
+        """What is said of a table's zeros, which rounding to the nearest keeps where it can."""
+        form = self.tables[table].quantized.format
+        return Zeros.of(self.graph.value(table), form, self.keep_zeros).note(table)
 
     def read(self, reader: Node) -> torch.Tensor:
         """What a reader's weights are, where nothing is to be decided for them."""
@@ -157,12 +171,14 @@ class ChosenRounding:
         readers: Iterable[Node],
         hessian: Hessian | None = None,
         aim: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        notes: list[str] | None = None,
     ) -> dict[Node, Stored]:
         """The weights of readers of the same rows, where they are to be decided.
 
         Args:
             hessian: Of what they read.
             aim: What codes are to stand for instead of a weight ``[O, n]``, as kernels read it.
+            notes: Gets what is to be said of zeros.
         """
         parts: dict[tuple[WeightRounding, str], dict[Node, list[Node]]] = {}
         for reader in filter(self.decides, readers):
@@ -176,7 +192,11 @@ class ChosenRounding:
                     out_of_kernel_order(aim(in_kernel_order(weight)), weight.shape)
                     for weight in weights
                 ]
-            made = rounding.decide(op, weights, hessian)
+            zeros = [self.zeros(users[0]) for users in sources.values()]
+            if notes is not None:
+                said = map(Zeros.note, zeros, sources)
+                notes += filter(None, said)
+            made = rounding.decide(op, weights, hessian, [part.held for part in zeros])
             for users, stored in zip(sources.values(), made, strict=True):
                 found |= dict.fromkeys(users, stored)
         return found

@@ -8,8 +8,9 @@ A linear layer or a convolution gives ``W x``; zeros are put where ``E |V x - W 
 up the mean error. Parameters keep their sizes: what is smaller, or faster, depends on who stores
 and runs them.
 
-Codes keep zeros where they are rounded to the nearest, in any format whose grid holds zero: with or
-without a zero point. What is solved for (GPTQ), or makes up for errors before it, fills them again.
+Codes that ``Quantize`` makes behind it have the same zeros, whatever rounds them, in any format of
+single numbers that has a zero, with or without a zero point; where less than one weight in eight is
+zero, with ``keep_zeros=0``.
 
 Exact at the limit ``remove=0``. Approximate.
 """

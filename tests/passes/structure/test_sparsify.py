@@ -372,14 +372,16 @@ def test_formats_whose_grid_holds_zero_keep_zeros(form: str) -> None:
     assert bool((found[reader.args[1].name][sparse.store["a"] == 0] == 0).all())
 
 
-def test_solvers_of_rounding_fill_zeros() -> None:
-    """GPTQ makes up for errors in any column, also where a weight was zero."""
+@pytest.mark.parametrize("kept", [0.125, None])
+def test_solvers_of_rounding_hold_zeros_unless_they_are_told_not_to(kept: float | None) -> None:
+    """GPTQ would make up for errors in any column, also where a weight was zero."""
     graph, context = mixed()
     sparse, _ = Sparsify(pattern="2:4", least=1)(graph, context)
-    codes, _ = Quantize(None, "int4-g8", least=1)(sparse, context)
+    codes, _ = Quantize(None, "int4-g8", least=1, keep_zeros=kept)(sparse, context)
     found: dict[str, torch.Tensor] = {}
     execute(codes, context.inputs, tap=lambda node, value: found.update({node.name: value}))
-    assert bool((found[codes["h"].args[1].name][sparse.store["a"] == 0] != 0).any())
+    filled = found[codes["h"].args[1].name][sparse.store["a"] == 0] != 0
+    assert bool(filled.any()) == (kept is None)
 
 
 @pytest.mark.parametrize(("pattern", "region"), [("2:4", "SemiSparse"), ("32x32", "BlockSparse")])
