@@ -21,13 +21,12 @@ import torch
 from ...ir import Graph, InputError, Node
 from ...ir.gauge import weighted
 from ..base import Context, Pass, Promise, Remark, Stage, decided
+from ..budget import Assignment, IntegerProgramming, Problem, Solver
 from ..quantization.choices import CHANNELWISE, Choice
 from ..quantization.quantize import Quantize
 from .candidates import Candidates
 from .gradient import Gradient
-from .problem import Assignment, Problem
 from .score import Score
-from .solvers import IntegerProgramming, Solver
 from .units import By, Unit, of_readers, units, weight_of
 
 Kind: TypeAlias = Literal["bits", "bytes", "mac_bits", "latency", "damage"]

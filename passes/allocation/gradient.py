@@ -22,9 +22,10 @@ from ...ir import Node, ops
 from ...ir.gauge import weighted
 from ...ir.interpret import execute
 from ...ir.state import answered
+from ..probes import Metric, power, seeds
 from ..quantization.simulated import floats
 from .candidates import Candidates
-from .score import Damages, Metric, Score, power, seeds
+from .score import Damages, Score
 from .units import data_of, weight_of
 
 ROWS = 4096  # of a weight, worked on at once

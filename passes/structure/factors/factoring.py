@@ -13,9 +13,8 @@ from ....ir import Graph, Node, ops
 from ....ir.codes import in_kernel_order, out_of_kernel_order
 from ....ir.gauge.sites import CONTRACTIONS
 from ....ir.interpret import execute
-from ...allocation.problem import Problem
-from ...allocation.solvers import Solver
 from ...base import Context
+from ...budget import Problem, Solver
 from ...calibration import as_rows, padding_mask
 from ...quantization.evidence import Evidence, MakeUp
 from ...quantization.patches import Patches

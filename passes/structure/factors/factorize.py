@@ -19,8 +19,8 @@ from typing import ClassVar, get_args
 
 from ....ir import Graph, InputError, Node
 from ....ir.gauge import weighted
-from ...allocation.solvers import Solver
 from ...base import Context, Promise, Remark, Stage, applied, missed
+from ...budget import Solver
 from ...options import AMOUNT, COUNT, SHARE, SOME, check_known, check_numbers
 from ...quantization.evidence import MakeUp
 from ...sites import Asked, SparingPass

@@ -20,13 +20,12 @@ import torch
 from ....ir import Graph, InputError, Node
 from ....ir.codes import in_kernel_order, out_of_kernel_order
 from ....ir.interpret import execute
-from ...allocation.problem import Problem
-from ...allocation.solvers import DynamicProgramming, Solver
 from ...base import Context
+from ...budget import DynamicProgramming, Problem, Solver
 from ...options import COUNT, Range, check_numbers
+from ...patterns import Pattern
 from ...quantization.simulated import floats
 from ..groups import in_full
-from .patterns import Pattern
 
 MOST = 0.99  # of a layer that goes: at least something of each stays
 

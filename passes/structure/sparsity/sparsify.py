@@ -26,13 +26,13 @@ from ....ir.gauge import weighted
 from ....ir.gauge.sites import CONTRACTIONS
 from ...base import Context, Promise, Remark, Stage, applied, decided, missed
 from ...options import PART, SHARE, SOME, check_known, check_numbers
+from ...patterns import Pattern, named_pattern
 from ...quantization.evidence import MakeUp
 from ...quantization.patches import Patches
 from ...quantization.streams import run_streams
 from ...sites import Asked, SparingPass
 from ..groups import in_full
 from ..options import at_most
-from .patterns import Pattern, named_pattern
 from .rates import Even, Layer, Rates, essential, named_rates
 from .zeros import METHODS, Method, Recovery, Zeros
 

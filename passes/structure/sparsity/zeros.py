@@ -16,12 +16,12 @@ from ....ir.memory import give_back
 from ...base import Context
 from ...calibration import as_rows, padding_mask
 from ...journal import journaled
+from ...patterns import Pattern
 from ...quantization.evidence import Evidence, MakeUp
 from ...quantization.patches import Patches
 from ...quantization.streams import Compute, Values, Visit
 from ...shelf import Mapped
 from ...ties import own
-from .patterns import Pattern
 from .refit import WORTH, Worth, least_squares, search, sweep
 
 Method: TypeAlias = Worth | Literal["sweep", "search"]

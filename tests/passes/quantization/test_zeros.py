@@ -16,6 +16,7 @@ from regauge.ir.interpret import execute, stored_value
 from regauge.passes import Context, Quantize, Reconstruct, Sparsify
 from regauge.passes.fitting import Fitter
 from regauge.passes.manager import difference
+from regauge.passes.patterns import named_pattern
 from regauge.passes.quantization.solvers import (
     RANGES,
     SOLVERS,
@@ -25,7 +26,6 @@ from regauge.passes.quantization.solvers import (
     Solver,
 )
 from regauge.passes.quantization.zeros import KEPT
-from regauge.passes.structure.sparsity.patterns import named_pattern
 from regauge.passes.structure.sparsity.refit import least_squares, sweep
 
 TEXT = """

@@ -15,7 +15,7 @@ from regauge.backends.onnxruntime import lower
 from regauge.ir import Graph, InputError, SiteError, astype
 from regauge.ir.interpret import execute
 from regauge.passes import Context, Factorize, Kronecker, LowRank, Monarch, TensorTrain
-from regauge.passes.allocation.solvers import IntegerProgramming
+from regauge.passes.budget import IntegerProgramming
 from regauge.passes.manager import difference
 from regauge.passes.quantization.solvers import Hessian
 from regauge.passes.structure.costs import Costs

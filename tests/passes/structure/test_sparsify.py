@@ -13,10 +13,10 @@ from regauge.codegen.partition import divide
 from regauge.ir import Graph, InputError, SiteError, astype
 from regauge.ir.interpret import execute
 from regauge.passes import Context, Quantize
-from regauge.passes.allocation.solvers import IntegerProgramming
+from regauge.passes.budget import IntegerProgramming
 from regauge.passes.manager import difference
+from regauge.passes.patterns import NofM, Pattern, named_pattern
 from regauge.passes.quantization.solvers import Hessian
-from regauge.passes.structure.sparsity.patterns import NofM, Pattern, named_pattern
 from regauge.passes.structure.sparsity.rates import (
     ErdosRenyi,
     Layer,

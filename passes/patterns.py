@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ....ir import InputError
-from ..options import divisors, nearest
+from ..ir import InputError
+from .options import divisors, nearest
 
 
 @dataclass(frozen=True)
