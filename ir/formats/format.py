@@ -195,11 +195,15 @@ class Format:
         whole = None if whole is None else whole.detach().float().to(scale.dtype)
         return Parameters(self.scale.stored(scale), whole, zero)
 
-    def nbytes(self, shape: Sequence[int]) -> int:
-        """What a tensor of a shape takes in this format: ``Packed.nbytes``."""
+    def counts(self, shape: Sequence[int]) -> tuple[int, int]:
+        """How many codes and scales a tensor of a shape has."""
         blocks = self.cut(torch.empty(tuple(shape), device="meta"))
         scales = self.reduce("amax", blocks).numel()
-        codes = blocks.numel() // (self.element.dimension or 1)
+        return blocks.numel() // (self.element.dimension or 1), scales
+
+    def nbytes(self, shape: Sequence[int]) -> int:
+        """What a tensor of a shape takes in this format: ``Packed.nbytes``."""
+        codes, scales = self.counts(shape)
         levels = self.element.levels
         zeros = packed_size(scales, levels) if self.asymmetric else 0
         whole = 4 if self.scale.twofold else 0

@@ -65,7 +65,6 @@ def squared_errors(candidates: Candidates) -> torch.Tensor:
     for row, unit in enumerate(candidates.units):
         for column, choice in candidates.options(row):
             found[row, column] = sum(
-                float(candidates.error(weight, choice.weights).square().sum())
-                for weight in unit.weights
+                float(candidates.error(weight, choice).square().sum()) for weight in unit.weights
             )
     return found

@@ -18,6 +18,7 @@ from ...ir.codes import in_kernel_order, out_of_kernel_order
 from ...ir.formats import named
 from ...ir.gauge import Site, weighted
 from ...ir.recurrence import NAMES as RECURRENCES
+from ..patterns import named_sparsity
 from .solvers import Hessian, Range, Solver
 from .values import Activations
 from .weights import Stored, WeightRounding
@@ -33,10 +34,24 @@ class Choice:
     Args:
         weights: The format of its weights; ``None``: they stay in floating point.
         activations: How what it reads is quantized (``passes.values``); ``None``: not at all.
+        zeros: The zeros that its weights have by then and keep: a pattern as ``Sparsify`` names it,
+            with the part that goes where the pattern does not say it (``2:4``, ``rows-0.5``,
+            ``32x32-0.75``); ``None``: whatever they have.
     """
 
     weights: str | None = CHANNELWISE
     activations: Activations | None = None
+    zeros: str | None = None
+
+    @property
+    def in_floats(self) -> bool:
+        """Whether nothing becomes codes."""
+        return self.weights is None and self.activations is None
+
+    @property
+    def stored(self) -> tuple[str | None, str | None]:
+        """What becomes of weights: their format and their zeros."""
+        return self.weights, self.zeros
 
 
 class Choices:
@@ -67,6 +82,24 @@ class Choices:
     def of(self, reader: Node) -> Choice:
         return self.given.get(reader.name, self.rest)
 
+    def check_zeros(self, graph: Graph) -> None:
+        """Raise ``InputError`` where a weight has not the zeros that were chosen for it."""
+        for reader in self.readers:
+            if (name := self.of(reader).zeros) is None:
+                continue
+            weight = reader.args[0 if reader.op == "embedding" else 1]
+            if weight.op != "param":
+                continue
+            value = graph.value(weight)
+            wanted = named_sparsity(name).zeros(len(value), value[0].numel())
+            if (there := int((value == 0).sum())) < wanted:
+                raise InputError(
+                    f"{weight.name} was to keep zeros of {name}, which are {wanted:,}, and has "
+                    f"{there:,}",
+                    where=reader.at,
+                    do="put Sparsify in front of Quantize, or let Allocate choose",
+                )
+
     def without_codes(self, readers: Iterable[Node]) -> None:
         """Let some read floats, whatever was chosen for them."""
         chosen = {reader.name: replace(self.of(reader), activations=None) for reader in readers}
@@ -92,7 +125,7 @@ class Choices:
         """
         parts: dict[Activations | None, list[Node]] = {}
         for reader in site.readers:
-            if (choice := self.of(reader)) != Choice(None, None):
+            if not (choice := self.of(reader)).in_floats:
                 parts.setdefault(choice.activations, []).append(reader)
         for activations, readers in parts.items():
             yield replace(site, readers=tuple(readers)), activations
@@ -144,7 +177,9 @@ class ChosenRounding:
     def zeros(self, reader: Node) -> Zeros:
         """The zeros of a weight that is to be decided."""
         value = self.graph.value(reader.args[1])
-        return Zeros.of(value, self.of(reader).format_of(reader.op, value), self.keep_zeros)
+        chosen = self.choices.of(reader).zeros is not None
+        kept = 0.0 if chosen else self.keep_zeros
+        return Zeros.of(value, self.of(reader).format_of(reader.op, value), kept)
 
     def of_table(self, table: Node, form: str) -> Stored:
         """Codes for an embedding table."""

@@ -118,6 +118,7 @@ class Quantize(Pass):
         remarks: list[Remark] = []
         rest = Choice(self.weights, self.activations)
         choices = Choices(graph, self.choices, rest, self.tables or self.weights)
+        choices.check_zeros(graph)
         rounding = ChosenRounding(
             graph,
             choices,
@@ -162,7 +163,7 @@ class Quantize(Pass):
             if choices.of(reader).weights is not None:
                 remarks.extend(self._store(graph, reader, set(floats)))
         for reader in choices.readers:
-            if choices.of(reader) == Choice(None, None):
+            if choices.of(reader).in_floats:
                 remarks.append(missed(reader, "it stays in floating point, as was chosen"))
         if results is not None:
             remarks.extend(results.insert(graph, context, self.name))

@@ -17,7 +17,7 @@ Exact at the limit ``remove=0``. Approximate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, get_args
 
@@ -26,7 +26,7 @@ from ....ir.gauge import weighted
 from ....ir.gauge.sites import CONTRACTIONS
 from ...base import Context, Promise, Remark, Stage, applied, decided, missed
 from ...options import PART, SHARE, SOME, check_known, check_numbers
-from ...patterns import Pattern, named_pattern
+from ...patterns import Pattern, Sparsity, named_pattern, named_sparsity
 from ...quantization.evidence import MakeUp
 from ...quantization.patches import Patches
 from ...quantization.streams import run_streams
@@ -49,7 +49,9 @@ class Sparsify(SparingPass):
             the outputs change sharply (A60, ``rates.essential``). Half, where it is not given and
             the pattern does not say it.
         pattern: ``rows``: as many in each row, anywhere; ``layer``: anywhere; ``n:m``: n of each m
-            neighbouring inputs stay; ``RxC``: blocks of R outputs and C inputs go as a whole.
+            neighbouring inputs stay; ``RxC``: blocks of R outputs and C inputs go as a whole. Or
+            that of each layer, by the name of its weight, with the part that goes where it does not
+            say it, such as ``rows-0.5``; others stay.
         score: What goes: the least by ``magnitude``, by ``wanda`` or by ``obs``; or what a
             ``sweep`` (SparseGPT) or a ``search`` finds, which costs some ten times as much.
         recover: How what stays makes up for it: not at all (``none``), as a ``sweep`` leaves it
@@ -61,7 +63,7 @@ class Sparsify(SparingPass):
     """
 
     remove: Remove | None = None
-    pattern: Pattern | str = "rows"
+    pattern: Pattern | str | Mapping[str, Sparsity | str] = "rows"
     score: Method = "sweep"
     recover: Recovery = "least-squares"
     rates: Rates | str = "even"
@@ -72,18 +74,20 @@ class Sparsify(SparingPass):
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
-        pattern, rates = named_pattern(self.pattern), named_rates(self.rates)
+        rates = named_rates(self.rates)
         parts = self.remove.values() if isinstance(self.remove, Mapping) else (self.remove,)
         for part in parts:
             _check_part(part)
-        if pattern.ratio is not None:
-            if self.remove is not None and set(parts) != {pattern.ratio}:
+        if isinstance(self.pattern, Mapping):
+            for one in self.pattern.values():
+                named_sparsity(one)
+            if self.remove is not None or not isinstance(rates, Even):
                 raise InputError(
-                    f"remove={self.remove!r} is not what the pattern {pattern} leaves out",
-                    do=f"leave it out: {pattern} removes {pattern.ratio:.4g}",
+                    "patterns by the names of weights say what goes of each",
+                    do="leave remove and rates out",
                 )
-            if not isinstance(rates, Even):
-                raise InputError(f"the pattern {pattern} takes the same part of each layer")
+        else:
+            self._check_ratio(named_pattern(self.pattern), set(parts), rates)
         if self.remove == "essential" and not isinstance(rates, Even):
             raise InputError("remove='essential' is found for the same part of each layer")
         check_numbers(self, make_up=SHARE | "held-out", least=SOME)
@@ -97,19 +101,29 @@ class Sparsify(SparingPass):
                 do="score='sweep', or recover='least-squares', which is better for any zeros",
             )
 
+    def _check_ratio(self, pattern: Pattern, parts: set[object], rates: Rates) -> None:
+        if pattern.ratio is None:
+            return
+        if self.remove is not None and parts != {pattern.ratio}:
+            raise InputError(
+                f"remove={self.remove!r} is not what the pattern {pattern} leaves out",
+                do=f"leave it out: {pattern} removes {pattern.ratio:.4g}",
+            )
+        if not isinstance(rates, Even):
+            raise InputError(f"the pattern {pattern} takes the same part of each layer")
+
     @property
     def learns(self) -> bool:
         """Whether zeros depend on data."""
         return self.score != "magnitude" or self.recover != "none"
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
-        pattern = named_pattern(self.pattern)
-        found, remarks = self._layers(graph, asked, pattern)
-        rates, note = self._rates(graph, context, found, pattern)
-        found = [layer for layer in found if rates.get(layer.name, 0.0) > 0]
+        found, remarks = self._layers(graph, asked)
+        wanted, note = self._wanted(graph, context, found)
+        found = [layer for layer in found if layer.name in wanted]
         if not found:
             return remarks
-        zeros = Zeros(pattern, self.score, self.recover, self.make_up, rates)
+        zeros = Zeros(wanted, self.score, self.recover, self.make_up)
         if self.learns:
             batches = context.need_calibration(self.name)
             wide = in_full(graph)
@@ -130,6 +144,7 @@ class Sparsify(SparingPass):
                 graph.give(layer.node, 2, made.bias.to(bias.dtype))
             empty = int((graph.value(new) == 0).sum())
             total, gone = total + old.numel(), gone + empty
+            pattern = wanted[layer.name].pattern
             text = f"{empty:,} of {old.numel():,} weights are zero ({pattern})"
             remarks.append(applied(layer.node, "; ".join([text, *made.notes]), zeros=empty))
         every = sum(graph.value(param).numel() for param in graph.params.values())
@@ -137,14 +152,13 @@ class Sparsify(SparingPass):
             f"{gone:,} of {total:,} weights in {len(found)} layers are zero "
             f"({100 * gone / total:.3g} %), of all parameters {100 * gone / every:.3g} %{note}"
         )
+        rates = {name: one.remove for name, one in wanted.items()}
         data = {"zeros": gone, "rates": rates, "preparation": True}
         return [*remarks, decided(graph, text, **data)]
 
     # -- what there is ------------------------------------------------------------------------
 
-    def _layers(
-        self, graph: Graph, asked: Asked, pattern: Pattern
-    ) -> tuple[list[Layer], list[Remark]]:
+    def _layers(self, graph: Graph, asked: Asked) -> tuple[list[Layer], list[Remark]]:
         found: list[Layer] = []
         remarks: list[Remark] = []
         for node in graph.nodes:
@@ -153,15 +167,24 @@ class Sparsify(SparingPass):
             weight: Node = node.args[1]
             if not asked(node, weight, node.args[0]):
                 continue
-            sentence = asked.protected(node, weight) or self._refusal(graph, node, weight, pattern)
+            if isinstance(self.pattern, Mapping) and weight.name not in self.pattern:
+                continue
+            pattern = self._pattern_of(weight)
+            sentence = asked.protected(node, weight) or self.refusal(graph, node, pattern)
             if sentence:
                 remarks.append(missed(node, sentence))
             else:
                 found.append(Layer(node, weight, tuple(graph.value(weight).shape)))
         return found, remarks
 
-    def _refusal(self, graph: Graph, node: Node, weight: Node, pattern: Pattern) -> str:
-        """Why a layer stays dense; empty where it need not."""
+    def _pattern_of(self, weight: Node) -> Pattern:
+        if isinstance(self.pattern, Mapping):
+            return named_sparsity(self.pattern[weight.name]).pattern
+        return named_pattern(self.pattern)
+
+    def refusal(self, graph: Graph, node: Node, pattern: Pattern) -> str:
+        """Why a contraction stays dense; empty where it need not."""
+        weight: Node = node.args[1]
         if weight.op != "param":
             return f"{weight.name} is codes already; zeros come before them"
         if others := [user.name for user in weight.users if user is not node]:
@@ -178,17 +201,28 @@ class Sparsify(SparingPass):
             return f"{weight.name} stays dense: {sentence}"
         return ""
 
+    def _wanted(
+        self, graph: Graph, context: Context, found: Sequence[Layer]
+    ) -> tuple[dict[str, Sparsity], str]:
+        """The zeros of each layer that gets some, by the weight's name, and what is said of it."""
+        if isinstance(self.pattern, Mapping):
+            wanted = {name: named_sparsity(one) for name, one in self.pattern.items()}
+            _check_names("pattern", wanted, found)
+            for layer in found:
+                one = wanted[layer.name]
+                if layer.emptied(one.pattern, one.remove):
+                    raise _nothing_left(layer, one.pattern, one.remove, layer.most(one.pattern))
+            return wanted, ""
+        pattern = named_pattern(self.pattern)
+        rates, note = self._rates(graph, context, found, pattern)
+        return {name: Sparsity(pattern, part) for name, part in rates.items() if part > 0}, note
+
     def _rates(
         self, graph: Graph, context: Context, found: Sequence[Layer], pattern: Pattern
     ) -> tuple[dict[str, float], str]:
         """The part of each layer that goes, by the weight's name, and what is said of it."""
         if isinstance(self.remove, Mapping):
-            names = {layer.name for layer in found}
-            if unknown := [name for name in self.remove if name not in names]:
-                raise InputError(
-                    f"remove names {unknown[0]}, which is no weight that can lose any",
-                    do=f"names among {', '.join(sorted(names)[:5])}",
-                )
+            _check_names("remove", self.remove, found)
             for layer in found:
                 part = self.remove.get(layer.name, 0.0)
                 if layer.emptied(pattern, part):
@@ -209,6 +243,15 @@ class Sparsify(SparingPass):
         if short and (isinstance(rates, Even) or part > most):
             raise _nothing_left(short[0], pattern, part, most)
         return rates.of(graph, context, found, pattern, part), note
+
+
+def _check_names(option: str, given: Iterable[str], found: Sequence[Layer]) -> None:
+    names = {layer.name for layer in found}
+    if unknown := [name for name in given if name not in names]:
+        raise InputError(
+            f"{option} names {unknown[0]}, which is no weight that can lose any",
+            do=f"names among {', '.join(sorted(names)[:5])}",
+        )
 
 
 def _nothing_left(layer: Layer, pattern: Pattern, part: float, most: float) -> InputError:
