@@ -74,6 +74,7 @@ from .structure.factors.forms import Kronecker as Kronecker
 from .structure.factors.forms import LowRank as LowRank
 from .structure.factors.forms import Monarch as Monarch
 from .structure.factors.forms import TensorTrain as TensorTrain
+from .structure.factors.rank_times import RankTimes as RankTimes
 from .structure.factors.share_experts import ShareExperts as ShareExperts
 from .structure.factors.sparsify_inputs import SparsifyInputs as SparsifyInputs
 from .structure.sparsity.permute_inputs import PermuteInputs as PermuteInputs
@@ -146,6 +147,7 @@ __all__ = [
     "Quantize",
     "QuantizeCache",
     "QuantizeResults",
+    "RankTimes",
     "RateDistortion",
     "Reconstruct",
     "Reconstruction",

@@ -31,6 +31,7 @@ from ...quantization.evidence import MakeUp
 from ...quantization.patches import Patches
 from ...quantization.streams import run_streams
 from ...sites import Asked, SparingPass
+from ..costs import Costs
 from ..groups import in_full
 from ..options import at_most
 from .rates import Even, Layer, Rates, essential, named_rates
@@ -118,8 +119,9 @@ class Sparsify(SparingPass):
         return self.score != "magnitude" or self.recover != "none"
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
-        found, remarks = self._layers(graph, asked)
+        found, remarks = self._layers(graph, context, asked)
         wanted, note = self._wanted(graph, context, found)
+        every_product = sum(layer.size * layer.positions for layer in found)
         found = [layer for layer in found if layer.name in wanted]
         if not found:
             return remarks
@@ -133,7 +135,7 @@ class Sparsify(SparingPass):
         else:
             for layer in found:
                 zeros.by_size(graph, layer.node)
-        total = gone = 0
+        total = gone = without = 0
         for layer in found:  # the graph as it was had to be run until here
             made = zeros.made[layer.node.name]
             old = graph.value(layer.weight)
@@ -144,6 +146,7 @@ class Sparsify(SparingPass):
                 graph.give(layer.node, 2, made.bias.to(bias.dtype))
             empty = int((graph.value(new) == 0).sum())
             total, gone = total + old.numel(), gone + empty
+            without += empty * layer.positions
             pattern = wanted[layer.name].pattern
             text = f"{empty:,} of {old.numel():,} weights are zero ({pattern})"
             remarks.append(applied(layer.node, "; ".join([text, *made.notes]), zeros=empty))
@@ -152,15 +155,22 @@ class Sparsify(SparingPass):
             f"{gone:,} of {total:,} weights in {len(found)} layers are zero "
             f"({100 * gone / total:.3g} %), of all parameters {100 * gone / every:.3g} %{note}"
         )
+        if named_rates(self.rates).products:
+            part = 100 * without / every_product
+            text += f"; of the products of all that may lose some {part:.3g} %"
         rates = {name: one.remove for name, one in wanted.items()}
         data = {"zeros": gone, "rates": rates, "preparation": True}
         return [*remarks, decided(graph, text, **data)]
 
     # -- what there is ------------------------------------------------------------------------
 
-    def _layers(self, graph: Graph, asked: Asked) -> tuple[list[Layer], list[Remark]]:
+    def _layers(
+        self, graph: Graph, context: Context, asked: Asked
+    ) -> tuple[list[Layer], list[Remark]]:
         found: list[Layer] = []
         remarks: list[Remark] = []
+        products = named_rates(self.rates).products
+        costs = Costs(graph, [], context.inputs) if products else None
         for node in graph.nodes:
             if node.op not in CONTRACTIONS or not weighted(node):
                 continue
@@ -174,7 +184,10 @@ class Sparsify(SparingPass):
             if sentence:
                 remarks.append(missed(node, sentence))
             else:
-                found.append(Layer(node, weight, tuple(graph.value(weight).shape)))
+                positions = 1
+                if costs is not None:
+                    positions = costs.of([node]) // graph.value(weight).numel()
+                found.append(Layer(node, weight, tuple(graph.value(weight).shape), positions))
         return found, remarks
 
     def _pattern_of(self, weight: Node) -> Pattern:
@@ -242,7 +255,7 @@ class Sparsify(SparingPass):
         short = [layer for layer in found if layer.emptied(pattern, part)]
         if short and (isinstance(rates, Even) or part > most):
             raise _nothing_left(short[0], pattern, part, most)
-        return rates.of(graph, context, found, pattern, part), note
+        return rates.divide(graph, context, found, pattern, part), note
 
 
 def _check_names(option: str, given: Iterable[str], found: Sequence[Layer]) -> None:
