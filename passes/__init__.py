@@ -37,6 +37,7 @@ from .gauges.unit_scale import UnitScale as UnitScale
 from .legalization.legalize import Legalize as Legalize
 from .manager import PassReport as PassReport
 from .manager import apply as apply
+from .patterns import Pattern as Pattern
 from .presets import PRESETS as PRESETS
 from .quantization.choices import Choice as Choice
 from .quantization.quantize import Quantize as Quantize
@@ -73,9 +74,9 @@ from .structure.factors.forms import Kronecker as Kronecker
 from .structure.factors.forms import LowRank as LowRank
 from .structure.factors.forms import Monarch as Monarch
 from .structure.factors.forms import TensorTrain as TensorTrain
+from .structure.factors.rank_times import RankTimes as RankTimes
 from .structure.factors.share_experts import ShareExperts as ShareExperts
 from .structure.factors.sparsify_inputs import SparsifyInputs as SparsifyInputs
-from .structure.sparsity.patterns import Pattern as Pattern
 from .structure.sparsity.permute_inputs import PermuteInputs as PermuteInputs
 from .structure.sparsity.rates import RateDistortion as RateDistortion
 from .structure.sparsity.sparsify import Sparsify as Sparsify
@@ -146,6 +147,7 @@ __all__ = [
     "Quantize",
     "QuantizeCache",
     "QuantizeResults",
+    "RankTimes",
     "RateDistortion",
     "Reconstruct",
     "Reconstruction",

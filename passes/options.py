@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import TypeVar
@@ -84,3 +84,15 @@ def named(asked: Option | str, known: Mapping[str, Option], what: str) -> Option
         return asked
     check_known([asked], known, what)
     return known[asked]
+
+
+def nearest(to: float, numbers: Iterable[int], count: int = 3) -> str:
+    """Those of some numbers that are nearest, in order, as text; empty where there are none."""
+    near = sorted(sorted(numbers, key=lambda number: (abs(number - to), number))[:count])
+    *most, last = map(str, near or [""])
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def divisors(size: int) -> Collection[int]:
+    """The numbers that divide a size."""
+    return [number for number in range(1, size + 1) if size % number == 0]

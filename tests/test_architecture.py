@@ -19,11 +19,13 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 FAMILIES: dict[str, set[str]] = {  # of passes; what they share lies beside them
+    "budget": set(),
     "fusion": set(),
     "quantization": set(),
     "state": set(),
     "gauges": {"quantization"},
-    "allocation": {"quantization"},
+    "structure": {"budget", "quantization"},
+    "allocation": {"budget", "quantization", "structure"},
 }
 
 

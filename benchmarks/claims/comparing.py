@@ -78,7 +78,7 @@ def measure(subject: Subject, scores: Mapping[str, Score]) -> Figures:
         key = tuple(chosen)
         if key not in known:
             params: dict[str, torch.Tensor] = {
-                weight.name: found.weight(weight, found.choices[index].weights or "")
+                weight.name: found.weight(weight, found.choices[index])
                 for unit, index in zip(found.units, chosen, strict=True)
                 for weight in unit.weights
             }

@@ -23,7 +23,7 @@ from vision import EXACT, IMAGES, STEPS, learned, products
 import regauge as rg
 from regauge.ir import Graph
 from regauge.passes import Prune
-from regauge.passes.allocation.solvers import DynamicProgramming
+from regauge.passes.budget import DynamicProgramming
 from regauge.passes.structure.groups import ROLES
 
 MODELS: dict[str, Callable[[], nn.Module]] = {

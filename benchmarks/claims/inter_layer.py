@@ -12,8 +12,8 @@ from base import Figures, digits_vit, publish
 
 from regauge.passes import Allocate, Budget
 from regauge.passes.allocation import Bisection, Gradient, Hessian, Measured, Score
-from regauge.passes.allocation.problem import Assignment
 from regauge.passes.allocation.units import of_readers
+from regauge.passes.budget import Assignment
 
 BITS = (8, 6, 4, 3, 2)
 TOLERANCES = (0.01, 0.03, 0.1)  # relative error of the logits

@@ -37,7 +37,9 @@ def measure() -> Figures:
     rows: list[list[object]] = [["float", "", "", subject.quality(subject.graph)]]
 
     values = {
-        form: {w.name: found.weight(w, form) for i in blocks for w in found.units[i].weights}
+        form: {
+            w.name: found.weight(w, Choice(form)) for i in blocks for w in found.units[i].weights
+        }
         for form in (HIGH, LOW)
     }
 

@@ -36,7 +36,7 @@ def measure() -> Figures:
     found = Candidates.of(subject.graph, subject.context, linear, [Choice(LOW), Choice(HIGH)])
     gains = score.of_rows(found)
     weights = [unit.weights[0] for unit in found.units]
-    low, high = ([found.weight(weight, form) for weight in weights] for form in (LOW, HIGH))
+    low, high = ([found.weight(weight, Choice(form)) for weight in weights] for form in (LOW, HIGH))
     rows: list[list[object]] = [["float", quality(subject, found, {})]]
 
     def judged(picked: list[torch.Tensor]) -> float:

@@ -14,7 +14,7 @@ from vision import EXACT, IMAGES, learned, products
 from regauge.backends.base import target
 from regauge.ir import Graph
 from regauge.passes import Prune
-from regauge.passes.allocation.solvers import DynamicProgramming
+from regauge.passes.budget import DynamicProgramming
 from regauge.passes.structure.groups import ROLES, Role, groups
 from regauge.passes.structure.width.importance import Taylor
 from regauge.passes.structure.width.latency import LatencyTable

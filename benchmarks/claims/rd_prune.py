@@ -8,7 +8,7 @@ from base import Figures, Subject, of_digits, publish
 from zoo import digits_mobilenet, digits_resnet, digits_vgg, digits_vit
 
 from regauge.passes import Sparsify
-from regauge.passes.structure.sparsity.patterns import Whole
+from regauge.passes.patterns import Whole
 from regauge.passes.structure.sparsity.rates import Damage, Layer
 
 MODELS = {

@@ -21,7 +21,7 @@ import regauge as rg
 from regauge.ir import Graph
 from regauge.ir.interpret import execute
 from regauge.passes import Context, DropLayers, OutputChange, Position, SampledChange
-from regauge.passes.allocation.solvers import IntegerProgramming
+from regauge.passes.budget import IntegerProgramming
 from regauge.passes.manager import difference
 from regauge.passes.structure.costs import Costs
 from regauge.passes.structure.depth.layer_scores import LayerScore, Run

@@ -14,7 +14,7 @@ from unet import BRANCHES, Diffusion, diffusion
 from regauge.ir import Graph
 from regauge.ir.interpret import values_of
 from regauge.passes import Context, DropLayers, OutputChange
-from regauge.passes.allocation.solvers import IntegerProgramming
+from regauge.passes.budget import IntegerProgramming
 from regauge.passes.fitting import Fitter, Loss
 from regauge.passes.structure.distill import Pupil, trained
 

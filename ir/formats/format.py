@@ -152,11 +152,16 @@ class Format:
         return Parameters(*self.scale.of_range(torch.maximum(-low, high), reach, self._empty))
 
     @property
-    def _empty(self) -> float:
-        """The scale of nothing but zeros: 1, but the least there is where no code is zero."""
+    def has_zero(self) -> bool:
+        """Whether there is a code of zero; of vectors, of those that are all zeros."""
         zeros = self.element.table == 0
         zeros = zeros if self.element.dimension is None else zeros.all(-1)
-        return 1.0 if bool(zeros.any()) else 0.0
+        return bool(zeros.any())
+
+    @property
+    def _empty(self) -> float:
+        """The scale of nothing but zeros: 1, but the least there is where no code is zero."""
+        return 1.0 if self.has_zero else 0.0
 
     def least_squares(
         self, blocks: torch.Tensor, codes: torch.Tensor, importance: torch.Tensor | None = None
@@ -190,11 +195,15 @@ class Format:
         whole = None if whole is None else whole.detach().float().to(scale.dtype)
         return Parameters(self.scale.stored(scale), whole, zero)
 
-    def nbytes(self, shape: Sequence[int]) -> int:
-        """What a tensor of a shape takes in this format: ``Packed.nbytes``."""
+    def counts(self, shape: Sequence[int]) -> tuple[int, int]:
+        """How many codes and scales a tensor of a shape has."""
         blocks = self.cut(torch.empty(tuple(shape), device="meta"))
         scales = self.reduce("amax", blocks).numel()
-        codes = blocks.numel() // (self.element.dimension or 1)
+        return blocks.numel() // (self.element.dimension or 1), scales
+
+    def nbytes(self, shape: Sequence[int]) -> int:
+        """What a tensor of a shape takes in this format: ``Packed.nbytes``."""
+        codes, scales = self.counts(shape)
         levels = self.element.levels
         zeros = packed_size(scales, levels) if self.asymmetric else 0
         whole = 4 if self.scale.twofold else 0

@@ -1,5 +1,12 @@
 """Bits where they matter: scores of damage, costs, and solvers of what to choose under a budget."""
 
+from ..budget import Bisection as Bisection
+from ..budget import DynamicProgramming as DynamicProgramming
+from ..budget import Greedy as Greedy
+from ..budget import IntegerProgramming as IntegerProgramming
+from ..budget import Problem as Problem
+from ..budget import Solver as Solver
+from ..budget import Threshold as Threshold
 from .allocate import Allocate as Allocate
 from .allocate import Budget as Budget
 from .candidates import Candidates as Candidates
@@ -8,18 +15,11 @@ from .hessian import Hessian as Hessian
 from .ordered import Chance as Chance
 from .ordered import Outstanding as Outstanding
 from .ordered import Similarity as Similarity
-from .problem import Problem as Problem
 from .relevance import LayerRelevance as LayerRelevance
 from .rows import AllocateRows as AllocateRows
 from .score import Damages as Damages
 from .score import Measured as Measured
 from .score import Score as Score
-from .solvers import Bisection as Bisection
-from .solvers import DynamicProgramming as DynamicProgramming
-from .solvers import Greedy as Greedy
-from .solvers import IntegerProgramming as IntegerProgramming
-from .solvers import Solver as Solver
-from .solvers import Threshold as Threshold
 
 __all__ = [
     "Allocate",

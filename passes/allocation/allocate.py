@@ -1,4 +1,5 @@
 """Quantize with the choices that do least damage under a budget, or that cost least for a damage.
+A choice is a format, zeros of a pattern, or both.
 
     min over c  of  sum_u D[u, c_u]   such that   sum_u C[u, c_u] <= budget
 
@@ -7,7 +8,8 @@ are weights with those who read them (``units``). The damage is an estimate: eac
 others stayed in floating point, and by gradients of first order, by which the coarsest choices seem
 less harmful than they are. So what was found is run, simulated, and so is what is found without the
 cheapest choices, and the costliest single choice for all that keeps to the budget; the best is
-taken, and ``Quantize`` runs with it. Approximate.
+taken: ``Sparsify`` puts the zeros that were chosen, and ``Quantize``, which keeps them, runs behind
+it, where any choice makes codes. Approximate.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ import torch
 from ...ir import Graph, InputError, Node
 from ...ir.gauge import weighted
 from ..base import Context, Pass, Promise, Remark, Stage, decided
+from ..budget import Assignment, IntegerProgramming, Problem, Solver
 from ..quantization.choices import CHANNELWISE, Choice
 from ..quantization.quantize import Quantize
+from ..structure.sparsity.sparsify import Sparsify
 from .candidates import Candidates
 from .gradient import Gradient
-from .problem import Assignment, Problem
 from .score import Score
-from .solvers import IntegerProgramming, Solver
 from .units import By, Unit, of_readers, units, weight_of
 
 Kind: TypeAlias = Literal["bits", "bytes", "mac_bits", "latency", "damage"]
@@ -42,7 +44,8 @@ class Budget:
 
     Args:
         limit: A number of:
-        of: ``bits``: of a weight on average, with scales and zero points as they are stored;
+        of: ``bits``: of a weight on average, with scales and zero points as they are stored, and
+            without chosen zeros, as storage has them that leaves zeros out (``ir.sparse``);
             ``bytes``, of all weights together; ``mac_bits``: of a weight, on average over the
             products it takes part in; ``latency``: of a table's unit; ``damage``: as the score
             estimates it, or a solver measures it, with as few bits as possible.
@@ -66,6 +69,7 @@ class Allocate(Pass):
         by: What is decided together: the readers of one weight, of one value, or of a repeated
             block.
         latency: For a budget of latency: what each choice takes, by the names of readers.
+        sparsify: How zeros are put, of choices that have some; which, these say.
     """
 
     choices: tuple[str | Choice, ...]
@@ -75,6 +79,7 @@ class Allocate(Pass):
     quantize: Quantize = field(default_factory=lambda: Quantize(None))
     by: By = "weight"
     latency: Latency = field(default_factory=dict[str, Mapping[Choice, float]])
+    sparsify: Sparsify = field(default_factory=Sparsify)
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.QUANTIZE
 
@@ -88,7 +93,7 @@ class Allocate(Pass):
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         found = self.units(graph)
-        candidates = Candidates.of(graph, context, found, self.offers)
+        candidates = Candidates.of(graph, context, found, self.offers, self.sparsify)
         chosen, measured, predicted = context.journal.once(
             "choices", lambda: self._chosen(candidates)
         )
@@ -96,7 +101,6 @@ class Allocate(Pass):
         choices = dict(of_readers(found, picked))
         for reader in self._left(graph, found):
             choices[reader.name] = Choice(None, None)
-        quantize = replace(self.quantize, choices={**choices, **self.quantize.choices})
         damage = f"{self.score.name} expects a damage of {predicted:.3g}"
         if measured and min(measured) < measured[0]:
             damage += (
@@ -104,7 +108,26 @@ class Allocate(Pass):
                 f"{measured[0]:.3g}"
             )
         remark = self._remark(graph, found, picked, damage, predicted)
-        return [remark, *quantize.run(graph, context)]
+        zeros = self._put_zeros(graph, context, found, picked)
+        if all(choice.in_floats for choice in self.offers):
+            return [remark, *zeros]
+        quantize = replace(self.quantize, choices={**choices, **self.quantize.choices})
+        return [remark, *zeros, *quantize.run(graph, context)]
+
+    def _put_zeros(
+        self, graph: Graph, context: Context, found: Sequence[Unit], picked: Sequence[Choice]
+    ) -> list[Remark]:
+        """The zeros that were chosen; codes then keep them."""
+        patterns = {
+            weight.name: choice.zeros
+            for unit, choice in zip(found, picked, strict=True)
+            for weight in unit.weights
+            if choice.zeros is not None
+        }
+        if not patterns:
+            return []
+        part = replace(self.sparsify, pattern=patterns, remove=None)
+        return part.run(graph, replace(context, journal=context.journal.inside("zeros")))
 
     def _chosen(self, candidates: Candidates) -> tuple[list[int], list[float], float]:
         """A choice for each unit, the damages measured of all that were tried (the first is that
@@ -278,5 +301,5 @@ class Allocate(Pass):
 
 
 def _label(choice: Choice) -> str:
-    weights = choice.weights or "float"
-    return weights if choice.activations is None else f"{weights} {choice.activations}"
+    parts = (choice.weights or "float", choice.zeros, choice.activations)
+    return " ".join(part for part in parts if part is not None)

@@ -1,31 +1,36 @@
 """What each choice makes of what it is chosen for: the quantized weights and values, simulated.
 
 Weights are rounded to the nearest, with a short search for the ends of their range: enough to tell
-choices apart. What quantization then does is better, for all of them.
+choices apart. Zeros go where ``w_j^2 E x_j^2`` is least (Wanda, A23), or ``w_j^2`` where nothing is
+known of what is read, and nothing makes up for them. What is then done is better, for all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from ...ir import Graph, InputError, Node, astype
+from ...ir.codes import in_kernel_order, out_of_kernel_order
 from ...ir.formats import Format, Parameters, Quantized, named
 from ...ir.gauge import weighted
 from ...ir.gauge.sites import CONTRACTIONS
 from ...ir.interpret import Read, execute
 from ..base import Context
-from ..calibration import Observation, observe
+from ..calibration import SAMPLE, Observation, observe
+from ..patterns import named_sparsity
 from ..quantization.choices import CHANNELWISE, Choice
 from ..quantization.simulated import fake_quantize, floats, squared_error
-from ..quantization.solvers import rounded
+from ..quantization.solvers import no_zeros, rounded
 from ..quantization.values import is_static
 from ..quantization.weights import Channelwise, InFormat, Stored, fits
+from ..structure.sparsity.sparsify import Sparsify
 from .units import Unit, weight_of
 
+_Key: TypeAlias = tuple[str, str | None, str | None]  # a weight, its format, and its zeros
 CLIPS = (1.0, 0.92, 0.84, 0.76, 0.68, 0.6)  # of the range
 
 
@@ -46,15 +51,27 @@ class Candidates:
     units: list[Unit]
     choices: list[Choice]
     offered: torch.Tensor
-    _stored: dict[tuple[str, str], Stored] = field(default_factory=dict[tuple[str, str], Stored])
-    _errors: dict[tuple[str, str], Stored] = field(default_factory=dict[tuple[str, str], Stored])
+    _stored: dict[_Key, Stored] = field(default_factory=dict[_Key, Stored])
+    _errors: dict[_Key, Stored] = field(default_factory=dict[_Key, Stored])
+    _stays: dict[tuple[str, str], torch.Tensor] = field(
+        default_factory=dict[tuple[str, str], torch.Tensor]
+    )
     _seen: dict[str, Observation] = field(default_factory=dict[str, Observation])
 
     @classmethod
     def of(
-        cls, graph: Graph, context: Context, units: Sequence[Unit], choices: Sequence[Choice]
+        cls,
+        graph: Graph,
+        context: Context,
+        units: Sequence[Unit],
+        choices: Sequence[Choice],
+        sparsify: Sparsify | None = None,
     ) -> Candidates:
-        """Offer every choice whose format fits; what none fits, int8 by the channel.
+        """Offer every choice whose format and zeros fit; what none fits, the same without zeros, or
+        else int8 by the channel.
+
+        Args:
+            sparsify: What puts zeros, where any are among the choices.
 
         Raises:
             InputError: There is nothing to choose for, or nothing to choose from.
@@ -70,11 +87,16 @@ class Candidates:
         nodes = {node.name: node for node in single.nodes}
         own = [Unit(tuple(nodes[r.name] for r in unit.readers), unit.block) for unit in units]
         found = list(dict.fromkeys(choices))
-        offered = torch.tensor([[_fit(single, unit, choice) for choice in found] for unit in own])
-        if not bool((some := offered.any(1)).all()):
-            for choice in dict.fromkeys(replace(c, weights=CHANNELWISE) for c in choices):
+        sparsify = Sparsify() if sparsify is None else sparsify
+        fitting = [[_fit(single, unit, choice, sparsify) for choice in found] for unit in own]
+        offered = torch.tensor(fitting)
+        for fallback in (_dense, _channelwise):  # for units that no choice fits
+            left = ~offered.any(1)
+            others = dict.fromkeys(map(fallback, choices)) if bool(left.any()) else ()
+            for choice in (other for other in others if other not in found):
+                fits = torch.tensor([_fit(single, unit, choice, sparsify) for unit in own])
                 found.append(choice)
-                offered = torch.cat([offered, ~some[:, None]], 1)
+                offered = torch.cat([offered, (left & fits)[:, None]], 1)
         return cls(single, context, own, found, offered)
 
     def options(self, unit: int) -> Iterator[tuple[int, Choice]]:
@@ -89,23 +111,52 @@ class Candidates:
         picked = torch.linspace(0, len(every) - 1, min(most, len(every))).round().long()
         return [every[index] for index in picked.tolist()]
 
-    def weight(self, param: Node, form: str) -> torch.Tensor:
-        """A weight as its codes give it back."""
-        key = param.name, form
+    def weight(self, param: Node, choice: Choice) -> torch.Tensor:
+        """What a choice makes of a weight."""
+        value = self.graph.value(param)
+        if choice.zeros is not None:
+            value = value * self.stays(param, choice.zeros)
+        if choice.weights is None:
+            return value
+        key = param.name, *choice.stored
         if key not in self._stored:
-            self._stored[key] = nearest(self.graph.value(param), form)
+            self._stored[key] = nearest(value, choice.weights)
         return self._stored[key].value
 
-    def error(self, param: Node, form: str | None) -> torch.Tensor:
-        """What its codes add to a weight, in int8 by the row: kept for the next time."""
+    def error(self, param: Node, choice: Choice) -> torch.Tensor:
+        """What a choice adds to a weight, in int8 by the row: kept for the next time."""
         value = self.graph.value(param)
-        if form is None:
+        if choice.stored == (None, None):
             return torch.zeros_like(value)
-        key = param.name, form
+        key = param.name, *choice.stored
         if key not in self._errors:
-            error = nearest(value, form).value - value
-            self._errors[key] = Channelwise(*rounded(error))
+            made = value if choice.zeros is None else value * self.stays(param, choice.zeros)
+            made = made if choice.weights is None else nearest(made, choice.weights).value
+            self._errors[key] = Channelwise(*rounded(made - value))
         return self._errors[key].value
+
+    def stays(self, param: Node, zeros: str) -> torch.Tensor:
+        """Where a weight is not put to zero, of its shape."""
+        key = param.name, zeros
+        if key not in self._stays:
+            value = self.graph.value(param)
+            worth = in_kernel_order(value).square()
+            power = self._power(param)
+            if power is not None and value.shape[1] == len(power):
+                # in this order, the inputs of one position of a kernel are neighbours
+                worth = worth * power.repeat(worth.shape[1] // len(power))
+            stays = named_sparsity(zeros).mask(worth)
+            self._stays[key] = out_of_kernel_order(stays, value.shape)
+        return self._stays[key]
+
+    def _power(self, param: Node) -> torch.Tensor | None:
+        """``E x_j^2`` of what a weight's readers read; ``None`` without data."""
+        if not self.context.calibration:
+            return None
+        if not self._seen:
+            self._watch()
+        reader = next(iter(param.users))
+        return self._seen[reader.args[0].name].rows.square().mean(0)
 
     def data(self, reader: Node, value: torch.Tensor, choice: Choice) -> torch.Tensor:
         """What a reader reads, as its codes give it back."""
@@ -127,7 +178,7 @@ class Candidates:
             if choice is None:
                 return value
             if used is weight_of(reader):
-                return value if choice.weights is None else self.weight(used, choice.weights)
+                return self.weight(used, choice)
             if choice.activations is not None and weighted(reader) and used is reader.args[0]:
                 return self.data(reader, value, choice)
             return value
@@ -151,7 +202,9 @@ class Candidates:
     def _watch(self) -> None:
         readers = [r for unit in self.units for r in unit.readers if weighted(r)]
         axes = {reader.args[0].name: CONTRACTIONS[reader.op] for reader in readers}
-        self._seen |= observe(self.graph, self.context, axes, "Allocate", sample=0)
+        sparse = any(choice.zeros is not None for choice in self.choices)
+        count = SAMPLE if sparse else 0
+        self._seen |= observe(self.graph, self.context, axes, "Allocate", sample=count)
 
 
 def nearest(weight: torch.Tensor, form: str) -> Stored:
@@ -179,10 +232,30 @@ def clipped(form: Format, weight: torch.Tensor) -> Quantized:
     return form.quantize(weight, best)
 
 
-def _fit(graph: Graph, unit: Unit, choice: Choice) -> bool:
+def _fit(graph: Graph, unit: Unit, choice: Choice, sparsify: Sparsify) -> bool:
     """Whether a choice can be made for all readers of a unit."""
+    if choice.zeros is not None and not _can_lose(graph, unit, choice.zeros, sparsify):
+        return False
     if choice.weights is None or choice.weights == CHANNELWISE:
         return True
     form = named(choice.weights)
+    if choice.zeros is not None and no_zeros(form):
+        return False
     linear = all(reader.op in ("linear", "embedding") for reader in unit.readers)
     return linear and all(fits(form, graph.value(weight)) for weight in unit.weights)
+
+
+def _dense(choice: Choice) -> Choice:
+    return replace(choice, zeros=None)
+
+
+def _channelwise(choice: Choice) -> Choice:
+    return replace(choice, weights=choice.weights and CHANNELWISE, zeros=None)
+
+
+def _can_lose(graph: Graph, unit: Unit, zeros: str, sparsify: Sparsify) -> bool:
+    """Whether all weights of a unit can have zeros."""
+    pattern = named_sparsity(zeros).pattern
+    return all(
+        weighted(reader) and not sparsify.refusal(graph, reader, pattern) for reader in unit.readers
+    )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -22,11 +22,14 @@ from ...ir import Node, ops
 from ...ir.gauge import weighted
 from ...ir.interpret import execute
 from ...ir.state import answered
+from ..probes import Metric, power, seeds
 from ..quantization.simulated import floats
 from .candidates import Candidates
-from .score import Damages, Metric, Score, power, seeds
+from .score import Damages, Score
 from .units import data_of, weight_of
 
+_Made: TypeAlias = tuple[str | None, str | None]  # of weights: their format and their zeros
+AS_IT_IS: _Made = (None, None)
 ROWS = 4096  # of a weight, worked on at once
 
 
@@ -138,11 +141,11 @@ class Probe:
     def by_result(self, reader: Node, gradient: torch.Tensor) -> None:
         """Add the products with the errors of the weights."""
         row, weight = self.unit[reader], weight_of(reader)
-        found: dict[str, torch.Tensor] = {}
+        found: dict[_Made, torch.Tensor] = {}
         product = self._linear if reader.op == "linear" else self._other
         for _, choice in self.candidates.options(row):
-            if (form := choice.weights) is not None and form not in found:
-                found[form] = self.candidates.error(weight, form)
+            if (made := choice.stored) != AS_IT_IS and made not in found:
+                found[made] = self.candidates.error(weight, choice)
         products = product(reader, gradient, found)
         first = 0
         for other in self.candidates.units[row].weights:
@@ -150,16 +153,16 @@ class Probe:
                 break
             first += int(other.shape[0])
         for column, choice in self.candidates.options(row):
-            if choice.weights is None:
+            if choice.stored == AS_IT_IS:
                 continue
-            part = products[choice.weights]  # [B, O], or [B, 1] of all rows together
+            part = products[choice.stored]  # [B, O], or [B, 1] of all rows together
             self.products[row, column] += part.sum(1)
             if self.by_row and part.shape[1] == int(weight.shape[0]):
                 self.by_row[row][column, :, first : first + part.shape[1]] += part
 
     def _linear(
-        self, reader: Node, gradient: torch.Tensor, errors: dict[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+        self, reader: Node, gradient: torch.Tensor, errors: dict[_Made, torch.Tensor]
+    ) -> dict[_Made, torch.Tensor]:
         """``sum_t g_to (e_o' x_t)`` for each sample and row, by the gradients of the weights."""
         x, g = (self._samples(part) for part in (self.data[reader], gradient))
         found = list[torch.Tensor]()
@@ -170,18 +173,18 @@ class Probe:
             parts = torch.stack([error[start : start + ROWS] for error in errors.values()])
             found.append(torch.einsum("boi,foi->fbo", by_weight, parts))
         products = torch.cat(found, 2)
-        return {form: self._placed(part) for form, part in zip(errors, products, strict=True)}
+        return {made: self._placed(part) for made, part in zip(errors, products, strict=True)}
 
     def _other(
-        self, reader: Node, gradient: torch.Tensor, errors: dict[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+        self, reader: Node, gradient: torch.Tensor, errors: dict[_Made, torch.Tensor]
+    ) -> dict[_Made, torch.Tensor]:
         """The same for any op that is linear in its weights."""
-        data, found = self.data[reader], dict[str, torch.Tensor]()
-        for form, error in errors.items():
+        data, found = self.data[reader], dict[_Made, torch.Tensor]()
+        for made, error in errors.items():
             args = (error, data) if reader.op == "embedding" else (data, error)
             with torch.no_grad():
                 change = ops.call(reader.op, args, reader.attrs)
-            found[form] = self._by_sample(gradient * change).sum(1, keepdim=True)
+            found[made] = self._by_sample(gradient * change).sum(1, keepdim=True)
         return found
 
     def _count(self, value: torch.Tensor) -> int:

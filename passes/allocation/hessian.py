@@ -21,9 +21,10 @@ import torch
 
 from ...ir import Graph
 from ...ir.interpret import execute
+from ..probes import Metric, power, seeds
 from ..quantization.simulated import floats
 from .candidates import Candidates
-from .score import Damages, Metric, Score, power, seeds, squared_errors
+from .score import Damages, Score, squared_errors
 
 STEP = 1e-2  # of the norm of the weights: what J v is the difference over
 

@@ -14,6 +14,8 @@ from ...ir import Graph, Node
 from ...ir.blocks import repeated
 from ...ir.formats import named
 from ...ir.gauge import weighted
+from ...ir.sparse import sparse_nbytes
+from ..patterns import named_sparsity
 from ..quantization.choices import CHANNELWISE, Choice
 
 By: TypeAlias = Literal["weight", "value", "block"]
@@ -58,7 +60,7 @@ class Unit:
 
     def nbytes(self, choice: Choice) -> int:
         """What its weights take, with their scales."""
-        return sum(weight_bytes(weight, choice.weights) for weight in self.weights)
+        return sum(weight_bytes(weight, *choice.stored) for weight in self.weights)
 
     def bits(self, choice: Choice) -> float:
         """For each weight."""
@@ -75,13 +77,36 @@ def data_of(reader: Node) -> Node:
     return reader.args[1 if reader.op == "embedding" else 0]
 
 
-def weight_bytes(weight: Node, form: str | None) -> int:
-    """What a weight takes in a format."""
-    if form is None:
-        return numel(weight) * weight.dtype.itemsize
-    if form == CHANNELWISE:
-        return numel(weight) + int(weight.shape[0]) * weight.dtype.itemsize
-    return named(form).nbytes([int(size) for size in weight.shape])
+def weight_bytes(weight: Node, form: str | None, zeros: str | None = None) -> int:
+    """What a weight takes in a format; with zeros, what it takes where storage leaves these out
+    (``ir.sparse``), if that is less. By chance more of it may be alike, and it takes less still.
+
+    That storage knows numbers, and codes of four or eight bits; other codes take what they take.
+    """
+    shape, count, size = [int(n) for n in weight.shape], numel(weight), weight.dtype.itemsize
+    kind = None if form is None or form == CHANNELWISE else named(form)
+    if kind is None:
+        codes, levels, scales = count, 1 << (8 if form else 8 * size), 1
+        whole = count if form else count * size
+        whole += shape[0] * size if form else 0
+    else:
+        (codes, scales), levels = kind.counts(shape), kind.element.levels
+        whole = kind.nbytes(shape)
+    bits = (levels - 1).bit_length()
+    if zeros is None or 1 << bits != levels or bits % 8 not in (0, 4):
+        return whole
+    wanted = named_sparsity(zeros)
+    others = count - wanted.zeros(shape[0], count // shape[0])  # what fills up groups is zero too
+    together = wanted.pattern.together
+    # Where there are zero points each group has a code of zero of its own, unless groups go whole.
+    rows = 1
+    if kind is not None and kind.asymmetric and together % (kind.granularity.size or count):
+        rows = scales
+    least = sparse_nbytes(codes, others, bits, rows)
+    if bits == 4 and together % 2 == 0:  # bytes that go as a whole
+        least = min(least, sparse_nbytes(codes // 2, others // 2, 8, rows))
+    dense = -(-codes * bits // 8)
+    return whole - dense + min(dense, least)
 
 
 def units(

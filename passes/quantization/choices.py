@@ -18,9 +18,11 @@ from ...ir.codes import in_kernel_order, out_of_kernel_order
 from ...ir.formats import named
 from ...ir.gauge import Site, weighted
 from ...ir.recurrence import NAMES as RECURRENCES
+from ..patterns import named_sparsity
 from .solvers import Hessian, Range, Solver
 from .values import Activations
 from .weights import Stored, WeightRounding
+from .zeros import KEPT, Zeros
 
 CHANNELWISE = "int8-channel"
 
@@ -32,10 +34,24 @@ class Choice:
     Args:
         weights: The format of its weights; ``None``: they stay in floating point.
         activations: How what it reads is quantized (``passes.values``); ``None``: not at all.
+        zeros: The zeros that its weights have by then and keep: a pattern as ``Sparsify`` names it,
+            with the part that goes where the pattern does not say it (``2:4``, ``rows-0.5``,
+            ``32x32-0.75``); ``None``: whatever they have.
     """
 
     weights: str | None = CHANNELWISE
     activations: Activations | None = None
+    zeros: str | None = None
+
+    @property
+    def in_floats(self) -> bool:
+        """Whether nothing becomes codes."""
+        return self.weights is None and self.activations is None
+
+    @property
+    def stored(self) -> tuple[str | None, str | None]:
+        """What becomes of weights: their format and their zeros."""
+        return self.weights, self.zeros
 
 
 class Choices:
@@ -66,6 +82,24 @@ class Choices:
     def of(self, reader: Node) -> Choice:
         return self.given.get(reader.name, self.rest)
 
+    def check_zeros(self, graph: Graph) -> None:
+        """Raise ``InputError`` where a weight has not the zeros that were chosen for it."""
+        for reader in self.readers:
+            if (name := self.of(reader).zeros) is None:
+                continue
+            weight = reader.args[0 if reader.op == "embedding" else 1]
+            if weight.op != "param":
+                continue
+            value = graph.value(weight)
+            wanted = named_sparsity(name).zeros(len(value), value[0].numel())
+            if (there := int((value == 0).sum())) < wanted:
+                raise InputError(
+                    f"{weight.name} was to keep zeros of {name}, which are {wanted:,}, and has "
+                    f"{there:,}",
+                    where=reader.at,
+                    do="put Sparsify in front of Quantize, or let Allocate choose",
+                )
+
     def without_codes(self, readers: Iterable[Node]) -> None:
         """Let some read floats, whatever was chosen for them."""
         chosen = {reader.name: replace(self.of(reader), activations=None) for reader in readers}
@@ -91,7 +125,7 @@ class Choices:
         """
         parts: dict[Activations | None, list[Node]] = {}
         for reader in site.readers:
-            if (choice := self.of(reader)) != Choice(None, None):
+            if not (choice := self.of(reader)).in_floats:
                 parts.setdefault(choice.activations, []).append(reader)
         for activations, readers in parts.items():
             yield replace(site, readers=tuple(readers)), activations
@@ -111,6 +145,7 @@ class ChosenRounding:
         ranges: Where the scales of linear layers in a format come from.
         rank: Of what makes up for the errors of linear layers; 0 for none.
         pairs: Whether neighbouring int8 codes that integer kernels read obey the limit of 16 bits.
+        keep_zeros: From which share of zeros on a weight keeps them; ``None``: never.
     """
 
     def __init__(
@@ -122,9 +157,11 @@ class ChosenRounding:
         ranges: Range,
         rank: int = 0,
         pairs: bool,
+        keep_zeros: float | None = KEPT,
     ) -> None:
         self.graph, self.choices = graph, choices
         self.solver, self.rank, self.pairs = solver, rank, pairs
+        self.keep_zeros = keep_zeros
         self.ranges: Range = ranges
         self.tables: dict[Node, Stored] = {}
         self._found: dict[tuple[str, bool], WeightRounding] = {}
@@ -137,11 +174,23 @@ class ChosenRounding:
         choice = self.choices.of(reader)
         return self._in(choice.weights or CHANNELWISE, choice.activations is not None)
 
+    def zeros(self, reader: Node) -> Zeros:
+        """The zeros of a weight that is to be decided."""
+        value = self.graph.value(reader.args[1])
+        chosen = self.choices.of(reader).zeros is not None
+        kept = 0.0 if chosen else self.keep_zeros
+        return Zeros.of(value, self.of(reader).format_of(reader.op, value), kept)
+
     def of_table(self, table: Node, form: str) -> Stored:
         """Codes for an embedding table."""
         readers = [user for user in table.users if weighted(user)]
         codes = any(self.choices.of(reader).activations is not None for reader in readers)
         return self._in(form, codes).of_table(table, multiplied=bool(readers))
+
+    def zeros_of_table(self, table: Node) -> str:
+        """What is said of a table's zeros, which rounding to the nearest keeps where it can."""
+        form = self.tables[table].quantized.format
+        return Zeros.of(self.graph.value(table), form, self.keep_zeros).note(table)
 
     def read(self, reader: Node) -> torch.Tensor:
         """What a reader's weights are, where nothing is to be decided for them."""
@@ -157,12 +206,14 @@ class ChosenRounding:
         readers: Iterable[Node],
         hessian: Hessian | None = None,
         aim: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        notes: list[str] | None = None,
     ) -> dict[Node, Stored]:
         """The weights of readers of the same rows, where they are to be decided.
 
         Args:
             hessian: Of what they read.
             aim: What codes are to stand for instead of a weight ``[O, n]``, as kernels read it.
+            notes: Gets what is to be said of zeros.
         """
         parts: dict[tuple[WeightRounding, str], dict[Node, list[Node]]] = {}
         for reader in filter(self.decides, readers):
@@ -176,7 +227,11 @@ class ChosenRounding:
                     out_of_kernel_order(aim(in_kernel_order(weight)), weight.shape)
                     for weight in weights
                 ]
-            made = rounding.decide(op, weights, hessian)
+            zeros = [self.zeros(users[0]) for users in sources.values()]
+            if notes is not None:
+                said = map(Zeros.note, zeros, sources)
+                notes += filter(None, said)
+            made = rounding.decide(op, weights, hessian, [part.held for part in zeros])
             for users, stored in zip(sources.values(), made, strict=True):
                 found |= dict.fromkeys(users, stored)
         return found

@@ -69,6 +69,7 @@ class Rounding(Learnable):
         weight: ``[O, I, ...]``, what the codes are to stand for.
         stored: Codes to start from.
         pairs: Whether neighbouring codes obey the limit of 16 bits.
+        held: Where codes stay those of zero, of the weight's shape.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Rounding(Learnable):
         rates: Rates,
         *,
         pairs: bool = False,
+        held: torch.Tensor | None = None,
     ) -> None:
         kinds = {
             "scale": rates.steps,
@@ -88,7 +90,7 @@ class Rounding(Learnable):
         }
         kept = {name: value for name, value in tensors.items() if kinds[name]}
         super().__init__(sees, kept, kinds)
-        self.weight, self.stored, self.pairs = weight, stored, pairs
+        self.weight, self.stored, self.pairs, self.held = weight, stored, pairs, held
         self.start = stored.quantized
 
     @property
@@ -146,6 +148,7 @@ class Straight(Rounding):
         rates: Rates,
         *,
         pairs: bool = False,
+        held: torch.Tensor | None = None,
     ) -> None:
         self.method: Method = method
         start = stored.quantized
@@ -159,7 +162,7 @@ class Straight(Rounding):
             tensors["rows"] = weight.new_zeros(len(weight), 1, *ones)
             if ones:
                 tensors["columns"] = weight.new_zeros(1, weight.shape[1], *ones)
-        super().__init__(sees, weight, stored, tensors, rates, pairs=pairs)
+        super().__init__(sees, weight, stored, tensors, rates, pairs=pairs, held=held)
         self.weight = towards(weight, start)
         step = start.parameters.step.expand_as(start.format.cut(weight))
         self.unit = start.format.join(step, weight.shape)
@@ -167,7 +170,8 @@ class Straight(Rounding):
     def moved(self) -> torch.Tensor:
         """What is rounded."""
         if self.method == "block-ap" and "weight" in self.tensors:
-            return self.weight + self.unit * self.tensors["weight"]
+            moved = self.weight + self.unit * self.tensors["weight"]
+            return moved if self.held is None else moved.masked_fill(self.held, 0)
         if self.method == "flexround" and "weight" in self.tensors:
             parts = [
                 self.tensors[name] for name in ("weight", "rows", "columns") if name in self.tensors
@@ -210,6 +214,7 @@ class AdaRound(Rounding):
         rates: Rates,
         *,
         pairs: bool = False,
+        held: torch.Tensor | None = None,
     ) -> None:
         start = stored.quantized
         form = start.format
@@ -221,14 +226,17 @@ class AdaRound(Rounding):
         steps = form.cut(towards(weight, start)) / start.parameters.step
         self.down = torch.floor(steps)
         part = (steps - self.down - LOW) / (HIGH - LOW)
-        super().__init__(sees, weight, stored, {"weight": torch.logit(part)}, rates, pairs=pairs)
+        learned = {"weight": torch.logit(part)}
+        super().__init__(sees, weight, stored, learned, rates, pairs=pairs, held=held)
+        self.moves = None if held is None else form.cut((~held).to(weight.dtype))
         zero = start.parameters.zero
         self.zero = torch.zeros(()) if zero is None else zero
 
     def up(self) -> torch.Tensor:
         """h(V)."""
         sigmoid = self.tensors["weight"].sigmoid()
-        return (sigmoid * (HIGH - LOW) + LOW).clamp(0, 1)
+        found = (sigmoid * (HIGH - LOW) + LOW).clamp(0, 1)
+        return found if self.moves is None else found * self.moves
 
     def codes(self) -> Quantized:
         numbers = self.down + (self.up() >= 0.5) + self.zero

@@ -29,6 +29,7 @@ from ...ir.codes import fits_pairs
 from ...ir.gauge import Site, inputs_of_contractions, weighted
 from ...ir.recurrence import NAMES as RECURRENCES
 from ..base import Context, Pass, Promise, Remark, Stage, applied, missed
+from ..options import SHARE, check_numbers
 from .choices import CHANNELWISE, Choice, Choices, ChosenRounding
 from .clipping import ActivationRange
 from .evidence import MakeUp
@@ -39,6 +40,7 @@ from .streams import Compute, Values, Visit, run_streams
 from .token_weights import TokenWeights
 from .values import Activations, Limits, coding, format_of, is_static
 from .weights import Channelwise, Compensated
+from .zeros import KEPT
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ class Quantize(Pass):
             layer gives, for what its codes lose (LoRC); 0 for none.
         token_weights: What the tokens count that weights are rounded by: each the ``attention``
             that it gets (RSQ), or all the same.
+        keep_zeros: From which share of zeros on a weight of a contraction keeps them: the solver
+            holds them, and what stays makes up for it (SparseGPT's joint form). 0: all zeros stay;
+            ``None``: a solver may fill them. Remarks say which weights keep theirs.
         embeddings: Whether embedding tables are quantized.
         tables: The format of embedding tables, where it is another.
         least: Matrices of fewer elements stay as they are: they weigh nothing.
@@ -81,12 +86,16 @@ class Quantize(Pass):
     make_up: MakeUp = 0.0
     low_rank: int = 0
     token_weights: Literal["attention"] | None = None
+    keep_zeros: float | None = KEPT
     embeddings: bool = True
     tables: str | None = None
     least: int = 1024
     choices: Mapping[str, Choice] = field(default_factory=dict[str, Choice])
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.QUANTIZE
+
+    def __post_init__(self) -> None:
+        check_numbers(self, keep_zeros=SHARE | None)
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -109,6 +118,7 @@ class Quantize(Pass):
         remarks: list[Remark] = []
         rest = Choice(self.weights, self.activations)
         choices = Choices(graph, self.choices, rest, self.tables or self.weights)
+        choices.check_zeros(graph)
         rounding = ChosenRounding(
             graph,
             choices,
@@ -116,6 +126,7 @@ class Quantize(Pass):
             ranges=self.ranges,
             rank=self.low_rank,
             pairs=context.pairs_in_16_bits,
+            keep_zeros=self.keep_zeros,
         )
         for table in self._tables(graph):
             if (form := choices.of_table(table)) is not None:
@@ -141,7 +152,9 @@ class Quantize(Pass):
         remarks += self._decide(graph, context, found, rounding)
         remarks += _undivided(choices, found, rounding)
         for table, stored in rounding.tables.items():
-            remarks.append(applied(next(iter(table.users)), f"{table.name} in {stored}"))
+            said = rounding.zeros_of_table(table)
+            text = "; ".join(filter(None, [f"{table.name} in {stored}", said]))
+            remarks.append(applied(next(iter(table.users)), text))
             stored.store(graph, table)
         for decision in found:
             remarks.append(self._insert(graph, decision))
@@ -150,7 +163,7 @@ class Quantize(Pass):
             if choices.of(reader).weights is not None:
                 remarks.extend(self._store(graph, reader, set(floats)))
         for reader in choices.readers:
-            if choices.of(reader) == Choice(None, None):
+            if choices.of(reader).in_floats:
                 remarks.append(missed(reader, "it stays in floating point, as was chosen"))
         if results is not None:
             remarks.extend(results.insert(graph, context, self.name))
@@ -240,7 +253,8 @@ class Quantize(Pass):
         if not self._learns:
             for decision in found:
                 decision.coding = coding(decision.activations, decision.site, _no_limits)
-                decision.weights |= rounding.round(decision.site.readers)
+                readers, notes = decision.site.readers, decision.notes
+                decision.weights |= rounding.round(readers, notes=notes)
             return []
         context.need_calibration(self.name)
         decisions = {reader: decision for decision in found for reader in decision.site.readers}

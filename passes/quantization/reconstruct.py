@@ -200,12 +200,14 @@ class _Work:
             yield self._seen(decision, readers, rates)
             for sees, stored in self._weights(decision, readers):
                 weight = self.graph.value(sees[0][1])
-                kept = self.rounder.rounding.of(sees[0][0]).pairs
+                rounding = self.rounder.rounding
+                kept = rounding.of(sees[0][0]).pairs
                 pairs = kept and isinstance(stored, Channelwise)
+                held = rounding.zeros(sees[0][0]).held
                 if method == "adaround":
-                    yield AdaRound(sees, weight, stored, rates, pairs=pairs)
+                    yield AdaRound(sees, weight, stored, rates, pairs=pairs, held=held)
                 else:
-                    yield Straight(sees, weight, stored, method, rates, pairs=pairs)
+                    yield Straight(sees, weight, stored, method, rates, pairs=pairs, held=held)
             yield from self._fixed(decision, readers)
         yield from self._vectors(section, rates)
 

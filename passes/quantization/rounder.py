@@ -159,7 +159,7 @@ class Rounder:
         for reader in decision.site.readers:
             patches = None if reader.op == "linear" else Patches.of(reader)
             if patches is None and reader.op != "linear":
-                decision.weights |= self.rounding.round([reader])
+                decision.weights |= self.rounding.round([reader], notes=decision.notes)
                 self.evidence[reader] = None
             else:
                 parts.setdefault(patches, []).append(reader)
@@ -167,7 +167,10 @@ class Rounder:
             evidence = self._learn(readers, patches, decision, exact, quantized)
             give_back()
             decision.weights |= self.rounding.round(
-                readers, evidence.hessian, lambda weight, e=evidence: e.aim(weight, self.make_up)
+                readers,
+                evidence.hessian,
+                lambda weight, e=evidence: e.aim(weight, self.make_up),
+                decision.notes,
             )
             if evidence.hessian is not None:
                 decision.notes += evidence.hessian.notes

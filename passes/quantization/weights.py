@@ -208,18 +208,32 @@ class WeightRounding:
             return self.tables[node].value
         return stored_value(self.graph, node)
 
+    def format_of(self, op: str, weight: torch.Tensor) -> Format:
+        """That a weight of an op gets."""
+        return self._own(op, weight) or CHANNEL_CODES
+
     def decide(
-        self, op: str, weights: Sequence[torch.Tensor], hessian: Hessian | None
+        self,
+        op: str,
+        weights: Sequence[torch.Tensor],
+        hessian: Hessian | None,
+        held: Sequence[torch.Tensor | None] = (),
     ) -> list[Stored]:
         """Codes for weights ``[O, I, ...]`` of one op, which read the same rows.
 
         Args:
             hessian: Of what they read.
+            held: Where each stays zero, ``bool[O, I, ...]``, in a format that can; ``None``:
+                nowhere.
         """
         linear = op == "linear"
-        forms = [self.form if linear and self._fits(weight) else None for weight in weights]
+        forms = [self._own(op, weight) for weight in weights]
         rows = [in_kernel_order(weight) for weight in weights]
-        grids = [self._grid(form, part, hessian) for form, part in zip(forms, rows, strict=True)]
+        zeros = [None if part is None else in_kernel_order(part) for part in held]
+        grids = [
+            self._grid(form, part, hessian, none)
+            for form, part, none in zip(forms, rows, zeros or [None] * len(rows), strict=True)
+        ]
         if hessian is None:
             solutions = [Nearest().solve(p, hessian, g) for p, g in zip(rows, grids, strict=True)]
         else:
@@ -238,6 +252,9 @@ class WeightRounding:
             found.append(stored)
         return found
 
+    def _own(self, op: str, weight: torch.Tensor) -> Format | None:
+        return self.form if op == "linear" and self._fits(weight) else None
+
     def _fits(self, weight: torch.Tensor) -> bool:
         return self.form is not None and fits(self.form, weight)
 
@@ -248,9 +265,19 @@ class WeightRounding:
         codes = out_of_kernel_order(INT8.integers(found.codes), shape)
         return Channelwise(codes, grid.parameters.scale.reshape(-1, *(1,) * (len(shape) - 1)))
 
-    def _grid(self, form: Format | None, rows: torch.Tensor, hessian: Hessian | None) -> Grid:
+    def _grid(
+        self,
+        form: Format | None,
+        rows: torch.Tensor,
+        hessian: Hessian | None,
+        held: torch.Tensor | None,
+    ) -> Grid:
         """What codes of rows ``[O, n]`` can stand for; without a format, int8."""
+        if held is not None:  # what is made up for there is no number that a range must reach
+            rows = rows.masked_fill(held, 0)
         if form is not None:
-            return Grid.of(form, rows, RANGES[self.ranges](form, rows, hessian))
-        importance = None if hessian is None else hessian.diagonal.to(rows.dtype)
-        return Grid.channelwise(rows, importance, pairs=self.pairs)
+            grid = Grid.of(form, rows, RANGES[self.ranges](form, rows, hessian))
+        else:
+            importance = None if hessian is None else hessian.diagonal.to(rows.dtype)
+            grid = Grid.channelwise(rows, importance, pairs=self.pairs)
+        return grid if held is None else grid.holding(held)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
 from typing import Any
 
 from ...ir import Graph, InputError
@@ -53,15 +52,3 @@ def spared(
 def at_most(part: float) -> str:
     """The greatest part that can go, as text; never more than it is."""
     return f"{math.floor(part * 1e4 + 1e-6) / 1e4:.4g}"
-
-
-def nearest(to: float, numbers: Iterable[int], count: int = 3) -> str:
-    """Those of some numbers that are nearest, in order, as text; empty where there are none."""
-    near = sorted(sorted(numbers, key=lambda number: (abs(number - to), number))[:count])
-    *most, last = map(str, near or [""])
-    return f"{', '.join(most)} or {last}" if most else last
-
-
-def divisors(size: int) -> Collection[int]:
-    """The numbers that divide a size."""
-    return [number for number in range(1, size + 1) if size % number == 0]

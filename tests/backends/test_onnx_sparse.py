@@ -15,7 +15,7 @@ from regauge.backends.onnx.sparse import without_zeros
 from regauge.backends.onnxruntime import lower
 from regauge.frontend import trace
 from regauge.ir.interpret import flatten
-from regauge.passes import Context, Sparsify, apply
+from regauge.passes import Context, Quantize, Sparsify, apply
 
 
 def weights(model: onnx.ModelProto) -> int:
@@ -50,6 +50,24 @@ def test_codes(preset: str, tmp_path: Path) -> None:
     assert torch.equal(found[0](x), found[1](x))
     assert torch.equal(rg.load(tmp_path)(x), found[0](x))
     assert found[1].report.bytes_after < 0.8 * found[0].report.bytes_after
+
+
+@pytest.mark.parametrize("form, part", [("int4-g32", "75%"), ("int4-g32-asym", "78%")])
+def test_codes_of_four_bits_are_two_in_a_byte(form: str, part: str) -> None:
+    torch.manual_seed(0)
+    # blocks with zero points of their own have a code of zero each
+    model = torch.nn.Sequential(torch.nn.Linear(256, 128), torch.nn.ReLU(), torch.nn.Linear(128, 4))
+    x = torch.randn(512, 256)
+    steps = [Sparsify(pattern="2:4"), Quantize(None, form, least=1)]
+    dense, few = (
+        rg.compile(model.eval(), (x,), passes=steps, calibration=[x], options=options)
+        for options in ({}, {"sparse": True})
+    )
+    assert torch.equal(dense(x), few(x))
+    # three bits of four for each weight, and the code of zero of each block
+    note = f"1 weights are stored without their zeros, in {part} of the bytes"
+    assert few.runner.notes == (note,)
+    assert few.report.bytes_after < dense.report.bytes_after
 
 
 def test_what_has_no_zeros_stays() -> None:

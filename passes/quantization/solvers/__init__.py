@@ -17,6 +17,7 @@ from .gptq import GPTQ as GPTQ
 from .grid import CHANNEL_CODES as CHANNEL_CODES
 from .grid import INT8 as INT8
 from .grid import Grid as Grid
+from .grid import no_zeros as no_zeros
 from .hessian import Hessian as Hessian
 from .low_rank import low_rank as low_rank
 from .low_rank import singular as singular

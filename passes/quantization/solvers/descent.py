@@ -111,7 +111,9 @@ class _Descent:
         n = len(damped)
         by_size = torch.argsort(hessian.diagonal, descending=True, stable=True)
         self.order = by_size if options.order == "descending" else torch.arange(n)
-        self.values = self.target.clone() if start is None else start.T.contiguous()
+        self.values = start.T.contiguous() if start is not None else self.target.clone()
+        if start is None and grid.held is not None:
+            self.values.masked_fill_(grid.held, 0)
         self.outliers = torch.zeros_like(self.target)
         self.rate = 0.0
         if options.outliers:
@@ -137,6 +139,8 @@ class _Descent:
                 new = torch.add(old, wanted, alpha=1 / self.power[place])
                 if rounds:
                     new = self.grid.round(place, new[None], self.values)[0]
+                else:
+                    new = self.grid.hold(place, new)
                 torch.sub(new, old, out=steps[i])
                 self.values[place] = new
             down.addmm_(self.matrix[:, block], steps, alpha=-1)
@@ -144,6 +148,8 @@ class _Descent:
     def threshold(self) -> None:
         """A step of S, of which the greatest numbers, or columns, are kept."""
         moved = self.outliers + self.gradient() * (2 * self.rate)
+        if self.grid.held is not None:
+            moved = moved.masked_fill(self.grid.held, 0)
         size = moved.square()
         if self.options.columns:
             size = size.sum(1, keepdim=True)

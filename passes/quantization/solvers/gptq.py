@@ -5,7 +5,9 @@
 M is the triangular factor of the Hessian (``hessian``). That is what the usual form computes with
 the Cholesky factor of the inverse, ``w_j -= error U[i, j] / U[i, i]``, and it is Babai's nearest
 plane in the lattice of the codes whose basis is R: the objective is at most a quarter of
-``sum_j R[j, j]^2 step_j^2`` where nothing is clipped, whence the orders. Source: F6.1.
+``sum_j R[j, j]^2 step_j^2`` where nothing is clipped, whence the orders. Where zero is all that a
+place may hold (``Grid.holding``), it is the nearest, and later columns take up its error as any
+other: the joint form of SparseGPT. Source: F6.1.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ class GPTQ:
         factor = hessian.factor(self.order, damp, unit, weight.dtype)
         feedback = factor.feedback
         source = weight.T[factor.order]  # [n, O], in order
+        exact = None if grid.held is None else weight
         del weight
         target, chosen = source.clone(), torch.zeros_like(source)  # chosen: as columns come
         size, n = max(unit, self.block // unit * unit), len(source)
@@ -62,4 +65,15 @@ class GPTQ:
                 torch.sub(source[i : i + unit], values, out=errors[done : done + unit])
             target[stop:].addmm_(feedback[stop:, start:stop], errors)
         del source, target
-        return Solution(chosen.T.contiguous())
+        found = chosen.T.contiguous()
+        return Solution(found if exact is None else _no_worse(found, exact, hessian, grid, damp))
+
+
+def _no_worse(
+    found: torch.Tensor, weight: torch.Tensor, hessian: Hessian, grid: Grid, damp: float
+) -> torch.Tensor:
+    """Rows rounded to the nearest where that is better: what columns before hand on to a zero is
+    lost there, and no order of the columns lets the zeros of all rows come first."""
+    near = grid.nearest(weight)
+    better = hessian.cost(near - weight, damp) < hessian.cost(found - weight, damp)
+    return torch.where(better[:, None], near, found)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ....ir import InputError
 from ....ir.codes import PAIR_LIMIT, paired
 from ....ir.formats import Format, Integer, Parameters, Quantized, Scalar
 from ....ir.formats.granularity import Granularity
@@ -15,6 +16,13 @@ from .channelwise import scales, stretched
 INT8 = Integer(8, narrow=True)
 CHANNEL_CODES = Format(INT8, Granularity("channel"))  # what integer kernels take
 FEW_BITS, EIGHT_BITS = 0.1, 0.01  # codes of few bits fit more of what is chance in a sample
+
+
+def no_zeros(form: Format) -> str:
+    """Why single places cannot be held at zero in a format; empty where they can."""
+    if form.element.dimension is not None:
+        return f"codes of {form} are vectors, whose numbers are not zero one by one"
+    return "" if form.has_zero else f"no code of {form} is zero"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +41,7 @@ class Grid:
         damp: What solvers add to the diagonal of a Hessian, as a part of its mean, where they are
             not told otherwise.
         pairs: Whether neighbouring codes obey the limit of 16 bits.
+        held: Where the only number is zero, ``bool[n, O]``; ``None``: nowhere.
     """
 
     form: Format
@@ -43,6 +52,7 @@ class Grid:
     run: int
     damp: float
     pairs: bool = False
+    held: torch.Tensor | None = None
 
     @classmethod
     def of(cls, form: Format, weight: torch.Tensor, parameters: Parameters) -> Grid:
@@ -72,6 +82,16 @@ class Grid:
         made, shape = Parameters(scale), weight.shape
         return cls(CHANNEL_CODES, made, shape, scale.T, None, shape[1], EIGHT_BITS, pairs)
 
+    def holding(self, zeros: torch.Tensor) -> Grid:
+        """The same with nothing but zero in some places, ``bool[O, n]``.
+
+        Raises:
+            InputError: No code is zero, or several numbers share one.
+        """
+        if sentence := no_zeros(self.form):
+            raise InputError(sentence, do="choose a format of single numbers with a zero")
+        return replace(self, held=zeros.T.contiguous())
+
     @staticmethod
     def stacked(grids: Sequence[Grid]) -> Grid | None:
         """The grid of matrices one below the other; ``None`` where their rows share scales, or
@@ -83,6 +103,9 @@ class Grid:
             return None
         zeros = [part.zero for part in parts if part.zero is not None]
         codes = [grid.zero for grid in grids if grid.zero is not None]
+        held = None
+        if any(grid.held is not None for grid in grids):
+            held = torch.cat([grid.places_held() for grid in grids], 1)
         return replace(
             first,
             parameters=Parameters(
@@ -91,12 +114,20 @@ class Grid:
             shape=torch.Size([sum(grid.shape[0] for grid in grids), first.shape[1]]),
             step=torch.cat([grid.step for grid in grids], 1),
             zero=torch.cat(codes, 1) if codes else None,
+            held=held,
         )
 
     def rows(self, which: slice) -> Grid:
         """The grid of some rows, to round by; it gives no codes."""
         zero = None if self.zero is None else self.zero[:, which]
-        return replace(self, step=self.step[:, which], zero=zero)
+        held = None if self.held is None else self.held[:, which]
+        return replace(self, step=self.step[:, which], zero=zero, held=held)
+
+    def places_held(self) -> torch.Tensor:
+        """Where zeros are held, ``bool[n, O]``."""
+        if self.held is not None:
+            return self.held
+        return torch.zeros(self.shape[1], self.shape[0], dtype=torch.bool)
 
     @property
     def unit(self) -> int:
@@ -143,7 +174,11 @@ class Grid:
             numbers = torch.clamp(numbers, low, high)
         if self.zero is not None:
             numbers = numbers - self.zero[place]
-        return numbers * self.step[place]
+        return self.hold(unit, numbers * self.step[place])
+
+    def hold(self, column: int, values: torch.Tensor) -> torch.Tensor:
+        """Values of a column, ``[..., O]``, with its zeros."""
+        return values if self.held is None else values.masked_fill(self.held[column], 0)
 
     def _rows(self, unit: int) -> slice:
         """Where the steps and zeros of a unit's columns are."""
@@ -153,6 +188,8 @@ class Grid:
     def nearest(self, weight: torch.Tensor) -> torch.Tensor:
         """A weight ``[O, n]`` with each number rounded by itself; what a pair exceeds its limit by
         is taken from both."""
+        if self.held is not None:
+            weight = weight.masked_fill(self.held.T, 0)
         if self.pairs:
             codes = self.form.element.rounded(weight / self.parameters.step)
             return paired(codes) * self.parameters.step

@@ -24,9 +24,8 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 import torch
 
 from ....ir import Graph, InputError
-from ...allocation.problem import Problem
-from ...allocation.solvers import Solver
 from ...base import Context, Promise, Remark, Stage, applied, missed
+from ...budget import Problem, Solver
 from ...options import AMOUNT, check_known, check_numbers, named
 from ...sites import Asked, SparingPass
 from ..costs import Costs

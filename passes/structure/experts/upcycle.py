@@ -23,10 +23,9 @@ from ....ir import Graph, InputError, Node, ops
 from ....ir.graph import Arg
 from ....ir.laws import Add, Elementwise, Mul
 from ...base import Context, Promise, Remark, Stage, applied, blocked, missed
-from ...options import COUNT, POSITIVE, check_numbers
+from ...options import COUNT, POSITIVE, check_numbers, divisors, nearest
 from ...sites import Asked, SitePass
 from ..groups import Group, groups, readers
-from ..options import divisors, nearest
 
 
 @dataclass(frozen=True)

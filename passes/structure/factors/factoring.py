@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 
@@ -13,9 +13,8 @@ from ....ir import Graph, Node, ops
 from ....ir.codes import in_kernel_order, out_of_kernel_order
 from ....ir.gauge.sites import CONTRACTIONS
 from ....ir.interpret import execute
-from ...allocation.problem import Problem
-from ...allocation.solvers import Solver
 from ...base import Context
+from ...budget import Problem, Solver
 from ...calibration import as_rows, padding_mask
 from ...quantization.evidence import Evidence, MakeUp
 from ...quantization.patches import Patches
@@ -26,9 +25,23 @@ from ...shelf import Mapped
 from .forms import Form, LowRank, Measure, Tensors, refined
 
 Score: TypeAlias = Literal["layer", "output"]
+Limited: TypeAlias = Measure | Literal["latency"]
 COUNTED: Mapping[Measure, str] = {"parameters": "parameters", "macs": "products"}
 CHOICES = 8  # ranks of a layer, for a solver
 BATCHES = 2  # on which the damage at the outputs is measured
+
+
+class Latency(Protocol):
+    """The time of a graph by the ranks of its layers, a sum over these: measured (``RankTimes``) or
+    modelled."""
+
+    def offered(self, name: str) -> Sequence[int]:
+        """The ranks that a layer, by its name, may be given."""
+        ...
+
+    def __call__(self, ranks: Mapping[str, int]) -> float:
+        """The time with some layers in these ranks; others are as they are."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,42 +244,84 @@ class Factoring:
         return compute
 
 
-def allocate(
-    factoring: Factoring,
-    layers: Mapping[Layer, int],
-    solver: Solver,
-    budget: float,
-    of: Measure,
-    score: Score,
-) -> dict[Layer, int]:
-    """The ranks of those layers that are re-factored, of least damage under a budget.
+@dataclass(frozen=True)
+class Offer:
+    """What ranks cost, for a solver.
 
-    Args:
-        layers: How often each one's matrix is applied, where products count; else 1.
-        budget: Of the parameters, or the products, of all.
+    Attributes:
+        ranks: Of each layer, those that there are.
+        costs: Of each layer, that of the layer as it is, and of each rank.
+        limit: Of the sum.
+        unit: What a cost of 1 is, for messages.
+        rest: What all else costs.
     """
-    form, options = factoring.form, list[list[int]]()
-    for layer in layers:
-        top = form.rank_within(layer.outputs, layer.inputs, layer.size - 1, of)
-        spaced = torch.linspace(0, 1, CHOICES + 1)[1:] * top
-        options.append(sorted({max(1, int(rank)) for rank in spaced.round()}))
-    damages = factoring.table(list(layers), options, score)
-    columns = CHOICES + 1  # the first: it stays as it is
-    damage = torch.full((len(layers), columns), torch.inf, dtype=torch.float64)
+
+    ranks: Sequence[Sequence[int]]
+    costs: Sequence[Sequence[float]]
+    limit: float
+    unit: str
+    rest: float = 0.0
+
+    @classmethod
+    def counted(cls, form: Form, layers: Mapping[Layer, int], of: Measure, remove: float) -> Offer:
+        """Of parameters or products.
+
+        Args:
+            layers: How often each one's matrix is applied, where products count; else 1.
+            remove: The part of all that goes.
+        """
+        ranks = [spaced(form, layer, of) for layer in layers]
+        costs = [
+            [times * c for c in (layer.size, *(_cost(form, layer, rank, of) for rank in some))]
+            for (layer, times), some in zip(layers.items(), ranks, strict=True)
+        ]
+        limit = (1 - remove) * sum(first for first, *_ in costs)
+        return cls(ranks, costs, limit, f" {COUNTED[of]}")
+
+    @classmethod
+    def timed(cls, latency: Latency, layers: Sequence[Layer], remove: float) -> Offer:
+        """Of the time that a table or a model says."""
+        names = [layer.node.name for layer in layers]
+        ranks, whole = [latency.offered(name) for name in names], latency({})
+        changes = [
+            [0.0, *(latency({name: rank}) - whole for rank in some)]
+            for name, some in zip(names, ranks, strict=True)
+        ]
+        # A solver is given no negative costs: what all can save is each layer's.
+        saved = [-min(some) for some in changes]
+        costs = [[c + most for c in some] for some, most in zip(changes, saved, strict=True)]
+        return cls(ranks, costs, (1 - remove) * whole, " seconds", whole - sum(saved))
+
+
+def spaced(form: Form, layer: Layer, of: Measure) -> list[int]:
+    """Some ranks of a layer, rising to the last at which the form takes less."""
+    top = form.rank_within(layer.outputs, layer.inputs, layer.size - 1, of)
+    found = torch.linspace(0, 1, CHOICES + 1)[1:] * top
+    return sorted({max(1, int(rank)) for rank in found.round()})
+
+
+def _cost(form: Form, layer: Layer, rank: int, of: Measure) -> int:
+    return form.cost(layer.outputs, layer.inputs, rank, of)
+
+
+def allocate(
+    factoring: Factoring, layers: Sequence[Layer], solver: Solver, offer: Offer, score: Score
+) -> dict[Layer, int]:
+    """The ranks of those layers that are re-factored, of least damage under a budget."""
+    damages = factoring.table(layers, offer.ranks, score)
+    columns = 1 + max(map(len, offer.ranks))  # the first: it stays as it is
+    damage = torch.full((1 + len(layers), columns), torch.inf, dtype=torch.float64)
     cost = damage.clone()
-    for row, ((layer, times), ranks, lost) in enumerate(
-        zip(layers.items(), options, damages, strict=True)
-    ):
-        damage[row, 0], cost[row, 0] = 0.0, times * layer.size
-        for column, (rank, value) in enumerate(zip(ranks, lost, strict=True), start=1):
-            damage[row, column] = value
-            cost[row, column] = times * form.cost(layer.outputs, layer.inputs, rank, of)
-    names = tuple(layer.node.name for layer in layers)
-    problem = Problem(names, damage, cost, budget, unit=(f" {COUNTED[of]}", 1.0))
+    damage[:, 0], cost[-1, 0] = 0.0, offer.rest
+    for row, (costs, lost) in enumerate(zip(offer.costs, damages, strict=True)):
+        damage[row, 1 : 1 + len(lost)] = torch.tensor(lost, dtype=torch.float64)
+        cost[row, : len(costs)] = torch.tensor(costs, dtype=torch.float64)
+    names = (*(layer.node.name for layer in layers), "all else")
+    problem = Problem(names, damage, cost, offer.limit, unit=(offer.unit, 1.0))
     problem.check()
-    chosen = solver.solve(problem)
+    chosen = solver.solve(problem)[:-1]
     return {
-        layer: options[row][column - 1]
+        layer: offer.ranks[row][column - 1]
         for row, (layer, column) in enumerate(zip(layers, chosen, strict=True))
         if column
     }

@@ -19,14 +19,14 @@ from typing import ClassVar, get_args
 
 from ....ir import Graph, InputError, Node
 from ....ir.gauge import weighted
-from ...allocation.solvers import Solver
 from ...base import Context, Promise, Remark, Stage, applied, missed
+from ...budget import Solver
 from ...options import AMOUNT, COUNT, SHARE, SOME, check_known, check_numbers
 from ...quantization.evidence import MakeUp
 from ...sites import Asked, SparingPass
 from ..costs import Costs
 from ..options import check_part, spared
-from .factoring import COUNTED, Factored, Factoring, Layer, Score, allocate
+from .factoring import COUNTED, Factored, Factoring, Latency, Layer, Limited, Offer, Score, allocate
 from .forms import Form, LowRank, Measure, Writer
 
 
@@ -38,7 +38,8 @@ class Factorize(SparingPass):
         form: Which one (``forms``).
         remove: The part that is to go, between 0 and 1: of each layer; with a solver, of all layers
             together.
-        of: Of the weights' ``parameters``, or of the ``macs``, the products that they take.
+        of: Of the weights' ``parameters``; of the ``macs``, the products that they take; or, with a
+            solver, of the graph's ``latency``, as ``latency`` says it.
         rank: Of every layer, in place of ``remove``.
         solver: Which rank each layer gets, for least damage under the budget; it may also stay as
             it is.
@@ -53,12 +54,13 @@ class Factorize(SparingPass):
         damping: Of the Hessian, as a part of its mean diagonal.
         steps: Of descent on the layer's error, from the fit: for all forms but low rank, whose fit
             is the best.
+        latency: The time by ranks: measured on a target (``RankTimes.on``), or modelled.
         larger: Re-factor even where that takes more of what is limited.
     """
 
     form: Form = field(default_factory=LowRank)
     remove: float = 0.3
-    of: Measure = "parameters"
+    of: Limited = "parameters"
     rank: int | None = None
     solver: Solver | None = None
     score: Score = "layer"
@@ -67,6 +69,7 @@ class Factorize(SparingPass):
     make_up: MakeUp = "held-out"
     damping: float = 0.01
     steps: int = 0
+    latency: Latency | None = None
     larger: bool = False
     what: ClassVar[str] = "a linear layer or convolution with a weight of its own"
     promise: ClassVar[Promise] = Promise.APPROXIMATE
@@ -83,10 +86,16 @@ class Factorize(SparingPass):
         check_numbers(
             self, rank=COUNT | None, make_up=SHARE | "held-out", damping=AMOUNT, steps=SOME
         )
-        check_known([self.of], get_args(Measure), "budget of")
+        check_known([self.of], (*get_args(Measure), "latency"), "budget of")
         check_known([self.score], get_args(Score), "score")
         if self.rank is not None and self.solver is not None:
             raise InputError("a solver chooses ranks, and rank says them", do="give one of the two")
+        if self.of == "latency" and (self.latency is None or self.solver is None):
+            raise InputError(
+                "a budget of latency needs to know it, and a solver that finds ranks within it",
+                do="latency=RankTimes.on(target, graph, inputs, form) and "
+                "solver=DynamicProgramming()",
+            )
         if self.solver is not None and not self.whitened:
             raise InputError(
                 "a solver needs to know what is lost, and whitened=False runs nothing",
@@ -95,7 +104,7 @@ class Factorize(SparingPass):
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         before = Costs(graph, [], context.inputs)
-        layers, remarks = self._layers(graph, asked)
+        layers, remarks = self.layers(graph, asked)
         factoring = Factoring(
             graph,
             context,
@@ -115,11 +124,16 @@ class Factorize(SparingPass):
         graph.prune()
         after = Costs(graph, [], context.inputs).both()
         text, chosen = f"{len(found)} layers", {at.node.name: rank for at, rank in ranks.items()}
-        return [*remarks, spared(graph, before.both(), after, first=text, ranks=chosen)]
+        latency = None
+        if self.latency is not None and self.of == "latency":
+            latency = self.latency({}), self.latency(chosen)
+        told = spared(graph, before.both(), after, first=text, latency=latency, ranks=chosen)
+        return [*remarks, told]
 
     # -- which layers, and of which rank ---------------------------------------------------------
 
-    def _layers(self, graph: Graph, asked: Asked) -> tuple[list[Layer], list[Remark]]:
+    def layers(self, graph: Graph, asked: Asked) -> tuple[list[Layer], list[Remark]]:
+        """Those that can have the form, and why others cannot."""
         found: list[Layer] = []
         remarks: list[Remark] = []
         for node in graph.nodes:
@@ -156,32 +170,45 @@ class Factorize(SparingPass):
                 layer: min(self._rank(layer), self.form.most(layer.outputs, layer.inputs))
                 for layer in fitting
             }
-        times = {
-            layer: costs.of([layer.node]) // layer.size if self.of == "macs" else 1
-            for layer in fitting
-        }
-        budget = (1 - self.remove) * sum(times[layer] * layer.size for layer in fitting)
-        ranks = allocate(factoring, times, self.solver, budget, self.of, self.score)
+        ranks = allocate(factoring, fitting, self.solver, self._offer(fitting, costs), self.score)
         stay = [layer for layer in fitting if layer not in ranks]
         remarks += [missed(layer.node, "all of it is worth more") for layer in stay]
         return ranks
+
+    def _offer(self, layers: Sequence[Layer], costs: Costs) -> Offer:
+        """What a solver may choose from."""
+        if self.of == "latency":
+            assert self.latency is not None
+            return Offer.timed(self.latency, layers, self.remove)
+        times = {
+            layer: costs.of([layer.node]) // layer.size if self.of == "macs" else 1
+            for layer in layers
+        }
+        return Offer.counted(self.form, times, self.of, self.remove)
+
+    @property
+    def _counted(self) -> Measure:
+        """What is counted of a form, of which more takes longer."""
+        return "macs" if self.of == "latency" else self.of
 
     def _rank(self, layer: Layer) -> int:
         if self.rank is not None:
             return self.rank
         room = (1 - self.remove) * layer.size
-        return self.form.rank_within(layer.outputs, layer.inputs, room, self.of)
+        return self.form.rank_within(layer.outputs, layer.inputs, room, self._counted)
 
     def _is_smaller(self, layer: Layer, remarks: list[Remark]) -> bool:
         """Whether the form would take less than the layer; if not, that is remarked."""
         least = self.rank or (1 if self.solver else max(1, self._rank(layer)))
         least = min(least, self.form.most(layer.outputs, layer.inputs))
-        count = self.form.cost(layer.outputs, layer.inputs, least, self.of)
+        count = self.form.cost(layer.outputs, layer.inputs, least, self._counted)
         room = layer.size - 1 if self.rank or self.solver else (1 - self.remove) * layer.size
         if count <= room or self.larger:
             return True
-        what, whose = COUNTED[self.of], "the weight" if self.of == "parameters" else "the layer"
-        a_row = " a row" if self.of == "macs" else ""
+        what, whose = COUNTED[self._counted], "the layer"
+        a_row = " a row"
+        if self.of == "parameters":
+            whose, a_row = "the weight", ""
         text = f"{self.form} of rank {least} has {count:,} {what}{a_row}, {whose} {layer.size:,}"
         remarks.append(missed(layer.node, text))
         return False

@@ -23,9 +23,9 @@ from ....ir.gauge import Region, Site, apply, inputs_of_contractions, transport
 from ....ir.laws import Kind
 from ...base import Context, Remark, Stage, applied, blocked, missed
 from ...calibration import as_matrix, evenly, observe
+from ...patterns import NofM, Pattern, named_pattern
 from ...sites import Asked, SitePass
 from ...ties import tie_in_the_way
-from .patterns import NofM, Pattern, named_pattern
 
 SWEEPS = 50  # over all pairs of channels, at most
 ELEMENTS = 2**19  # that are compared at once

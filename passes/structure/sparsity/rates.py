@@ -13,21 +13,21 @@ import abc
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
 from ....ir import Graph, InputError, Node
 from ....ir.codes import in_kernel_order, out_of_kernel_order
 from ....ir.interpret import execute
-from ...allocation.problem import Problem
-from ...allocation.solvers import DynamicProgramming, Solver
 from ...base import Context
-from ...options import COUNT, Range, check_numbers
+from ...budget import DynamicProgramming, Problem, Solver
+from ...options import COUNT, Range, check_known, check_numbers
+from ...patterns import Pattern
 from ...quantization.simulated import floats
 from ..groups import in_full
-from .patterns import Pattern
 
+Measure: TypeAlias = Literal["parameters", "macs"]
 MOST = 0.99  # of a layer that goes: at least something of each stays
 
 
@@ -38,6 +38,7 @@ class Layer:
     node: Node
     weight: Node
     shape: tuple[int, ...]
+    positions: int = 1  # that one run applies it to
 
     @property
     def name(self) -> str:
@@ -55,6 +56,10 @@ class Layer:
         """The part that goes where one of these stays."""
         return 1 - 1 / self.things(pattern)
 
+    def zeros(self, pattern: Pattern, part: float) -> int:
+        """How many of its weights go with a part of it."""
+        return pattern.zeros(self.shape[0], self.size // self.shape[0], part)
+
     def emptied(self, pattern: Pattern, part: float) -> bool:
         """Whether nothing stays."""
         return round(part * self.things(pattern)) >= self.things(pattern)
@@ -65,7 +70,7 @@ class Rates(abc.ABC):
     """A value with typed options."""
 
     @abc.abstractmethod
-    def of(
+    def divide(
         self,
         graph: Graph,
         context: Context,
@@ -74,6 +79,11 @@ class Rates(abc.ABC):
         remove: float,
     ) -> dict[str, float]:
         """The part of each layer that goes, by the weight's name: together, that of all."""
+
+    @property
+    def products(self) -> bool:
+        """Whether what goes is a part of the products, and not of the weights."""
+        return False
 
     def most(self, layers: Sequence[Layer], pattern: Pattern) -> float:
         """The greatest part of all with which something of each stays."""
@@ -85,7 +95,7 @@ class Rates(abc.ABC):
 class Even(Rates):
     """The same part of each."""
 
-    def of(
+    def divide(
         self,
         graph: Graph,
         context: Context,
@@ -103,7 +113,7 @@ class Even(Rates):
 class ErdosRenyi(Rates):
     """What stays is in proportion to the sum of a weight's sizes; of small layers, all."""
 
-    def of(
+    def divide(
         self,
         graph: Graph,
         context: Context,
@@ -129,7 +139,7 @@ class ErdosRenyi(Rates):
 class OneThreshold(Rates):
     """What one threshold of |w| over all layers leaves out of each."""
 
-    def of(
+    def divide(
         self,
         graph: Graph,
         context: Context,
@@ -157,14 +167,18 @@ class RateDistortion(Rates):
         steps: Parts that are tried of each layer: 0, 1/steps and so on; beyond the last but one,
             finer, as the last of a layer are worth most.
         batches: At most so many of the calibration batches.
+        of: What goes is a part of: all weights, the ``parameters``; or all ``macs``, the products
+            that these take, of which a convolution's are as many as it has positions.
     """
 
     solver: Solver = field(default_factory=DynamicProgramming)
     steps: int = 20
     batches: int = 2
+    of: Measure = "parameters"
 
     def __post_init__(self) -> None:
         check_numbers(self, steps=Range(2, whole=True), batches=COUNT)
+        check_known([self.of], get_args(Measure), "budget of")
 
     @property
     def parts(self) -> list[float]:
@@ -172,7 +186,7 @@ class RateDistortion(Rates):
         last = 1 - 1 / self.steps
         return [*(i / self.steps for i in range(self.steps)), (last + MOST) / 2, MOST]
 
-    def of(
+    def divide(
         self,
         graph: Graph,
         context: Context,
@@ -202,10 +216,31 @@ class RateDistortion(Rates):
         for row, layer in enumerate(context.progress(layers, "Sparsify: curves of layers")):
             for column, part in enumerate(parts[row, 1:].tolist(), 1):
                 found[row, column] = damage.of({layer: part}, pattern)
-        sizes = torch.tensor([layer.size for layer in layers], dtype=torch.float64)
-        cost, limit = sizes[:, None] * (1 - parts), float((1 - remove) * sizes.sum())
+        kept = [
+            [layer.size - layer.zeros(pattern, part) for part in some]
+            for layer, some in zip(layers, parts.tolist(), strict=True)
+        ]
+        times = torch.tensor([self._times(layer) for layer in layers], dtype=torch.float64)
+        cost = times[:, None] * torch.tensor(kept, dtype=torch.float64)
+        limit = float((1 - remove) * cost[:, 0].sum())
         names = tuple(layer.name for layer in layers)
-        return Problem(names, found, cost, limit, unit=(" weights", 1.0))
+        unit = " weights" if self.of == "parameters" else " products"
+        return Problem(names, found, cost, limit, unit=(unit, 1.0))
+
+    @property
+    def products(self) -> bool:
+        return self.of == "macs"
+
+    def _times(self, layer: Layer) -> int:
+        """What a weight of a layer counts."""
+        return layer.positions if self.products else 1
+
+    def most(self, layers: Sequence[Layer], pattern: Pattern) -> float:
+        total = sum(self._times(layer) * layer.size for layer in layers)
+        # of no layer goes more than is tried
+        parts = [min(MOST, layer.most(pattern)) for layer in layers]
+        gone = [self._times(x) * x.zeros(pattern, p) for x, p in zip(layers, parts, strict=True)]
+        return sum(gone) / total
 
 
 class Damage:

@@ -31,8 +31,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from ...patterns import Pattern
 from ...quantization.solvers import Hessian
-from .patterns import Pattern
 
 Worth: TypeAlias = Literal["magnitude", "wanda", "obs"]
 

@@ -8,15 +8,16 @@ A linear layer or a convolution gives ``W x``; zeros are put where ``E |V x - W 
 up the mean error. Parameters keep their sizes: what is smaller, or faster, depends on who stores
 and runs them.
 
-Codes keep zeros where they are rounded to the nearest, in any format whose grid holds zero: with or
-without a zero point. What is solved for (GPTQ), or makes up for errors before it, fills them again.
+Codes that ``Quantize`` makes behind it have the same zeros, whatever rounds them, in any format of
+single numbers that has a zero, with or without a zero point; where less than one weight in eight is
+zero, with ``keep_zeros=0``.
 
 Exact at the limit ``remove=0``. Approximate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, get_args
 
@@ -25,13 +26,14 @@ from ....ir.gauge import weighted
 from ....ir.gauge.sites import CONTRACTIONS
 from ...base import Context, Promise, Remark, Stage, applied, decided, missed
 from ...options import PART, SHARE, SOME, check_known, check_numbers
+from ...patterns import Pattern, Sparsity, named_pattern, named_sparsity
 from ...quantization.evidence import MakeUp
 from ...quantization.patches import Patches
 from ...quantization.streams import run_streams
 from ...sites import Asked, SparingPass
+from ..costs import Costs
 from ..groups import in_full
 from ..options import at_most
-from .patterns import Pattern, named_pattern
 from .rates import Even, Layer, Rates, essential, named_rates
 from .zeros import METHODS, Method, Recovery, Zeros
 
@@ -48,7 +50,9 @@ class Sparsify(SparingPass):
             the outputs change sharply (A60, ``rates.essential``). Half, where it is not given and
             the pattern does not say it.
         pattern: ``rows``: as many in each row, anywhere; ``layer``: anywhere; ``n:m``: n of each m
-            neighbouring inputs stay; ``RxC``: blocks of R outputs and C inputs go as a whole.
+            neighbouring inputs stay; ``RxC``: blocks of R outputs and C inputs go as a whole. Or
+            that of each layer, by the name of its weight, with the part that goes where it does not
+            say it, such as ``rows-0.5``; others stay.
         score: What goes: the least by ``magnitude``, by ``wanda`` or by ``obs``; or what a
             ``sweep`` (SparseGPT) or a ``search`` finds, which costs some ten times as much.
         recover: How what stays makes up for it: not at all (``none``), as a ``sweep`` leaves it
@@ -60,7 +64,7 @@ class Sparsify(SparingPass):
     """
 
     remove: Remove | None = None
-    pattern: Pattern | str = "rows"
+    pattern: Pattern | str | Mapping[str, Sparsity | str] = "rows"
     score: Method = "sweep"
     recover: Recovery = "least-squares"
     rates: Rates | str = "even"
@@ -71,18 +75,20 @@ class Sparsify(SparingPass):
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
-        pattern, rates = named_pattern(self.pattern), named_rates(self.rates)
+        rates = named_rates(self.rates)
         parts = self.remove.values() if isinstance(self.remove, Mapping) else (self.remove,)
         for part in parts:
             _check_part(part)
-        if pattern.ratio is not None:
-            if self.remove is not None and set(parts) != {pattern.ratio}:
+        if isinstance(self.pattern, Mapping):
+            for one in self.pattern.values():
+                named_sparsity(one)
+            if self.remove is not None or not isinstance(rates, Even):
                 raise InputError(
-                    f"remove={self.remove!r} is not what the pattern {pattern} leaves out",
-                    do=f"leave it out: {pattern} removes {pattern.ratio:.4g}",
+                    "patterns by the names of weights say what goes of each",
+                    do="leave remove and rates out",
                 )
-            if not isinstance(rates, Even):
-                raise InputError(f"the pattern {pattern} takes the same part of each layer")
+        else:
+            self._check_ratio(named_pattern(self.pattern), set(parts), rates)
         if self.remove == "essential" and not isinstance(rates, Even):
             raise InputError("remove='essential' is found for the same part of each layer")
         check_numbers(self, make_up=SHARE | "held-out", least=SOME)
@@ -96,19 +102,30 @@ class Sparsify(SparingPass):
                 do="score='sweep', or recover='least-squares', which is better for any zeros",
             )
 
+    def _check_ratio(self, pattern: Pattern, parts: set[object], rates: Rates) -> None:
+        if pattern.ratio is None:
+            return
+        if self.remove is not None and parts != {pattern.ratio}:
+            raise InputError(
+                f"remove={self.remove!r} is not what the pattern {pattern} leaves out",
+                do=f"leave it out: {pattern} removes {pattern.ratio:.4g}",
+            )
+        if not isinstance(rates, Even):
+            raise InputError(f"the pattern {pattern} takes the same part of each layer")
+
     @property
     def learns(self) -> bool:
         """Whether zeros depend on data."""
         return self.score != "magnitude" or self.recover != "none"
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
-        pattern = named_pattern(self.pattern)
-        found, remarks = self._layers(graph, asked, pattern)
-        rates, note = self._rates(graph, context, found, pattern)
-        found = [layer for layer in found if rates.get(layer.name, 0.0) > 0]
+        found, remarks = self._layers(graph, context, asked)
+        wanted, note = self._wanted(graph, context, found)
+        every_product = sum(layer.size * layer.positions for layer in found)
+        found = [layer for layer in found if layer.name in wanted]
         if not found:
             return remarks
-        zeros = Zeros(pattern, self.score, self.recover, self.make_up, rates)
+        zeros = Zeros(wanted, self.score, self.recover, self.make_up)
         if self.learns:
             batches = context.need_calibration(self.name)
             wide = in_full(graph)
@@ -118,7 +135,7 @@ class Sparsify(SparingPass):
         else:
             for layer in found:
                 zeros.by_size(graph, layer.node)
-        total = gone = 0
+        total = gone = without = 0
         for layer in found:  # the graph as it was had to be run until here
             made = zeros.made[layer.node.name]
             old = graph.value(layer.weight)
@@ -129,6 +146,8 @@ class Sparsify(SparingPass):
                 graph.give(layer.node, 2, made.bias.to(bias.dtype))
             empty = int((graph.value(new) == 0).sum())
             total, gone = total + old.numel(), gone + empty
+            without += empty * layer.positions
+            pattern = wanted[layer.name].pattern
             text = f"{empty:,} of {old.numel():,} weights are zero ({pattern})"
             remarks.append(applied(layer.node, "; ".join([text, *made.notes]), zeros=empty))
         every = sum(graph.value(param).numel() for param in graph.params.values())
@@ -136,31 +155,49 @@ class Sparsify(SparingPass):
             f"{gone:,} of {total:,} weights in {len(found)} layers are zero "
             f"({100 * gone / total:.3g} %), of all parameters {100 * gone / every:.3g} %{note}"
         )
+        if named_rates(self.rates).products:
+            part = 100 * without / every_product
+            text += f"; of the products of all that may lose some {part:.3g} %"
+        rates = {name: one.remove for name, one in wanted.items()}
         data = {"zeros": gone, "rates": rates, "preparation": True}
         return [*remarks, decided(graph, text, **data)]
 
     # -- what there is ------------------------------------------------------------------------
 
     def _layers(
-        self, graph: Graph, asked: Asked, pattern: Pattern
+        self, graph: Graph, context: Context, asked: Asked
     ) -> tuple[list[Layer], list[Remark]]:
         found: list[Layer] = []
         remarks: list[Remark] = []
+        products = named_rates(self.rates).products
+        costs = Costs(graph, [], context.inputs) if products else None
         for node in graph.nodes:
             if node.op not in CONTRACTIONS or not weighted(node):
                 continue
             weight: Node = node.args[1]
             if not asked(node, weight, node.args[0]):
                 continue
-            sentence = asked.protected(node, weight) or self._refusal(graph, node, weight, pattern)
+            if isinstance(self.pattern, Mapping) and weight.name not in self.pattern:
+                continue
+            pattern = self._pattern_of(weight)
+            sentence = asked.protected(node, weight) or self.refusal(graph, node, pattern)
             if sentence:
                 remarks.append(missed(node, sentence))
             else:
-                found.append(Layer(node, weight, tuple(graph.value(weight).shape)))
+                positions = 1
+                if costs is not None:
+                    positions = costs.of([node]) // graph.value(weight).numel()
+                found.append(Layer(node, weight, tuple(graph.value(weight).shape), positions))
         return found, remarks
 
-    def _refusal(self, graph: Graph, node: Node, weight: Node, pattern: Pattern) -> str:
-        """Why a layer stays dense; empty where it need not."""
+    def _pattern_of(self, weight: Node) -> Pattern:
+        if isinstance(self.pattern, Mapping):
+            return named_sparsity(self.pattern[weight.name]).pattern
+        return named_pattern(self.pattern)
+
+    def refusal(self, graph: Graph, node: Node, pattern: Pattern) -> str:
+        """Why a contraction stays dense; empty where it need not."""
+        weight: Node = node.args[1]
         if weight.op != "param":
             return f"{weight.name} is codes already; zeros come before them"
         if others := [user.name for user in weight.users if user is not node]:
@@ -177,17 +214,28 @@ class Sparsify(SparingPass):
             return f"{weight.name} stays dense: {sentence}"
         return ""
 
+    def _wanted(
+        self, graph: Graph, context: Context, found: Sequence[Layer]
+    ) -> tuple[dict[str, Sparsity], str]:
+        """The zeros of each layer that gets some, by the weight's name, and what is said of it."""
+        if isinstance(self.pattern, Mapping):
+            wanted = {name: named_sparsity(one) for name, one in self.pattern.items()}
+            _check_names("pattern", wanted, found)
+            for layer in found:
+                one = wanted[layer.name]
+                if layer.emptied(one.pattern, one.remove):
+                    raise _nothing_left(layer, one.pattern, one.remove, layer.most(one.pattern))
+            return wanted, ""
+        pattern = named_pattern(self.pattern)
+        rates, note = self._rates(graph, context, found, pattern)
+        return {name: Sparsity(pattern, part) for name, part in rates.items() if part > 0}, note
+
     def _rates(
         self, graph: Graph, context: Context, found: Sequence[Layer], pattern: Pattern
     ) -> tuple[dict[str, float], str]:
         """The part of each layer that goes, by the weight's name, and what is said of it."""
         if isinstance(self.remove, Mapping):
-            names = {layer.name for layer in found}
-            if unknown := [name for name in self.remove if name not in names]:
-                raise InputError(
-                    f"remove names {unknown[0]}, which is no weight that can lose any",
-                    do=f"names among {', '.join(sorted(names)[:5])}",
-                )
+            _check_names("remove", self.remove, found)
             for layer in found:
                 part = self.remove.get(layer.name, 0.0)
                 if layer.emptied(pattern, part):
@@ -207,7 +255,16 @@ class Sparsify(SparingPass):
         short = [layer for layer in found if layer.emptied(pattern, part)]
         if short and (isinstance(rates, Even) or part > most):
             raise _nothing_left(short[0], pattern, part, most)
-        return rates.of(graph, context, found, pattern, part), note
+        return rates.divide(graph, context, found, pattern, part), note
+
+
+def _check_names(option: str, given: Iterable[str], found: Sequence[Layer]) -> None:
+    names = {layer.name for layer in found}
+    if unknown := [name for name in given if name not in names]:
+        raise InputError(
+            f"{option} names {unknown[0]}, which is no weight that can lose any",
+            do=f"names among {', '.join(sorted(names)[:5])}",
+        )
 
 
 def _nothing_left(layer: Layer, pattern: Pattern, part: float, most: float) -> InputError:

@@ -3,7 +3,7 @@ behind the layers that have zeros already."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -16,12 +16,12 @@ from ....ir.memory import give_back
 from ...base import Context
 from ...calibration import as_rows, padding_mask
 from ...journal import journaled
+from ...patterns import Sparsity
 from ...quantization.evidence import Evidence, MakeUp
 from ...quantization.patches import Patches
 from ...quantization.streams import Compute, Values, Visit
 from ...shelf import Mapped
 from ...ties import own
-from .patterns import Pattern
 from .refit import WORTH, Worth, least_squares, search, sweep
 
 Method: TypeAlias = Worth | Literal["sweep", "search"]
@@ -50,14 +50,13 @@ class Zeros:
     """What is decided for layers, by the names of their nodes.
 
     Args:
-        rates: The part of each weight that goes, by its name.
+        wanted: The zeros of each weight, by its name.
     """
 
-    pattern: Pattern
+    wanted: Mapping[str, Sparsity]
     method: Method
     recover: Recovery
     make_up: MakeUp
-    rates: dict[str, float]
     made: dict[str, Made] = field(default_factory=dict[str, Made])
 
     @property
@@ -69,7 +68,7 @@ class Zeros:
         """Decide by the weights alone."""
         value = graph.value(node.args[1])
         weight = in_kernel_order(value)
-        stays = self.pattern.mask(weight.double().square(), self.rates[node.args[1].name])
+        stays = self.wanted[node.args[1].name].mask(weight.double().square())
         self.made[node.name] = Made(out_of_kernel_order(weight * stays, value.shape), None, [])
 
     def of(self, graph: Graph, context: Context, layers: Iterable[Node]) -> Visit:
@@ -136,7 +135,7 @@ class Zeros:
     def _solved(self, graph: Graph, reader: Node, evidence: Evidence, centered: bool) -> Made:
         value = graph.value(reader.args[1])
         old = in_kernel_order(value)
-        new, notes = self._matrix(old, evidence, self.rates[reader.args[1].name])
+        new, notes = self._matrix(old, evidence, self.wanted[reader.args[1].name])
         bias = None
         if centered:
             shift = evidence.mean_exact @ old.T - evidence.mean @ new.T
@@ -144,9 +143,9 @@ class Zeros:
         return Made(out_of_kernel_order(new, value.shape), bias, notes)
 
     def _matrix(
-        self, weight: torch.Tensor, evidence: Evidence, remove: float
+        self, weight: torch.Tensor, evidence: Evidence, wanted: Sparsity
     ) -> tuple[torch.Tensor, list[str]]:
-        hessian, pattern, notes = evidence.hessian, self.pattern, list[str]()
+        hessian, notes = evidence.hessian, list[str]()
         assert hessian is not None
         if dead := int(hessian.dead.sum()):
             notes.append(f"{dead} of its inputs were never seen: their weights cost nothing")
@@ -160,9 +159,10 @@ class Zeros:
             )
         aim = evidence.aim(weight, self.make_up) if recover != "none" else weight
         if method in WORTH:
-            start = aim * pattern.mask(WORTH[method](aim, hessian), remove)
+            start = aim * wanted.mask(WORTH[method](aim, hessian))
         else:
-            start = (sweep if method == "sweep" else search)(aim, hessian, pattern, remove)
+            found = sweep if method == "sweep" else search
+            start = found(aim, hessian, wanted.pattern, wanted.remove)
         if recover == "sweep":
             return start, notes + _raised(hessian.raised)
         if recover == "none":

@@ -15,10 +15,10 @@ from ....ir.gauge.tensors import at_all_places, places_of
 from ....ir.interpret import execute
 from ....ir.laws import Action
 from ....ir.state import answered
-from ...allocation.score import Metric, power, seeds
 from ...base import Context
 from ...calibration import as_matrix, as_rows
 from ...options import COUNT, POSITIVE, check_numbers
+from ...probes import Metric, power, seeds
 from ...quantization.simulated import floats
 from ..elimination import Elimination, order_of_elimination
 from ..groups import Group, Reader, in_full, readers

@@ -12,11 +12,11 @@ from typing import Literal, TypeAlias
 import torch
 
 from ....ir import InputError
-from ...allocation.problem import Problem
-from ...allocation.solvers import Solver
+from ...budget import Problem, Solver
+from ...options import nearest
 from ..costs import Costs
 from ..groups import Group
-from ..options import at_most, nearest
+from ..options import at_most
 
 Measure: TypeAlias = Literal["units", "parameters", "macs", "latency"]
 # The time of the whole with so many units of each group, by the groups' names.

@@ -19,8 +19,8 @@ import torch
 from ....ir import Graph, InputError
 from ....ir.gauge import Region, drop, transport
 from ....ir.laws import Kind
-from ...allocation.solvers import Solver
 from ...base import Context, Promise, Remark, Stage, applied, blocked, missed
+from ...budget import Solver
 from ...options import AMOUNT, COUNT, SHARE, check_known, check_numbers, named
 from ...sites import Asked, SparingPass
 from ...ties import tie_in_the_way

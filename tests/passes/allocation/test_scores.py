@@ -59,7 +59,7 @@ def test_measured_damage_is_that_of_one_unit_alone() -> None:
     assert bool((found[:, 2] == 0).all())
     assert bool((found[:, 0] > 10 * found[:, 1]).all())
     graph = candidates.graph.copy()
-    graph.store["w"] = candidates.weight(candidates.units[1].weights[0], "int3-g16-asym")
+    graph.store["w"] = candidates.weight(candidates.units[1].weights[0], CHOICES[0])
     wrong = power = 0.0
     for batch in candidates.context.calibration:
         (one,), (other,) = execute(graph, batch), execute(candidates.graph, batch)
@@ -122,7 +122,7 @@ def test_rows_add_up_to_what_they_are_rows_of() -> None:
     wanted = candidates.exact(batches)
     weight = candidates.units[2].weights[0]
     value = candidates.graph.value(weight)
-    coded = candidates.weight(weight, "int3-g16-asym")
+    coded = candidates.weight(weight, CHOICES[0])
     measured: list[float] = []
     for row in range(32):
         graph = candidates.graph.copy()

@@ -17,7 +17,7 @@ import regauge as rg
 from regauge.ir import Graph, InputError, astype
 from regauge.ir.interpret import execute, flatten
 from regauge.passes import Context, LayerTimes
-from regauge.passes.allocation.solvers import IntegerProgramming
+from regauge.passes.budget import IntegerProgramming
 from regauge.passes.manager import difference
 from regauge.passes.structure.costs import Costs
 from regauge.passes.structure.depth.changes import Change, changed

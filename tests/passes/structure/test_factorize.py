@@ -9,13 +9,23 @@ from typing import Any
 import pytest
 import torch
 from graphs import filled
+from timed import Counting
 
 import regauge as rg
+from regauge.backends.base import target
 from regauge.backends.onnxruntime import lower
 from regauge.ir import Graph, InputError, SiteError, astype
 from regauge.ir.interpret import execute
-from regauge.passes import Context, Factorize, Kronecker, LowRank, Monarch, TensorTrain
-from regauge.passes.allocation.solvers import IntegerProgramming
+from regauge.passes import (
+    Context,
+    Factorize,
+    Kronecker,
+    LowRank,
+    Monarch,
+    RankTimes,
+    TensorTrain,
+)
+from regauge.passes.budget import IntegerProgramming
 from regauge.passes.manager import difference
 from regauge.passes.quantization.solvers import Hessian
 from regauge.passes.structure.costs import Costs
@@ -439,6 +449,7 @@ def test_too_few_rows_say_so() -> None:
         ({"form": LowRank}, "is no form of weights"),
         ({"remove": 1.0}, "not the part of a network"),
         ({"of": "money"}, "no budget of 'money'"),
+        ({"of": "latency"}, r"(?s)needs to know it.*RankTimes\.on"),
         ({"rank": 0}, "rank=0 is not.*\n.*a whole number from 1 or None"),
         ({"rank": 4, "solver": IntegerProgramming()}, "rank says them"),
         ({"whitened": False, "solver": IntegerProgramming()}, "needs to know what is lost"),
@@ -447,6 +458,72 @@ def test_too_few_rows_say_so() -> None:
 def test_options_that_make_no_sense(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         Factorize(**options)
+
+
+ALIKE = """
+def graph(x: f64[300, 24], *, a: f64[36, 24], b: f64[24, 36], c: f64[36, 24], d: f64[24, 36],
+          e: f64[24, 24]):
+    h: f64[300, 36] = linear(x, a)
+    i: f64[300, 24] = linear(h, b)
+    j: f64[300, 36] = linear(i, c)
+    k: f64[300, 24] = linear(j, d)
+    f: f64[60, 24] = slice(k, dim=0, start=0, end=60)
+    y: f64[60, 24] = linear(f, e)
+    return y
+"""
+
+
+def test_ranks_are_timed_with_layers_that_are_alike() -> None:
+    graph, inputs = filled(ALIKE)
+    on = Counting()
+    times = RankTimes.on(on, graph, inputs, rounds=1, clock=on.clock)
+    assert times.whole == Costs(graph, []).macs() + 1  # one for each run before
+    assert len(on.ran) == 1 + 8 * 2 + len(times.offered("y"))  # two kinds of four layers, and y
+    assert times.offered("h") == times.offered("j") and times.offered("h")[-1] == 14
+    for name, rows, size in (("h", 300, 36 + 24), ("y", 60, 48)):
+        rank = times.offered(name)[2]
+        saved = rows * (36 * 24 if name == "h" else 24 * 24) - rows * rank * size
+        assert times({name: rank}) == pytest.approx(times.whole - saved)
+
+
+@pytest.mark.parametrize("remove", [0.3, 0.6])
+def test_a_budget_of_a_measured_latency_is_met(remove: float) -> None:
+    graph, inputs = filled(ALIKE)
+    context = Context(inputs=inputs, calibration=[inputs])
+    on = Counting()
+    times = RankTimes.on(on, graph, inputs, rounds=1, clock=on.clock)
+    solver = IntegerProgramming()
+    step = Factorize(remove=remove, of="latency", solver=solver, latency=times)
+    found, remarks = step(graph, context)
+    said = remarks[-1].data
+    assert said["latency_before"] == times.whole
+    assert said["latency"] == pytest.approx(times(said["ranks"])) and "latency" in remarks[-1].text
+    assert said["latency"] <= (1 - remove) * times.whole
+    assert Costs(found, []).macs() + 1 == pytest.approx(said["latency"])
+    # y takes a fifth of the rows, and little of the time: it keeps more than where products of all
+    # weights count the same
+    same, _ = replace(step, of="parameters")(graph, context)
+    assert Costs(same, []).macs() > (1 - remove) * Costs(graph, []).macs() or remove == 0.6
+
+
+def test_a_latency_that_no_ranks_meet_is_told() -> None:
+    graph, inputs = filled(ALIKE)
+    context = Context(inputs=inputs, calibration=[inputs])
+    on = Counting()
+    times = RankTimes.on(on, graph, inputs, rounds=1, clock=on.clock)
+    step = Factorize(remove=0.97, of="latency", solver=IntegerProgramming(), latency=times)
+    least = times({name: times.offered(name)[0] for name in times.layers})
+    with pytest.raises(InputError) as told:
+        step(graph, context)
+    assert f"seconds cannot be met: the least possible is {least:.4g}\n" in str(told.value)
+    with pytest.raises(InputError, match="no time is known of h"):
+        replace(step, latency=RankTimes(1.0))(graph, context)
+
+
+def test_ranks_are_timed_on_a_target_of_the_library() -> None:
+    graph, inputs = filled(TWO)
+    times = RankTimes.on(target("torch"), graph, inputs, rounds=1)
+    assert times.whole > 0 and set(times.layers) == {"h", "y"}
 
 
 def test_data_are_needed_where_they_count() -> None:

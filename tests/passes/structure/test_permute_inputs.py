@@ -12,7 +12,7 @@ from regauge.ir import InputError
 from regauge.ir.interpret import execute
 from regauge.passes import Context, PermuteInputs, Sparsify
 from regauge.passes.manager import difference
-from regauge.passes.structure.sparsity.patterns import NofM
+from regauge.passes.patterns import NofM
 from regauge.passes.structure.sparsity.permute_inputs import best_order, kept
 
 HIDDEN = """

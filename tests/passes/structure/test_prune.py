@@ -15,7 +15,7 @@ import regauge as rg
 from regauge.ir import Graph, InputError, SiteError, astype
 from regauge.ir.interpret import execute, flatten
 from regauge.passes import CenterResidual, Context, FoldNormAffine, Rotate
-from regauge.passes.allocation.solvers import DynamicProgramming
+from regauge.passes.budget import DynamicProgramming
 from regauge.passes.manager import apply, difference
 from regauge.passes.structure.costs import Costs
 from regauge.passes.structure.elimination import Elimination, order_of_elimination

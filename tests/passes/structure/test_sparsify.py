@@ -13,10 +13,11 @@ from regauge.codegen.partition import divide
 from regauge.ir import Graph, InputError, SiteError, astype
 from regauge.ir.interpret import execute
 from regauge.passes import Context, Quantize
-from regauge.passes.allocation.solvers import IntegerProgramming
+from regauge.passes.budget import IntegerProgramming
 from regauge.passes.manager import difference
+from regauge.passes.patterns import NofM, Pattern, named_pattern
 from regauge.passes.quantization.solvers import Hessian
-from regauge.passes.structure.sparsity.patterns import NofM, Pattern, named_pattern
+from regauge.passes.structure.costs import Costs
 from regauge.passes.structure.sparsity.rates import (
     ErdosRenyi,
     Layer,
@@ -275,7 +276,7 @@ def all_layers(graph: Graph) -> list[Layer]:
 def test_rates_keep_to_the_whole(rates: ErdosRenyi | OneThreshold, remove: float) -> None:
     graph, context = mixed()
     found = all_layers(graph)
-    parts = rates.of(graph, context, found, named_pattern("layer"), remove)
+    parts = rates.divide(graph, context, found, named_pattern("layer"), remove)
     total = sum(one.size for one in found)
     assert sum(parts[one.name] * one.size for one in found) / total == pytest.approx(
         remove, abs=2e-3
@@ -303,13 +304,61 @@ def test_rate_distortion_is_the_best_sum_of_what_was_measured() -> None:
         for i, j in itertools.product(range(len(rates.parts)), repeat=2)
         if problem.keeps((i, j))
     )
-    parts = rates.of(graph, context, found, pattern, 0.37)
+    parts = rates.divide(graph, context, found, pattern, 0.37)
     chosen = [rates.parts.index(parts[one.name]) for one in found]
     assert problem.keeps(chosen)
     assert problem.total(problem.damage, chosen) == pytest.approx(least)
     assert parts["b"] > parts["a"]
     exact = RateDistortion(IntegerProgramming(), steps=5)
-    assert exact.of(graph, context, found, pattern, 0.37) == parts
+    assert exact.divide(graph, context, found, pattern, 0.37) == parts
+
+
+POSITIONS = """
+def graph(x: f64[8, 8, 12, 12], *, a: f64[16, 8, 3, 3], b: f64[16, 16, 3, 3], o: f64[32, 16]):
+    h: f64[8, 16, 12, 12] = conv2d(x, a, padding=(1, 1))
+    z: f64[8, 16, 12, 12] = relu(h)
+    s: f64[8, 16, 4, 4] = conv2d(z, b, stride=(3, 3), padding=(1, 1))
+    r: f64[8, 16, 4, 4] = relu(s)
+    m: f64[8, 16] = mean(r, dim=(2, 3))
+    y: f64[8, 32] = linear(m, o)
+    return y
+"""
+
+
+@pytest.mark.parametrize("remove", [0.4, 0.7])
+def test_products_count_by_the_positions_of_a_convolution(remove: float) -> None:
+    graph, context = mixed(POSITIONS)
+    context = replace(context, calibration=[context.inputs])
+    whole = Costs(graph, [], context.inputs).of(graph.nodes)
+
+    def left(rates: RateDistortion) -> tuple[float, float]:
+        """Of the products, and of the weights."""
+        step = Sparsify(remove, "layer", score="magnitude", recover="none", rates=rates, least=1)
+        sparse, remarks = step(graph, context)
+        costs = Costs(graph, [], context.inputs)
+        products = sum(
+            float((sparse.store[node.args[1].name] != 0).double().mean()) * costs.of([node])
+            for node in graph.nodes
+            if node.op in ("conv2d", "linear")
+        )
+        part = f"of the products of all that may lose some {100 * (1 - products / whole):.3g} %"
+        assert (part in remarks[-1].text) == (rates.of == "macs")
+        there = [(sparse.store[name] != 0).flatten() for name in ("a", "b", "o")]
+        return products / whole, float(torch.cat(there).double().mean())
+
+    products, weights = left(RateDistortion(of="macs"))
+    assert products <= 1 - remove < weights  # the first layer has most of the products
+    assert left(RateDistortion())[1] <= 1 - remove
+
+
+def test_the_most_products_that_can_go_are_told() -> None:
+    graph, context = mixed(POSITIONS)
+    context = replace(context, calibration=[context.inputs])
+    step = Sparsify(0.995, "layer", rates=RateDistortion(of="macs"), least=1)
+    with pytest.raises(InputError) as told:
+        step(graph, context)
+    found = str(told.value)
+    assert "cannot be met: the least possible is" in found and "products" in found
 
 
 def test_the_curve_of_a_layer_is_what_its_zeros_change() -> None:
@@ -372,14 +421,16 @@ def test_formats_whose_grid_holds_zero_keep_zeros(form: str) -> None:
     assert bool((found[reader.args[1].name][sparse.store["a"] == 0] == 0).all())
 
 
-def test_solvers_of_rounding_fill_zeros() -> None:
-    """GPTQ makes up for errors in any column, also where a weight was zero."""
+@pytest.mark.parametrize("kept", [0.125, None])
+def test_solvers_of_rounding_hold_zeros_unless_they_are_told_not_to(kept: float | None) -> None:
+    """GPTQ would make up for errors in any column, also where a weight was zero."""
     graph, context = mixed()
     sparse, _ = Sparsify(pattern="2:4", least=1)(graph, context)
-    codes, _ = Quantize(None, "int4-g8", least=1)(sparse, context)
+    codes, _ = Quantize(None, "int4-g8", least=1, keep_zeros=kept)(sparse, context)
     found: dict[str, torch.Tensor] = {}
     execute(codes, context.inputs, tap=lambda node, value: found.update({node.name: value}))
-    assert bool((found[codes["h"].args[1].name][sparse.store["a"] == 0] != 0).any())
+    filled = found[codes["h"].args[1].name][sparse.store["a"] == 0] != 0
+    assert bool(filled.any()) == (kept is None)
 
 
 @pytest.mark.parametrize(("pattern", "region"), [("2:4", "SemiSparse"), ("32x32", "BlockSparse")])

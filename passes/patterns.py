@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ....ir import InputError
-from ..options import divisors, nearest
+from ..ir import InputError
+from .options import divisors, nearest
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,18 @@ class Pattern(abc.ABC):
         """How many neighbouring columns are decided together."""
         return 1
 
+    @property
+    def together(self) -> int:
+        """How many neighbouring columns go as one."""
+        return 1
+
     @abc.abstractmethod
     def count(self, rows: int, columns: int) -> int:
         """Of how many things in a matrix the part is."""
+
+    @abc.abstractmethod
+    def zeros(self, rows: int, columns: int, remove: float) -> int:
+        """How many weights of a matrix go: as many as ``mask`` leaves out."""
 
     @property
     def things(self) -> str:
@@ -67,6 +76,9 @@ class Rows(Pattern):
     def count(self, rows: int, columns: int) -> int:
         return columns
 
+    def zeros(self, rows: int, columns: int, remove: float) -> int:
+        return rows * round(remove * columns)
+
     def __str__(self) -> str:
         return "rows"
 
@@ -81,6 +93,9 @@ class Whole(Pattern):
 
     def count(self, rows: int, columns: int) -> int:
         return rows * columns
+
+    def zeros(self, rows: int, columns: int, remove: float) -> int:
+        return round(remove * rows * columns)
 
     @property
     def things(self) -> str:
@@ -113,6 +128,9 @@ class NofM(Pattern):
 
     def count(self, rows: int, columns: int) -> int:
         return columns
+
+    def zeros(self, rows: int, columns: int, remove: float) -> int:
+        return rows * columns // self.m * (self.m - self.n)
 
     @property
     def ratio(self) -> float:
@@ -159,9 +177,16 @@ class Blocks(Pattern):
     def count(self, rows: int, columns: int) -> int:
         return rows // self.rows * (columns // self.columns)
 
+    def zeros(self, rows: int, columns: int, remove: float) -> int:
+        return round(remove * self.count(rows, columns)) * self.rows * self.columns
+
     @property
     def things(self) -> str:
         return "blocks"
+
+    @property
+    def together(self) -> int:
+        return self.columns
 
     @property
     def unit(self) -> int:
@@ -194,6 +219,47 @@ def named_pattern(given: str | Pattern) -> Pattern:
         f"there is no pattern {given!r}",
         do="'rows', 'layer', n of m inputs such as '2:4', or blocks such as '32x32'",
     )
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """A pattern, and the part that goes.
+
+    Args:
+        remove: From above 0 to below 1.
+    """
+
+    pattern: Pattern
+    remove: float
+
+    def mask(self, worth: torch.Tensor) -> torch.Tensor:
+        """What stays of ``[O, n]``."""
+        return self.pattern.mask(worth, self.remove)
+
+    def zeros(self, rows: int, columns: int) -> int:
+        """How many weights of a matrix go."""
+        return self.pattern.zeros(rows, columns, self.remove)
+
+    def __str__(self) -> str:
+        return str(self.pattern) + f"-{self.remove:g}" * (self.pattern.ratio is None)
+
+
+def named_sparsity(given: str | Sparsity) -> Sparsity:
+    """That of a name: a pattern, such as ``2:4``, with the part that goes behind it where the
+    pattern does not say it: ``rows-0.5``, ``32x32-0.75``."""
+    if isinstance(given, Sparsity):
+        return given
+    name, dash, text = given.partition("-")
+    pattern = named_pattern(name)
+    if pattern.ratio is not None and not dash:
+        return Sparsity(pattern, pattern.ratio)
+    known = pattern.ratio is None and re.fullmatch(r"0?\.\d*[1-9]\d*", text)
+    if not known:
+        raise InputError(
+            f"zeros of {given!r} are not a pattern and the part that goes",
+            do=f"'{pattern}'" if pattern.ratio is not None else f"such as '{pattern}-0.5'",
+        )
+    return Sparsity(pattern, float(text))
 
 
 def _without_least(worth: torch.Tensor, count: int) -> torch.Tensor:
