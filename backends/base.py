@@ -266,7 +266,7 @@ TARGETS: dict[str, Target] = {
             takes="f16; int8 weights and static uint8 or uint16 activations from end to end; fixed "
             "sizes; for Qualcomm's HTP, simulated on other processors",
             weights=NoFormats(),
-            lacks=frozenset({"scaled_dot_product_attention", "rnn_tanh_states", "rnn_relu_states"}),
+            lacks=frozenset({"scaled_dot_product_attention", *RECURRENCES}),
             masked=-100.0,  # of no weight, and within what codes of sixteen bits can tell apart
             fixed_sizes=True,
             integers_only=True,

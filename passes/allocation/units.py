@@ -132,10 +132,10 @@ def units(
         if not _takes(node, embeddings, least) or out & {u.name for u in weight_of(node).users}:
             continue
         weight, lookup = weight_of(node), node.op == "embedding"
-        table = any(user.op == "embedding" for user in weight.users)
-        if by == "block" and node in number and not table:
+        alone = not lookup and len({user.args[0] for user in weight.users}) == 1
+        if by == "block" and node in number and alone:
             key: object = number[node]
-        elif by == "value" and not lookup and not table:
+        elif by == "value" and alone:
             key = node.args[0]
         else:
             key = weight
@@ -159,7 +159,7 @@ def _takes(node: Node, embeddings: bool, least: int) -> bool:
         return embeddings and all(
             user.op in ("embedding", "linear") and weight_of(user) is weight for user in users
         )
-    return all(weighted(u) and u.args[0] is node.args[0] and u.args[1] is weight for u in users)
+    return all(weighted(user) and user.args[1] is weight for user in users)
 
 
 def numel(weight: Node) -> int:

@@ -105,15 +105,18 @@ class Choices:
         chosen = {reader.name: replace(self.of(reader), activations=None) for reader in readers}
         self.given = {**self.given, **chosen}
 
-    def of_table(self, table: Node) -> str | None:
-        """The format of an embedding table, on which all who read it must agree."""
+    def of_all(self, weight: Node) -> str | None:
+        """The format of a weight or an embedding table, on which all who read it must agree."""
+        table = any(user.op == "embedding" for user in weight.users)
         asked = {
-            user.name: self.given[user.name] for user in table.users if user.name in self.given
+            user.name: self.of(user)
+            for user in weight.users
+            if user.name in self.given or not table
         }
         formats = dict.fromkeys(choice.weights for choice in asked.values())
         if len(formats) > 1:
             raise InputError(
-                f"{table.name} is one table, and {', '.join(asked)} choose different formats",
+                f"{weight.name} is one weight, and {', '.join(asked)} choose different formats",
                 do="choose the same for all who read it",
             )
         return next(iter(formats), self.tables)
@@ -163,12 +166,12 @@ class ChosenRounding:
         self.solver, self.rank, self.pairs = solver, rank, pairs
         self.keep_zeros = keep_zeros
         self.ranges: Range = ranges
-        self.tables: dict[Node, Stored] = {}
+        self.ahead: dict[Node, Stored] = {}
         self._found: dict[tuple[str, bool], WeightRounding] = {}
 
     def keeps(self, reader: Node) -> bool:
         """Whether the reader's weights stay as they are."""
-        return self.choices.of(reader).weights is None and reader.args[1] not in self.tables
+        return self.choices.of(reader).weights is None and reader.args[1] not in self.ahead
 
     def of(self, reader: Node) -> WeightRounding:
         choice = self.choices.of(reader)
@@ -181,16 +184,17 @@ class ChosenRounding:
         kept = 0.0 if chosen else self.keep_zeros
         return Zeros.of(value, self.of(reader).format_of(reader.op, value), kept)
 
-    def of_table(self, table: Node, form: str) -> Stored:
-        """Codes for an embedding table."""
-        readers = [user for user in table.users if weighted(user)]
+    def by_itself(self, weight: Node, form: str) -> Stored:
+        """Codes for a weight that is decided for all who read it, before anything runs."""
+        readers = [user for user in weight.users if weighted(user)]
         codes = any(self.choices.of(reader).activations is not None for reader in readers)
-        return self._in(form, codes).of_table(table, multiplied=bool(readers))
+        flat = all(user.op in ("linear", "embedding") for user in weight.users)
+        return self._in(form if flat else CHANNELWISE, codes).by_itself(weight)
 
-    def zeros_of_table(self, table: Node) -> str:
-        """What is said of a table's zeros, which rounding to the nearest keeps where it can."""
-        form = self.tables[table].quantized.format
-        return Zeros.of(self.graph.value(table), form, self.keep_zeros).note(table)
+    def zeros_ahead(self, weight: Node) -> str:
+        """What is said of its zeros, which rounding to the nearest keeps where it can."""
+        form = self.ahead[weight].quantized.format
+        return Zeros.of(self.graph.value(weight), form, self.keep_zeros).note(weight)
 
     def read(self, reader: Node) -> torch.Tensor:
         """What a reader's weights are, where nothing is to be decided for them."""
@@ -199,7 +203,7 @@ class ChosenRounding:
     def decides(self, reader: Node) -> bool:
         """Whether a reader's weights have no codes yet, and are to have some."""
         source: Node = reader.args[1]
-        return source.op == "param" and source not in self.tables and not self.keeps(reader)
+        return source.op == "param" and source not in self.ahead and not self.keeps(reader)
 
     def round(
         self,
@@ -249,6 +253,6 @@ class ChosenRounding:
                 rank=self.rank,
                 pairs=pairs,
             )
-            rounding.tables = self.tables
+            rounding.ahead = self.ahead
             self._found[name, pairs] = rounding
         return self._found[name, pairs]

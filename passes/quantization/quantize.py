@@ -47,6 +47,9 @@ from .zeros import KEPT
 class Quantize(Pass):
     """Quantize weights and, if asked, activations.
 
+    A weight that several values meet, as of layers that are applied again and again, is rounded to
+    the nearest, once for all who read it.
+
     Args:
         weights: The format of linear layers and embedding tables (``formats.named``); what it does
             not fit, and convolutions, are int8 with a scale a channel.
@@ -128,11 +131,11 @@ class Quantize(Pass):
             pairs=context.pairs_in_16_bits,
             keep_zeros=self.keep_zeros,
         )
-        for table in self._tables(graph):
-            if (form := choices.of_table(table)) is not None:
-                rounding.tables[table] = context.journal.once(
-                    f"table-{table.name}",
-                    lambda table=table, form=form: rounding.of_table(table, form),
+        for weight in self._ahead(graph):
+            if (form := choices.of_all(weight)) is not None:
+                rounding.ahead[weight] = context.journal.once(
+                    f"ahead-{weight.name}",
+                    lambda weight=weight, form=form: rounding.by_itself(weight, form),
                 )
         kinds = {node: choices.of(node).activations for node in choices.readers if weighted(node)}
         results = None
@@ -151,11 +154,11 @@ class Quantize(Pass):
                     found.append(Decision(part, activations))
         remarks += self._decide(graph, context, found, rounding)
         remarks += _undivided(choices, found, rounding)
-        for table, stored in rounding.tables.items():
-            said = rounding.zeros_of_table(table)
-            text = "; ".join(filter(None, [f"{table.name} in {stored}", said]))
-            remarks.append(applied(next(iter(table.users)), text))
-            stored.store(graph, table)
+        for weight, stored in rounding.ahead.items():
+            said = rounding.zeros_ahead(weight)
+            text = "; ".join(filter(None, [f"{weight.name} in {stored}", said]))
+            remarks.append(applied(next(iter(weight.users)), text))
+            stored.store(graph, weight)
         for decision in found:
             remarks.append(self._insert(graph, decision))
         floats += [node for node in graph.nodes if node.op in ("grouped_mm", *RECURRENCES)]
@@ -171,18 +174,24 @@ class Quantize(Pass):
 
     # -- what there is to quantize --------------------------------------------------------------
 
-    def _tables(self, graph: Graph) -> list[Node]:
+    def _ahead(self, graph: Graph) -> list[Node]:
+        """What is decided before anything runs: the tables of embeddings, and weights that several
+        values meet."""
+
         def reads(user: Node, param: Node) -> bool:
             return (user.op == "embedding" and user.args[0] is param) or (
                 weighted(user) and user.args[1] is param
             )
 
+        def asks(param: Node) -> bool:
+            table = any(user.op == "embedding" for user in param.users)
+            return self.embeddings if table else len({user.args[0] for user in param.users}) > 1
+
         return [
             param
             for param in graph.params.values()
-            if self.embeddings
-            and any(user.op == "embedding" for user in param.users)
-            and all(reads(user, param) for user in param.users)
+            if all(reads(user, param) for user in param.users)
+            and asks(param)
             and graph.value(param).numel() >= self.least
         ]
 
@@ -191,7 +200,7 @@ class Quantize(Pass):
     ) -> bool:
         for reader in site.readers:
             weight = reader.args[1]
-            if weight in rounding.tables or rounding.keeps(reader):
+            if weight in rounding.ahead or rounding.keeps(reader):
                 continue
             if weight.op != "param":  # quantized before
                 if (
@@ -259,7 +268,7 @@ class Quantize(Pass):
         context.need_calibration(self.name)
         decisions = {reader: decision for decision in found for reader in decision.site.readers}
         targets = dict.fromkeys(decisions, 0)
-        targets |= {u: 1 for table in rounding.tables for u in table.users if u.op == "embedding"}
+        targets |= {u: 1 for weight in rounding.ahead for u in weight.users if u.op == "embedding"}
         tokens = None
         if self.token_weights == "attention":
             tokens = TokenWeights.of(graph, context, self.name)
@@ -326,9 +335,9 @@ def _undivided(
     choices: Choices, decisions: Sequence[Decision], rounding: ChosenRounding
 ) -> Iterator[Remark]:
     """What the groups of the format that was chosen do not divide, and has another."""
-    tables = [
-        (next(iter(table.users)), table, stored, choices.of_table(table))
-        for table, stored in rounding.tables.items()
+    ahead = [
+        (next(iter(weight.users)), weight, stored, choices.of_all(weight))
+        for weight, stored in rounding.ahead.items()
     ]
     layers = [
         (reader, reader.args[1], stored, choices.of(reader).weights)
@@ -336,7 +345,7 @@ def _undivided(
         for reader, stored in decision.weights.items()
         if reader.op == "linear"
     ]
-    for reader, weight, stored, form in (*tables, *layers):
+    for reader, weight, stored, form in (*ahead, *layers):
         codes = stored.codes if isinstance(stored, Compensated) else stored
         if isinstance(codes, Channelwise) and form not in (None, CHANNELWISE):
             text = f"groups of {form} do not divide rows of {weight.shape[-1]}"

@@ -224,7 +224,7 @@ class _Work:
 
     def _looked_up(self, section: Section) -> Iterator[Learnable]:
         """Tables that embeddings read."""
-        tables = self.rounder.rounding.tables
+        tables = self.rounder.rounding.ahead
         for node in section.nodes:
             if node.op == "embedding" and node.args[0] in tables:
                 yield Given([(node, node.args[0])], tables[node.args[0]].value)
@@ -256,7 +256,7 @@ class _Work:
             yield [(user, source) for user in users], decision.weights[users[0]]
 
     def _fixed(self, decision: Decision, readers: Sequence[Node]) -> Iterator[Learnable]:
-        """Weights that have their codes from elsewhere: tied to a table, or quantized before."""
+        """Weights that have their codes from elsewhere: decided ahead, or quantized before."""
         for reader in readers:
             if reader not in decision.weights:
                 yield Given([(reader, reader.args[1])], self.rounder.rounding.read(reader))

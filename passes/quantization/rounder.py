@@ -94,7 +94,7 @@ class Rounder:
 
     def look_up(self, node: Node) -> Compute:
         """What an embedding gives once its table is quantized."""
-        table = self.rounding.tables[node.args[0]].value
+        table = self.rounding.ahead[node.args[0]].value
         return lambda indices: ops.call(node.op, (table, indices), node.attrs)
 
     def visit(self, node: Node, decision: Decision, exact: Values, quantized: Values) -> Compute:

@@ -190,22 +190,23 @@ class WeightRounding:
         self.graph, self.form, self.solver = graph, form, solver
         self.ranges: Range = ranges
         self.rank, self.pairs = rank, pairs
-        self.tables: dict[Node, Stored] = {}
+        self.ahead: dict[Node, Stored] = {}
 
-    def of_table(self, table: Node, *, multiplied: bool) -> Stored:
-        """Codes for an embedding table; ``multiplied`` says that a contraction reads it too.
+    def by_itself(self, weight: Node) -> Stored:
+        """Codes for a weight whatever reads it, row by row, to the nearest.
 
-        Row by row, to the nearest: a row is read as it is, so no error makes up for another's.
+        A row of an embedding table is read as it is, so no error makes up for another's; and what
+        makes up for one of what several values meet may add to that of another.
         """
-        value, form = self.graph.value(table), self.form
+        value, form = self.graph.value(weight), self.form
         if form is not None and self._fits(value):
             return InFormat.of(form.quantize(value, searched(form, value)))
-        return Channelwise(*rounded(value, pairs=self.pairs and multiplied))
+        return Channelwise(*rounded(value, pairs=self.pairs))
 
     def read(self, node: Node) -> torch.Tensor:
-        """What stored codes stand for, a parameter, or a table that has codes."""
-        if node in self.tables:
-            return self.tables[node].value
+        """What stored codes stand for, a parameter, or one that has its codes ahead."""
+        if node in self.ahead:
+            return self.ahead[node].value
         return stored_value(self.graph, node)
 
     def format_of(self, op: str, weight: torch.Tensor) -> Format:

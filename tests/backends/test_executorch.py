@@ -156,6 +156,17 @@ class TestEthosU:
         again = rg.load(art.save(tmp_path / "art"))
         assert torch.equal(again(images[0]), found[:1])
 
+    def test_the_steps_of_a_recurrent_layer_run_on_it(self) -> None:
+        torch.manual_seed(0)
+        layer, x = torch.nn.GRU(6, 8, batch_first=True).eval(), torch.randn(1, 4, 6)
+        art = rg.compile(
+            layer, (x,), passes="w8a8", calibration=[(x,)], target="ethos-u", measure=False
+        )
+        found = art(x)
+        assert difference(found, execute(art.graph, [x])) < 2e-2  # a code apart here and there
+        with torch.no_grad():
+            assert difference(found, layer(x)) < 0.05
+
     def test_what_does_not_run_on_it_is_refused(self, graph_of: Make, inputs_of: Feed) -> None:
         from regauge.backends.executorch.ethos_u import lower
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 from zoo import digits, digits_resnet, digits_vit
 
 import regauge as rg
@@ -148,6 +149,16 @@ class TestRuns:
         wanted = model(data.test[:20])
         assert difference((found,), (meant,)) < most
         assert float((found.argmax(1) == wanted.argmax(1)).float().mean()) > 0.9
+
+    def test_the_steps_of_a_recurrent_layer_run_on_it(self) -> None:
+        torch.manual_seed(0)
+        layer, x = nn.LSTM(6, 8, batch_first=True).eval(), torch.randn(2, 4, 6)
+        art = rg.compile(
+            layer, (x,), passes="w8a16", calibration=[(x,)], target="qnn", measure=False
+        )
+        with torch.no_grad():
+            wanted = pytree.tree_leaves(layer(x))
+        assert difference(pytree.tree_leaves(art(x)), wanted) < 5e-3
 
     def test_an_op_that_it_lacks_is_named(self, graph_of: Make) -> None:
         from regauge.backends.qnn import lower

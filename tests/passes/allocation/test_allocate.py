@@ -327,3 +327,24 @@ def test_needs_calibration_data() -> None:
     graph, context = sample()
     with pytest.raises(InputError, match="Gradient needs calibration data, and there is none"):
         Allocate(FORMATS, 5.0)(graph, Context(context.inputs))
+
+
+def test_who_meets_a_weight_gets_one_choice() -> None:
+    generator = torch.Generator().manual_seed(3)
+    graph = parse("""
+    def graph(x: f32[4, 6, 32], *, w: f32[32, 32], v: f32[32, 32]):
+        a: f32[4, 6, 32] = linear(x, w)
+        b: f32[4, 6, 32] = relu(a)
+        c: f32[4, 6, 32] = linear(b, w)
+        y: f32[4, 6, 32] = linear(c, v)
+        return y
+    """)
+    fill(graph, generator)
+    inputs = [torch.randn(4, 6, 32, generator=generator)]
+    context = Context(inputs=inputs, calibration=[inputs])
+    for by in ("weight", "value", "block"):
+        step = Allocate(("int8-g32", "int4-g32"), 7, by=by, quantize=Quantize(None, least=0))
+        assert [[r.name for r in u.readers] for u in step.units(graph)] == [["a", "c"], ["y"]]
+        new, _ = step(graph, context)
+        assert new["a"].args[1] is new["c"].args[1]
+        assert {new[name].args[1].attrs["format"] for name in "ay"} == {"int8-g32", "int4-g32"}

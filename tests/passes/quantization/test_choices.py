@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 
@@ -127,8 +129,52 @@ def test_readers_of_a_table_choose_together() -> None:
     )
     assert new["x"].args[0].op == new["y"].args[1].op == "param"
     assert new["y"].args[0].op == "dequantize"
-    with pytest.raises(InputError, match="e is one table, and x, y choose different formats"):
+    with pytest.raises(InputError, match="e is one weight, and x, y choose different formats"):
         Quantize("static", choices={"x": Choice("int4-g16"), "y": Choice()})(graph, context)
+
+
+SHARED = """
+def graph(x: f32[4, 9, 32], z: f32[4, 32, 6, 6], *, w: f32[32, 32], k: f32[32, 32, 3, 3]):
+    a: f32[4, 9, 32] = linear(x, w)
+    b: f32[4, 9, 32] = gelu(a)
+    c: f32[4, 9, 32] = linear(b, w)
+    p: f32[4, 32, 6, 6] = conv2d(z, k, padding=(1, 1))
+    q: f32[4, 32, 6, 6] = gelu(p)
+    r: f32[4, 32, 6, 6] = conv2d(q, k, padding=(1, 1))
+    return c, r
+"""
+
+
+def shared() -> tuple[Graph, Context]:
+    graph, generator = filled(SHARED), torch.Generator().manual_seed(1)
+    for name in graph.store:
+        graph.store[name] = graph.store[name] * 0.2
+    inputs = [torch.randn(*map(int, node.shape), generator=generator) for node in graph.inputs]
+    return graph, Context(inputs=inputs, calibration=[inputs])
+
+
+@pytest.mark.parametrize("activations", ["static", "dynamic", None])
+@pytest.mark.parametrize("weights", ["int8-channel", "int4-g16-asym"])
+def test_a_weight_that_several_values_meet_gets_codes_once(
+    weights: str, activations: Literal["static", "dynamic"] | None
+) -> None:
+    graph, context = shared()
+    new, _ = Quantize(activations, weights, low_rank=4)(graph, context)
+    for first, second in (("a", "c"), ("p", "r")):
+        assert new[first].args[1] is new[second].args[1]
+    assert new["a"].args[1].op == ("decode" if weights.startswith("int4") else "dequantize")
+    assert new["p"].args[1].op == "dequantize"  # kernels of convolutions in a format are few
+    damage = difference(execute(new, context.inputs), execute(graph, context.inputs))
+    assert 0 < damage < (0.15 if weights.startswith("int4") else 0.03)
+
+
+def test_who_meets_a_weight_chooses_together() -> None:
+    graph, context = shared()
+    with pytest.raises(InputError, match="w is one weight, and a, c choose different formats"):
+        Quantize("static", choices={"a": Choice("int4-g16")})(graph, context)
+    both = dict.fromkeys("ac", Choice(None, None))
+    new, _ = Quantize("static", choices=both)(graph, context)
+    assert new["a"].args[1] is new["c"].args[1] and new["c"].args[1].op == "param"
 
 
 def test_a_weight_that_readers_share_is_not_kept_twice() -> None:
