@@ -105,6 +105,15 @@ class Compared(Dense):
         return (chosen[..., None] * (numbers[..., None] == torch.arange(self.count))).sum(-2)
 
 
+class Repeated(Dense):
+    """Each expert its own copy of all rows, weighted before it reads them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.repeat(self.count, 1) * self.weights(x).T.reshape(-1, 1)
+        hidden = F.gelu(torch.bmm(rows.view(self.count, -1, x.shape[-1]), self.up))
+        return x + torch.bmm(hidden, self.down).sum(0)
+
+
 class Looked(Dense):
     """One expert a row, its matrices looked up."""
 
@@ -143,4 +152,16 @@ class Told(nn.Module):
         return self.mixture(x), self.mixture.router(x)
 
 
-BY_HAND = (Loop, Masked, Scattered, Stacked, Joined, Dense, Soft, Compared, Looked, Near)
+BY_HAND = (
+    Loop,
+    Masked,
+    Scattered,
+    Stacked,
+    Joined,
+    Dense,
+    Soft,
+    Compared,
+    Repeated,
+    Looked,
+    Near,
+)

@@ -184,6 +184,8 @@ class Holding:
         match law:
             case _ if node.op == "expand" and self._expanded(node, labels):
                 pass
+            case _ if node.op == "repeat" and self.repeated(node, labels) is not None:
+                pass
             case _ if node.op in ("cat", "stack"):
                 self._collected(node, labels)
             case Movement():
@@ -221,6 +223,15 @@ class Holding:
         """Whether what varies between experts here is one number before."""
         shape, axes = self.shape(node.args[0]), Held(labels).axes
         return all(-axis > len(shape) or shape[axis] == 1 for axis in axes[-1:])
+
+    def repeated(self, node: Node, labels: torch.Tensor) -> int | None:
+        """The axis along which all of a value is repeated once for each expert, in order."""
+        shape, axes = self.shape(node.args[0]), Held(labels).axes
+        if len(axes) != 1 or node.attrs["repeats"][axes[0]] != self.count:
+            return None
+        size = shape[axes[0]] if -axes[0] <= len(shape) else 1
+        in_order = torch.arange(self.count).repeat_interleave(size)
+        return axes[0] if torch.equal(labels.flatten(), in_order) else None
 
     def _collected(self, node: Node, labels: torch.Tensor) -> None:
         """What is put together of one part for each expert needs nothing of the parts."""

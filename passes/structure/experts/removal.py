@@ -12,7 +12,7 @@ from ....ir.gauge.apply import change_parameters
 from ....ir.gauge.region import Edit, Region, operand
 from ....ir.infer import infer, sample
 from ....ir.laws import Movement
-from .holding import NUMBERS, Held, Holding, State, Terms, refuse
+from .holding import NUMBERS, SAME, Held, Holding, State, Terms, refuse
 
 _SIZED = {"reshape": "shape", "expand": "size", "full": "size", "zeros": "size", "ones": "size"}
 
@@ -149,6 +149,11 @@ def _narrow(holding: Holding, node: Node, kept: torch.Tensor) -> None:
             held = state.labels.shape[axis] == shape[axis]
             sizes[axis] = sizes[axis] if sizes[axis] == -1 or not held else new.shape[axis]
         attrs[_SIZED[node.op]] = tuple(sizes)
+    elif node.op == "repeat" and isinstance(state, Held) and read[0] == SAME:
+        repeats, axis = list(attrs["repeats"]), holding.repeated(node, state.labels)
+        assert axis is not None
+        repeats[axis] = int(kept.sum())
+        attrs["repeats"] = tuple(repeats)
     elif node.op in ("slice", "select") and isinstance(source := read[0], Held):
         rank = source.labels.dim()
         axis = int(attrs["dim"]) % rank - rank
