@@ -133,6 +133,19 @@ class Near(Dense):
         return scores.masked_fill(apart > 0.9, -torch.inf).softmax(-1)
 
 
+class Chosen(Dense):
+    """The highest, and then the highest of the others, each with its part of what was left."""
+
+    def weights(self, x: Tensor) -> Tensor:
+        scores, parts = self.router(x), list[Tensor]()
+        for _ in range(self.active):
+            number = scores.argmax(-1, keepdim=True)
+            part = scores.softmax(-1).gather(-1, number)
+            parts.append(F.one_hot(number[..., 0], self.count) * part)
+            scores = scores.scatter(-1, number, -torch.inf)
+        return torch.stack(parts).sum(0)
+
+
 class Averaged(Dense):
     """Counts its experts: the weights are less their mean."""
 
@@ -164,4 +177,5 @@ BY_HAND = (
     Repeated,
     Looked,
     Near,
+    Chosen,
 )

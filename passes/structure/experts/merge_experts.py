@@ -110,6 +110,8 @@ class MergeExperts(SitePass):
         """Why the experts of a mixture cannot be merged, or nothing."""
         if mixture.chosen is None:
             return "its rows take all experts, and no number says which is meant"
+        if len(mixture.holding.choices) > 1:
+            return "its experts are chosen one after the other, and a merged one would be twice"
         trial = graph.copy()
         try:
             twin = next(m for m in mixtures(trial)[0] if m.name == mixture.name)

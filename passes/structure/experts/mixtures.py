@@ -59,11 +59,11 @@ class Mixture:
     def active(self) -> int:
         """How many a row takes; all, where none are chosen."""
         ranks = [int(node.attrs.get("k", 1)) for node in self.holding.choices]
-        return max(ranks, default=self.count)
+        return min(sum(ranks), self.count) if ranks else self.count
 
     @property
     def chosen(self) -> Node | None:
-        """The numbers of those that each row takes; ``None`` where it takes all."""
+        """The numbers of those that each row takes, or takes first; ``None`` where it takes all."""
         for node in self.holding.choices:
             parts = [user for user in node.users if user.op == "getitem" and user.args[1] == 1]
             return node if node.op == "argmax" else next(iter(parts), None)

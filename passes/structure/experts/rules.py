@@ -363,6 +363,12 @@ def _scattered(holding: Holding, node: Node) -> State:
     dim = int(node.attrs["dim"]) % rank
     into = node.args[0]
     fill: float | None = None
+    if isinstance(state := holding.state(into), Held) and state.last:
+        # Those that were chosen become as those that are left out: another choice needs others.
+        if state.gone != -math.inf or node.attrs.get("value") != -math.inf:
+            return Held(state.labels)
+        holding.least += int(node.args[1].shape[dim])
+        return state
     if into.op == "param":
         value = holding.graph.value(into)
         fill = float(value.flatten()[0]) if bool((value == value.flatten()[0]).all()) else None

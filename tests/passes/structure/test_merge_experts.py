@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from mixtures import Compared, Dense, Joined, Looked, Loop, Masked, Scattered, Soft, Stacked
+from mixtures import Chosen, Compared, Dense, Joined, Looked, Loop, Masked, Scattered, Soft, Stacked
 from small_models import ZooModel
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -302,6 +302,13 @@ def test_what_would_leave_no_expert_is_refused_with_the_most_that_can_go() -> No
     graph, inputs = by_hand(Stacked)
     with pytest.raises(InputError, match=r"(?s)leaves none of the 4 experts.*remove=0.75, at most"):
         MergeExperts(0.99)(graph, Context(inputs=inputs, calibration=[inputs]))
+
+
+def test_experts_that_are_chosen_one_after_the_other_are_not_merged() -> None:
+    graph, inputs = by_hand(Chosen)
+    step = MergeExperts(0.5, sites=("linear_1",))
+    with pytest.raises(SiteError, match="a merged one would be twice"):
+        step(graph, Context(inputs=inputs, calibration=[inputs]))
 
 
 @pytest.mark.parametrize(
