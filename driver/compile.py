@@ -16,9 +16,9 @@ from torch.export import ExportedProgram
 from ..backends.base import Target
 from ..backends.base import target as find_target
 from ..backends.runner import KeepsState, Runner
-from ..frontend.caches import with_cache
+from ..frontend.caches import CachedCall, with_cache
 from ..frontend.trace import trace
-from ..ir import Graph, InputError, NoDevice, PromiseError, TargetError, formats
+from ..ir import Graph, InputError, NoDevice, PromiseError, TargetError, TraceError, formats
 from ..ir.interpret import execute
 from ..ir.state import answered, entered, left, need_closed
 from ..ir.text import line
@@ -262,9 +262,18 @@ def _with_cache(
             do="leave out one of the two",
         )
     call = with_cache(model, args, kwargs)
-    graph = trace(
-        model, (), call.traced, dynamic_shapes=call.shapes, release_weights=release_weights
-    )
+
+    def traced(call: CachedCall) -> Graph:
+        return trace(
+            model, (), call.traced, dynamic_shapes=call.shapes, release_weights=release_weights
+        )
+
+    try:
+        graph = traced(call)
+    except TraceError as error:
+        if (bounded := call.within(error)) is None:
+            raise
+        graph = traced(bounded)
     return graph, data.bind(graph, {}, (), call.example)
 
 

@@ -12,9 +12,10 @@ sliding window keep it here; their masks hide it.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -100,6 +101,26 @@ class CachedCall:
     traced: dict[str, Any]
     shapes: dict[str, Any]
     example: dict[str, Any]
+
+    def within(self, error: TraceError) -> CachedCall | None:
+        """The same with no greater sizes than PyTorch says that the model takes, as one with a
+        table of positions; ``None`` where it says something else."""
+        _, _, said = str(error.__cause__).partition("Suggested fixes:")
+        lines = [line.strip() for line in said.splitlines() if " = " in line]
+        bounds = [match for line in lines if (match := _BOUND.fullmatch(line))]
+        if not lines or len(bounds) < len(lines):
+            return None
+        most = {match[1]: int(match[2]) for match in bounds}
+
+        def bounded(size: Any) -> Any:
+            if (name := getattr(size, "__name__", None)) not in most:
+                return size
+            return torch.export.Dim(name, min=size.min, max=most[name])
+
+        return replace(self, shapes=pytree.tree_map(bounded, self.shapes))
+
+
+_BOUND = re.compile(r"(\w+) = Dim\('\w+'(?:, min=\d+)?, max=(\d+)\)")
 
 
 def with_cache(

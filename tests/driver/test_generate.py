@@ -16,15 +16,20 @@ from regauge.ir import InputError, TraceError
 
 NEW = 14
 IN_PLACE = ("llama", "gpt2", "opt", "qwen3", "gemma", "mixtral", "mistral", "gptj")
-COPIED = ("gemma2", "bloom")
+COPIED = ("gemma2", "bloom", "gpt_neo")
 
 
 def decoder(name: str) -> nn.Module:
     """A small random decoder; ``mistral`` has a window that texts are longer than, ``gptj`` turns
-    neighbours by their places."""
-    if name not in ("mistral", "gptj"):
+    neighbours by their places, ``gpt_neo`` has a mask of as many places as it has positions."""
+    if name not in ("mistral", "gptj", "gpt_neo"):
         return zoo_model(name).model
     torch.manual_seed(0)
+    if name == "gpt_neo":
+        shape = {"max_position_embeddings": 64, "hidden_size": 32, "num_layers": 2, "num_heads": 4}
+        kinds = {"attention_types": [[["global", "local"], 1]], "window_size": 8}
+        ends = {"bos_token_id": 1, "eos_token_id": 2}
+        return hf.GPTNeoForCausalLM(hf.GPTNeoConfig(vocab_size=99, **shape, **kinds, **ends)).eval()  # type: ignore[arg-type]
     if name == "gptj":
         shape = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4}
         ends = {"bos_token_id": 1, "eos_token_id": 2}
