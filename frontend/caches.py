@@ -113,9 +113,8 @@ class CachedCall:
         most = {match[1]: int(match[2]) for match in bounds}
 
         def bounded(size: Any) -> Any:
-            if (name := getattr(size, "__name__", None)) not in most:
-                return size
-            return torch.export.Dim(name, min=size.min, max=most[name])
+            name = getattr(size, "__name__", "")
+            return torch.export.Dim(name, min=size.min, max=most[name]) if name in most else size
 
         return replace(self, shapes=pytree.tree_map(bounded, self.shapes))
 
