@@ -69,7 +69,8 @@ class Allocate(Pass):
         by: What is decided together: the readers of one weight, of one value, or of a repeated
             block.
         latency: For a budget of latency: what each choice takes, by the names of readers.
-        sparsify: How zeros are put, of choices that have some; which, these say.
+        sparsify: How zeros are put, of choices that have some; which, these say, so it has no
+            pattern, part or rates of its own.
     """
 
     choices: tuple[str | Choice, ...]
@@ -82,6 +83,15 @@ class Allocate(Pass):
     sparsify: Sparsify = field(default_factory=Sparsify)
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.QUANTIZE
+
+    def __post_init__(self) -> None:
+        given = (self.sparsify.pattern, self.sparsify.remove, self.sparsify.rates)
+        if given != (Sparsify.pattern, Sparsify.remove, Sparsify.rates):
+            raise InputError(
+                "which zeros there are is said by the choices of Allocate, not by its Sparsify",
+                do="Choice('int8-channel', zeros='2:4') or zeros='rows-0.5' among the choices, and "
+                "pattern, remove and rates left out of sparsify",
+            )
 
     @property
     def formats(self) -> tuple[str, ...]:

@@ -21,12 +21,13 @@ from ...ir.gauge.sites import CONTRACTIONS
 from ...ir.interpret import Read, execute
 from ..base import Context
 from ..calibration import SAMPLE, Observation, observe
-from ..patterns import named_sparsity
+from ..patterns import Sparsity, named_sparsity
 from ..quantization.choices import CHANNELWISE, Choice
 from ..quantization.simulated import fake_quantize, floats, squared_error
 from ..quantization.solvers import no_zeros, rounded
 from ..quantization.values import is_static
 from ..quantization.weights import Channelwise, InFormat, Stored, fits
+from ..structure.sparsity.rates import Layer
 from ..structure.sparsity.sparsify import Sparsify
 from .units import Unit, weight_of
 
@@ -88,13 +89,14 @@ class Candidates:
         own = [Unit(tuple(nodes[r.name] for r in unit.readers), unit.block) for unit in units]
         found = list(dict.fromkeys(choices))
         sparsify = Sparsify() if sparsify is None else sparsify
-        fitting = [[_fit(single, unit, choice, sparsify) for choice in found] for unit in own]
+        lose = _Losing(single, sparsify, sparsify.spared(graph))
+        fitting = [[_fit(single, unit, choice, lose) for choice in found] for unit in own]
         offered = torch.tensor(fitting)
         for fallback in (_dense, _channelwise):  # for units that no choice fits
             left = ~offered.any(1)
             others = dict.fromkeys(map(fallback, choices)) if bool(left.any()) else ()
             for choice in (other for other in others if other not in found):
-                fits = torch.tensor([_fit(single, unit, choice, sparsify) for unit in own])
+                fits = torch.tensor([_fit(single, unit, choice, lose) for unit in own])
                 found.append(choice)
                 offered = torch.cat([offered, (left & fits)[:, None]], 1)
         return cls(single, context, own, found, offered)
@@ -232,9 +234,9 @@ def clipped(form: Format, weight: torch.Tensor) -> Quantized:
     return form.quantize(weight, best)
 
 
-def _fit(graph: Graph, unit: Unit, choice: Choice, sparsify: Sparsify) -> bool:
+def _fit(graph: Graph, unit: Unit, choice: Choice, lose: _Losing) -> bool:
     """Whether a choice can be made for all readers of a unit."""
-    if choice.zeros is not None and not _can_lose(graph, unit, choice.zeros, sparsify):
+    if choice.zeros is not None and not lose(unit, choice.zeros):
         return False
     if choice.weights is None or choice.weights == CHANNELWISE:
         return True
@@ -253,9 +255,26 @@ def _channelwise(choice: Choice) -> Choice:
     return replace(choice, weights=choice.weights and CHANNELWISE, zeros=None)
 
 
-def _can_lose(graph: Graph, unit: Unit, zeros: str, sparsify: Sparsify) -> bool:
-    """Whether all weights of a unit can have zeros."""
-    pattern = named_sparsity(zeros).pattern
-    return all(
-        weighted(reader) and not sparsify.refusal(graph, reader, pattern) for reader in unit.readers
-    )
+@dataclass(frozen=True)
+class _Losing:
+    """Whether all weights of a unit can have zeros.
+
+    Args:
+        sparsify: What puts them.
+        spared: The names of readers that it leaves alone.
+    """
+
+    graph: Graph
+    sparsify: Sparsify
+    spared: set[str]
+
+    def __call__(self, unit: Unit, zeros: str) -> bool:
+        return all(self._takes(reader, named_sparsity(zeros)) for reader in unit.readers)
+
+    def _takes(self, reader: Node, zeros: Sparsity) -> bool:
+        if not weighted(reader) or reader.name in self.spared:
+            return False
+        if self.sparsify.refusal(self.graph, reader, zeros.pattern):
+            return False
+        layer = Layer(reader, reader.args[1], tuple(self.graph.value(reader.args[1]).shape))
+        return not layer.emptied(zeros.pattern, zeros.remove)

@@ -9,6 +9,8 @@ section 3.2 (F12, 12.6).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from ...ir import Graph, Node
@@ -17,6 +19,7 @@ from ..base import Context, Pass, Remark, applied, missed
 _BEFORE = ("conv1d", "conv2d", "conv3d", "linear")
 
 
+@dataclass(frozen=True)
 class FoldBatchNorm(Pass):
     """Fold batch norms backward."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ...ir import Graph, Node, ops
@@ -32,7 +32,7 @@ class Legalize(Pass):
             where those are about zero.
     """
 
-    lacks: frozenset[str]
+    lacks: frozenset[str] = field(repr=False)  # shown, it has another order in each process
     masked: float = -math.inf
     stage: ClassVar[Stage] = Stage.LEGALIZE
 

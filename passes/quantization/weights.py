@@ -201,7 +201,9 @@ class WeightRounding:
         value, form = self.graph.value(weight), self.form
         if form is not None and self._fits(value):
             return InFormat.of(form.quantize(value, searched(form, value)))
-        return Channelwise(*rounded(value, pairs=self.pairs))
+        codes, scale = rounded(in_kernel_order(value), pairs=self.pairs)
+        ones = (1,) * (value.dim() - 1)
+        return Channelwise(out_of_kernel_order(codes, value.shape), scale.reshape(-1, *ones))
 
     def read(self, node: Node) -> torch.Tensor:
         """What stored codes stand for, a parameter, or one that has its codes ahead."""

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import regauge as rg
 from regauge import ir
@@ -310,6 +311,17 @@ def test_a_call_goes_on_where_it_was_stopped(
     assert found == wanted
     with pytest.raises(ir.InputError, match="a run with other calibration data"):
         call(tmp_path / "run", batches[1:])
+
+
+def test_a_call_with_a_preset_goes_on_too(net: nn.Module, x: Tensor, tmp_path: Path) -> None:
+    made = [
+        rg.compile(
+            net, (x,), passes="w8a8", calibration=[x], measure=False, resume=tmp_path / "run"
+        )
+        for _ in range(2)
+    ]
+    first, again = (pytree.tree_leaves(art(x)) for art in made)
+    assert all(map(torch.equal, first, again))
 
 
 def test_what_a_target_lacks_is_rewritten_before_ranges_are_taken() -> None:

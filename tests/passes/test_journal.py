@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,3 +142,25 @@ def test_fingerprints_tell_dtypes_shapes_and_numbers_apart() -> None:
     found = {fingerprint([value]) for value in (zeros, *others)}
     assert len(found) == 5
     assert fingerprint([zeros, 3]) == fingerprint([zeros.clone(), 3])
+
+
+def test_a_run_is_known_by_its_passes_in_any_process() -> None:
+    """What a set of names shows is in another order in each process; an address is another too."""
+    line = (
+        "from regauge.backends.base import target;"
+        "from regauge.driver.presets import legalized, resolve;"
+        "from regauge.passes.journal import fingerprint;"
+        "place = target('tvm'); chosen = legalized(resolve('w8a8', place), place);"
+        "print(fingerprint([list(chosen)]))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", line],
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2)
+    }
+    assert len(found) == 1

@@ -193,9 +193,8 @@ class Grid:
         if self.pairs:
             codes = self.form.element.rounded(weight / self.parameters.step)
             return paired(codes) * self.parameters.step
-        return self.form.join(
-            self.form.rounded(self.form.cut(weight), self.parameters), weight.shape
-        )
+        found = self.form.rounded(self.form.cut(weight), self.parameters)
+        return self.form.join(found, weight.shape).to(weight.dtype)  # scales may be of more digits
 
     def codes(self, values: torch.Tensor) -> Quantized:
         """The codes of numbers of the grid, ``[O, n]``."""

@@ -214,6 +214,16 @@ class Sparsify(SparingPass):
             return f"{weight.name} stays dense: {sentence}"
         return ""
 
+    def spared(self, graph: Graph) -> set[str]:
+        """The names of contractions that are protected, or that nobody asked for."""
+        asked = self._asked(graph)
+        return {
+            node.name
+            for node in graph.nodes
+            if weighted(node)
+            and (asked.protected(node, node.args[1]) or not asked(node, *node.args[:2]))
+        }
+
     def _wanted(
         self, graph: Graph, context: Context, found: Sequence[Layer]
     ) -> tuple[dict[str, Sparsity], str]:

@@ -250,3 +250,24 @@ def test_a_run_that_was_stopped_goes_on_to_the_same(tmp_path: Path) -> None:
     assert all(torch.equal(first.store[name], again.store[name]) for name in first.params)
     plain, _ = step(graph, replace(context, journal=Journal()))
     assert all(torch.equal(first.store[name], plain.store[name]) for name in first.params)
+
+
+@pytest.mark.parametrize("own", [{"rates": "erk"}, {"remove": 0.3}, {"pattern": "2:4"}])
+def test_choices_alone_say_which_zeros_there_are(own: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="said by the choices of Allocate"):
+        Allocate(BOTH, 4.5, sparsify=Sparsify(**own))
+
+
+def test_zeros_are_offered_to_who_may_have_them() -> None:
+    graph, context = sample()
+    sparsify = Sparsify(protect=("q", "d"), least=0)
+    few, all_of_32 = Choice("int8-channel", zeros="2:4"), Choice(None, zeros="rows-0.99")
+    step = Allocate((Choice("int8-channel"), few, all_of_32), 7.5, sparsify=sparsify)
+    found = step.units(graph)
+    candidates = Candidates.of(graph, context, found, step.offers, sparsify)
+    assert not candidates.offered[:, candidates.choices.index(all_of_32)].any()
+    offered = candidates.offered[:, candidates.choices.index(few)].tolist()
+    assert [u.name for u, takes in zip(found, offered, strict=True) if takes] == ["b", "y"]
+    new, _ = step(graph, context)
+    kept = [stored_value(new, new[name].args[1]) for name in "ad"]
+    assert all(float((value == 0).float().mean()) < 0.2 for value in kept)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from regauge.ir import Graph, InputError, parse
+from regauge.ir.codes import fits_pairs
 from regauge.ir.interpret import execute
 from regauge.passes import Choice, Context, Quantize
 from regauge.passes.manager import difference
@@ -153,17 +154,21 @@ def shared() -> tuple[Graph, Context]:
     return graph, Context(inputs=inputs, calibration=[inputs])
 
 
+@pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("activations", ["static", "dynamic", None])
 @pytest.mark.parametrize("weights", ["int8-channel", "int4-g16-asym"])
 def test_a_weight_that_several_values_meet_gets_codes_once(
-    weights: str, activations: Literal["static", "dynamic"] | None
+    weights: str, activations: Literal["static", "dynamic"] | None, pairs: bool
 ) -> None:
     graph, context = shared()
+    context.pairs_in_16_bits = pairs
     new, _ = Quantize(activations, weights, low_rank=4)(graph, context)
     for first, second in (("a", "c"), ("p", "r")):
         assert new[first].args[1] is new[second].args[1]
     assert new["a"].args[1].op == ("decode" if weights.startswith("int4") else "dequantize")
     assert new["p"].args[1].op == "dequantize"  # kernels of convolutions in a format are few
+    if pairs and activations:
+        assert fits_pairs(new.value(new["p"].args[1].args[0]))
     damage = difference(execute(new, context.inputs), execute(graph, context.inputs))
     assert 0 < damage < (0.15 if weights.startswith("int4") else 0.03)
 

@@ -10,7 +10,7 @@ import torch
 from graphs import fill
 from matrices import damage, layer
 
-from regauge.ir import Graph, InputError, parse
+from regauge.ir import Graph, InputError, astype, parse
 from regauge.ir.formats import named
 from regauge.ir.interpret import execute, stored_value
 from regauge.passes import Context, Quantize, Reconstruct, Sparsify
@@ -250,3 +250,15 @@ def test_tables_keep_what_their_format_can() -> None:
 def test_a_share_is_from_0_to_1() -> None:
     with pytest.raises(InputError, match="keep_zeros=2"):
         Quantize(None, keep_zeros=2)
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_networks_in_half_precision_keep_zeros(dtype: torch.dtype, rounding: str) -> None:
+    graph, context = sparse()
+    graph, data = astype(graph, dtype), [[b[0].to(dtype)] for b in context.calibration]
+    half = Context(inputs=data[0], calibration=data)
+    new, _ = Quantize(None, weights="int4-g32", rounding=rounding)(graph, half)
+    assert keeps(graph, new)
+    assert stored_value(new, new["a"].args[1]).dtype == dtype
+    assert difference(execute(new, half.inputs), execute(graph, half.inputs)) < 0.15
