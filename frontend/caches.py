@@ -175,7 +175,8 @@ def _by_name(
 ) -> dict[str, Any]:
     """The arguments by name, without those of the cache."""
     signature = inspect.signature(model.forward)
-    if not {CACHE, USE_CACHE} <= signature.parameters.keys():
+    names, kinds = signature.parameters.keys(), {p.kind for p in signature.parameters.values()}
+    if CACHE not in names or not (USE_CACHE in names or inspect.Parameter.VAR_KEYWORD in kinds):
         raise InputError(
             f"the {type(model).__name__} takes no {CACHE}: it has no cache of keys and values",
             do="compile it without cache=True",
@@ -221,4 +222,7 @@ def _cached(model: torch.nn.Module, call: dict[str, Any], tokens: int) -> dict[s
     pairs = [_pair(layer) for layer in cache.layers]
     # Strides of a larger tensor would be what the trace goes by.
     cut = [tuple(part[:, :, :tokens].contiguous() for part in pair) for pair in pairs]
-    return {CACHE: _put_together(cut, None), USE_CACHE: True}
+    made = {CACHE: _put_together(cut, None)}
+    # Of a model that only hands it on, the configuration says whether caches are given back.
+    named = USE_CACHE in inspect.signature(model.forward).parameters
+    return {**made, USE_CACHE: True} if named else made

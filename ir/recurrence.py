@@ -10,6 +10,8 @@ Shapes: gates ``[T, B, G H]``, weight ``[G H, H]``, bias ``[G H]``, the states b
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,6 +92,12 @@ def gru_states(
 
     ``n = tanh(x_n + sigmoid(r) (W_n h + b_n))`` and ``h = (1 - sigmoid(z)) n + sigmoid(z) h``.
     """
+    return _gru(gates, weight, bias, hidden, reverse)
+
+
+def _gru(
+    gates: Tensor, weight: Tensor, bias: Tensor | None, hidden: Tensor | None, reverse: bool
+) -> Tensor:
     h = _start(gates, weight, hidden)
     states = list[Tensor](gates)
     for t in _times(gates, reverse):
@@ -154,3 +162,29 @@ def _like_one(gates: Tensor, weight: Tensor, *rest: Tensor | None, reverse: bool
 for _op in (lstm_states, gru_states, rnn_tanh_states, rnn_relu_states):
     _op.register_fake(_like_states)
 lstm_last_cell.register_fake(_like_one)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: Any, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+    ctx.reverse = keyword_only_inputs["reverse"]
+
+
+def _learns_by(op: Any, steps: Callable[..., Tensor]) -> None:
+    """Gradients of an op are those of its steps, which are computed once more."""
+
+    def gradient(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = [t if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors]
+        with torch.enable_grad():
+            result = steps(*inputs, ctx.reverse)
+        known = [t for t in inputs if t is not None]
+        found = iter(torch.autograd.grad(result, known, given, allow_unused=True))
+        return tuple(None if t is None else next(found) for t in inputs)
+
+    op.register_autograd(gradient, setup_context=_save)
+
+
+_learns_by(lstm_states, lambda *given: _lstm(*given)[0])
+_learns_by(lstm_last_cell, lambda *given: _lstm(*given)[1])
+_learns_by(gru_states, _gru)
+_learns_by(rnn_tanh_states, partial(_rnn, torch.tanh))
+_learns_by(rnn_relu_states, partial(_rnn, torch.relu))

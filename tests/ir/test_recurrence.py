@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from graphs import filled
@@ -10,6 +12,13 @@ from regauge.ir import Graph
 from regauge.ir.gauge import Blocked, Region, apply, classes, random_element, transport
 from regauge.ir.interpret import execute
 from regauge.ir.laws import Kind
+from regauge.ir.recurrence import (
+    gru_states,
+    lstm_last_cell,
+    lstm_states,
+    rnn_relu_states,
+    rnn_tanh_states,
+)
 
 # Two directions whose outputs and last states are read, in a stream of twice the width.
 BOTH_WAYS = """
@@ -135,3 +144,26 @@ def test_the_units_of_a_layer_are_a_class() -> None:
     graph, _ = filled(BOTH_WAYS.format(op="lstm_states", n=16))
     found = {site.value.name: site.groups for site in classes(graph)}
     assert found["h"] == found["k"] == (Kind.PERMUTATION,)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize(
+    ("op", "gates", "states"),
+    [
+        (lstm_states, 4, 2),
+        (lstm_last_cell, 4, 2),
+        (gru_states, 3, 1),
+        (rnn_tanh_states, 1, 1),
+        (rnn_relu_states, 1, 1),
+    ],
+)
+def test_gradients_are_those_of_the_steps(
+    op: Any, gates: int, states: int, begun: bool, reverse: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 2, gates * 2), (gates * 2, 2), (gates * 2,), *[(2, 2)] * (states * begun)]
+    given = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    for tensor in given:
+        tensor.requires_grad_()
+    assert torch.autograd.gradcheck(lambda *inputs: op(*inputs, reverse=reverse), given)
