@@ -115,9 +115,7 @@ class Candidates:
 
     def weight(self, param: Node, choice: Choice) -> torch.Tensor:
         """What a choice makes of a weight."""
-        value = self.graph.value(param)
-        if choice.zeros is not None:
-            value = value * self.stays(param, choice.zeros)
+        value = self._with_zeros(param, choice)
         if choice.weights is None:
             return value
         key = param.name, *choice.stored
@@ -132,10 +130,14 @@ class Candidates:
             return torch.zeros_like(value)
         key = param.name, *choice.stored
         if key not in self._errors:
-            made = value if choice.zeros is None else value * self.stays(param, choice.zeros)
+            made = self._with_zeros(param, choice)
             made = made if choice.weights is None else nearest(made, choice.weights).value
             self._errors[key] = Channelwise(*rounded(made - value))
         return self._errors[key].value
+
+    def _with_zeros(self, param: Node, choice: Choice) -> torch.Tensor:
+        value = self.graph.value(param)
+        return value if choice.zeros is None else value * self.stays(param, choice.zeros)
 
     def stays(self, param: Node, zeros: str) -> torch.Tensor:
         """Where a weight is not put to zero, of its shape."""
@@ -155,10 +157,7 @@ class Candidates:
         """``E x_j^2`` of what a weight's readers read; ``None`` without data."""
         if not self.context.calibration:
             return None
-        if not self._seen:
-            self._watch()
-        reader = next(iter(param.users))
-        return self._seen[reader.args[0].name].rows.square().mean(0)
+        return self._read(next(iter(param.users))).rows.square().mean(0)
 
     def data(self, reader: Node, value: torch.Tensor, choice: Choice) -> torch.Tensor:
         """What a reader reads, as its codes give it back."""
@@ -166,9 +165,7 @@ class Candidates:
         mode = "dynamic-tensor" if kind == "dynamic" and axis != -1 else kind
         limits = torch.zeros(()), torch.zeros(())
         if is_static(kind):
-            if not self._seen:
-                self._watch()
-            seen = self._seen[reader.args[0].name]
+            seen = self._read(reader)
             limits = seen.low.min(), seen.high.max()
         return fake_quantize(value, limits, mode)
 
@@ -200,6 +197,12 @@ class Candidates:
         """The floating-point outputs by batch."""
         with torch.no_grad():
             return [floats(execute(self.graph, batch)) for batch in batches]
+
+    def _read(self, reader: Node) -> Observation:
+        """What was seen of what a contraction reads."""
+        if not self._seen:
+            self._watch()
+        return self._seen[reader.args[0].name]
 
     def _watch(self) -> None:
         readers = [r for unit in self.units for r in unit.readers if weighted(r)]

@@ -20,7 +20,7 @@ import torch
 
 from ...ir import Node
 from ...ir.graph import Arg
-from . import steps
+from .steps import STEPS
 from .writing import Apart, Ops
 
 
@@ -163,11 +163,8 @@ def _lower(o: Ops, node: Node, query: Node, key: Node) -> Node:
     return o.graph.param(f"{node.name}_lower", lower)
 
 
-EQUALS: Mapping[str, Callable[..., Node]] = {
-    function.__name__: function
-    for function in (
-        silu, mish, hardsigmoid, hardswish, gelu, rms_norm, layer_norm, mean, div, matmul,
-        log_softmax, softmax, scaled_dot_product_attention, steps.lstm_states,
-        steps.lstm_last_cell, steps.gru_states, steps.rnn_tanh_states, steps.rnn_relu_states,
-    )
-}  # fmt: skip
+_OWN: tuple[Callable[..., Node], ...] = (
+    silu, mish, hardsigmoid, hardswish, gelu, rms_norm, layer_norm, mean, div, matmul, log_softmax,
+    softmax, scaled_dot_product_attention,
+)  # fmt: skip
+EQUALS: Mapping[str, Callable[..., Node]] = {**STEPS, **{own.__name__: own for own in _OWN}}

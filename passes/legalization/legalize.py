@@ -53,7 +53,8 @@ class Legalize(Pass):
             pending += [new for new in made if new.op in self.lacks]
             kinds = ", ".join(dict.fromkeys(new.op for new in made))
             remarks.append(applied(found, f"{node.op} as {kinds}"))
-        merge_equal(graph)
+        if any(remark.applied for remark in remarks):
+            merge_equal(graph)
         return remarks
 
     def _equal(self, graph: Graph, node: Node) -> Node:

@@ -10,13 +10,13 @@ computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ...ir import Node
 from .writing import Apart, Ops
 
 
-def lstm_states(
+def lstm(
     o: Ops,
     node: Node,
     gates: Node,
@@ -26,43 +26,21 @@ def lstm_states(
     cell: Node | None = None,
     reverse: bool = False,
 ) -> Node:
-    states = [h for h, _ in _lstm(o, gates, weight, bias, hidden, cell, reverse)]
-    return _of_all_times(o, states, reverse)
-
-
-def lstm_last_cell(
-    o: Ops,
-    node: Node,
-    gates: Node,
-    weight: Node,
-    bias: Node | None = None,
-    hidden: Node | None = None,
-    cell: Node | None = None,
-    reverse: bool = False,
-) -> Node:
-    *_, (_, last) = _lstm(o, gates, weight, bias, hidden, cell, reverse)
-    return last
-
-
-def _lstm(
-    o: Ops,
-    gates: Node,
-    weight: Node,
-    bias: Node | None,
-    h: Node | None,
-    c: Node | None,
-    reverse: bool,
-) -> Iterator[tuple[Node, Node]]:
-    """The hidden and the cell state behind each step."""
+    """The hidden states, or the last cell state."""
+    h, c, states = hidden, cell, list[Node]()
     for given in _times(o, gates, reverse):
         i, f, g, out = _parts(o, _sum(o, given, _kept(o, weight, bias, h)), 4)
         new = o.mul(o.sigmoid(i), o.tanh(g))
         c = new if c is None else o.add(o.mul(o.sigmoid(f), c), new)
         h = o.mul(o.sigmoid(out), o.tanh(c))
-        yield h, c
+        states.append(h)
+    if node.op == "lstm_states":
+        return _of_all_times(o, states, reverse)
+    assert c is not None  # no sequence is without a step
+    return c
 
 
-def gru_states(
+def gru(
     o: Ops,
     node: Node,
     gates: Node,
@@ -86,7 +64,7 @@ def gru_states(
     return _of_all_times(o, states, reverse)
 
 
-def rnn_tanh_states(
+def rnn(
     o: Ops,
     node: Node,
     gates: Node,
@@ -95,31 +73,8 @@ def rnn_tanh_states(
     hidden: Node | None = None,
     reverse: bool = False,
 ) -> Node:
-    return _rnn(o, o.tanh, gates, weight, bias, hidden, reverse)
-
-
-def rnn_relu_states(
-    o: Ops,
-    node: Node,
-    gates: Node,
-    weight: Node,
-    bias: Node | None = None,
-    hidden: Node | None = None,
-    reverse: bool = False,
-) -> Node:
-    return _rnn(o, o.relu, gates, weight, bias, hidden, reverse)
-
-
-def _rnn(
-    o: Ops,
-    function: Callable[[Node], Node],
-    gates: Node,
-    weight: Node,
-    bias: Node | None,
-    h: Node | None,
-    reverse: bool,
-) -> Node:
-    states: list[Node] = []
+    h, states = hidden, list[Node]()
+    function = o.tanh if node.op == "rnn_tanh_states" else o.relu
     for given in _times(o, gates, reverse):
         h = function(_sum(o, given, _kept(o, weight, bias, h)))
         states.append(h)
@@ -156,3 +111,12 @@ def _parts(o: Ops, value: Node, count: int) -> list[Node]:
     size = int(value.shape[-1]) // count
     ends = range(size, (count + 1) * size, size)
     return [o.slice(value, dim=-1, start=end - size, end=end) for end in ends]
+
+
+STEPS: Mapping[str, Callable[..., Node]] = {
+    "lstm_states": lstm,
+    "lstm_last_cell": lstm,
+    "gru_states": gru,
+    "rnn_tanh_states": rnn,
+    "rnn_relu_states": rnn,
+}

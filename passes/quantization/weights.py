@@ -201,9 +201,7 @@ class WeightRounding:
         value, form = self.graph.value(weight), self.form
         if form is not None and self._fits(value):
             return InFormat.of(form.quantize(value, searched(form, value)))
-        codes, scale = rounded(in_kernel_order(value), pairs=self.pairs)
-        ones = (1,) * (value.dim() - 1)
-        return Channelwise(out_of_kernel_order(codes, value.shape), scale.reshape(-1, *ones))
+        return _channelwise(*rounded(in_kernel_order(value), pairs=self.pairs), value.shape)
 
     def read(self, node: Node) -> torch.Tensor:
         """What stored codes stand for, a parameter, or one that has its codes ahead."""
@@ -265,8 +263,7 @@ class WeightRounding:
     def _stored(form: Format | None, shape: torch.Size, grid: Grid, found: Quantized) -> Stored:
         if form is not None:
             return InFormat.of(found)
-        codes = out_of_kernel_order(INT8.integers(found.codes), shape)
-        return Channelwise(codes, grid.parameters.scale.reshape(-1, *(1,) * (len(shape) - 1)))
+        return _channelwise(INT8.integers(found.codes), grid.parameters.scale, shape)
 
     def _grid(
         self,
@@ -284,3 +281,9 @@ class WeightRounding:
             importance = None if hessian is None else hessian.diagonal.to(rows.dtype)
             grid = Grid.channelwise(rows, importance, pairs=self.pairs)
         return grid if held is None else grid.holding(held)
+
+
+def _channelwise(codes: torch.Tensor, scale: torch.Tensor, shape: torch.Size) -> Channelwise:
+    """Codes of rows as kernels read them, as those of a weight of a shape."""
+    scale = scale.reshape(-1, *(1,) * (len(shape) - 1))
+    return Channelwise(out_of_kernel_order(codes, shape), scale)
