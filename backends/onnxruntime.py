@@ -49,13 +49,13 @@ class OnnxRuntimeRunner(OnnxRunner):
         providers: str | Sequence[str] = (),
         notes: Sequence[str] = (),
     ) -> None:
+        super().__init__(model, graph)
         self.threads, self.providers, self.notes = threads, _known(providers), tuple(notes)
         with in_huge_pages() if find_caches(graph) else contextlib.nullcontext():
-            self._session = self._open(model)
+            self._session = self._open()
         self._given = [info.name for info in self._session.get_outputs()]
         names = [info.name for info in self._session.get_inputs()]
-        super().__init__(model, graph, names)
-        self._graph = graph
+        self._fed = set(names)
         more = [name for name in names if name not in self._names]
         self._past = Past(graph, *more) if more else None
 
@@ -94,8 +94,17 @@ class OnnxRuntimeRunner(OnnxRunner):
             to_runtime=_to_runtime,
         )
 
-    def _open(self, model: ModelFile) -> Any:
-        return _session(model, self.threads, self.providers)
+    def _open(self) -> Any:
+        import onnxruntime
+
+        try:
+            return _session(self.model, self.threads, self.providers)
+        except Exception as error:
+            raise TargetError(
+                f"ONNX Runtime {onnxruntime.__version__} does not take the model: {reason(error)}",
+                where=self._named_in(error) or str(self.model),
+                do="pip install --upgrade onnxruntime, or compile for target='torch'",
+            ) from error
 
     def _run(self, feeds: Mapping[str, Any]) -> Iterable[torch.Tensor]:
         return self._once(feeds) if self._past is None else self._past.run(feeds, self._once)
@@ -105,7 +114,11 @@ class OnnxRuntimeRunner(OnnxRunner):
         try:
             found = self._session.run_with_ort_values(self._given, ready)
         except Exception as error:  # its classes are all plain exceptions
-            raise TargetError(f"ONNX Runtime stopped: {reason(error)}") from error
+            raise TargetError(
+                f"ONNX Runtime stopped: {reason(error)}",
+                where=self._named_in(error),
+                do="compile for target='torch', if the model takes these inputs",
+            ) from error
         return [_from_runtime(value) for value in found]
 
 
@@ -193,19 +206,12 @@ def _session(model: ModelFile, threads: int | None, providers: list[str]) -> Any
     if threads is not None:
         options.intra_op_num_threads = threads
     source = model.source if isinstance(model.source, bytes) else str(model.source)
-    try:
+    session = onnxruntime.InferenceSession(source, options, providers=providers)
+    if WIDE_SUMS.items() <= session.get_modelmeta().custom_metadata_map.items():
+        # the slower kernels where there is no VNNI; elsewhere it changes nothing
+        options.add_session_config_entry("session.x64quantprecision", "1")
         session = onnxruntime.InferenceSession(source, options, providers=providers)
-        if WIDE_SUMS.items() <= session.get_modelmeta().custom_metadata_map.items():
-            # the slower kernels where there is no VNNI; elsewhere it changes nothing
-            options.add_session_config_entry("session.x64quantprecision", "1")
-            session = onnxruntime.InferenceSession(source, options, providers=providers)
-        return session
-    except Exception as error:
-        raise TargetError(
-            f"ONNX Runtime {onnxruntime.__version__} does not take the model: {reason(error)}",
-            where=str(model),
-            do="pip install --upgrade onnxruntime, or compile for target='torch'",
-        ) from error
+    return session
 
 
 def reason(error: Exception) -> str:

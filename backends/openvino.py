@@ -44,16 +44,41 @@ class OpenVinoRunner(OnnxRunner):
         threads: int | None = None,
         dynamic_quantization: int = 0,
     ) -> None:
-        self._compiled = _compiled(model, threads, dynamic_quantization)
-        super().__init__(
-            model, graph, (name for port in self._compiled.inputs for name in port.names)
-        )
+        super().__init__(model, graph)
+        self._compiled = self._compile(threads, dynamic_quantization)
+        self._fed = {name for port in self._compiled.inputs for name in port.names}
+
+    def _compile(self, threads: int | None, group: int) -> Any:
+        openvino: Any = import_module("openvino")  # only where it is used: not everyone has it
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": group,
+        }
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        core, source = openvino.Core(), self.model.source
+        try:
+            if isinstance(source, bytes):
+                read = core.read_model(source, b"")
+            else:
+                read = core.read_model(str(source))
+            return core.compile_model(read, "CPU", settings)
+        except RuntimeError as error:
+            raise TargetError(
+                f"OpenVINO {openvino.__version__} does not take the model: {_reason(error)}",
+                where=self._named_in(error) or str(self.model),
+                do="compile for target='onnxruntime'",
+            ) from error
 
     def _run(self, feeds: Mapping[str, Any]) -> Iterator[torch.Tensor]:
         try:
             found = self._compiled({name: _to_runtime(value) for name, value in feeds.items()})
         except RuntimeError as error:
-            raise TargetError(f"OpenVINO stopped: {_reason(error)}") from error
+            raise TargetError(
+                f"OpenVINO stopped: {_reason(error)}",
+                where=self._named_in(error),
+                do="compile for target='onnxruntime'",
+            ) from error
         return (torch.from_numpy(found[port].copy()) for port in found)
 
     @property
@@ -78,29 +103,6 @@ def load(
     """The compiled model of a saved one."""
     model = ModelFile.within(folder)
     return OpenVinoRunner(model, graph, threads=threads, dynamic_quantization=dynamic_quantization)
-
-
-def _compiled(model: ModelFile, threads: int | None, group: int) -> Any:
-    openvino: Any = import_module("openvino")  # only where it is used: not everyone has it
-    settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": group,
-    }
-    if threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = threads
-    core = openvino.Core()
-    try:
-        if isinstance(model.source, bytes):
-            read = core.read_model(model.source, b"")
-        else:
-            read = core.read_model(str(model.source))
-        return core.compile_model(read, "CPU", settings)
-    except RuntimeError as error:
-        raise TargetError(
-            f"OpenVINO {openvino.__version__} does not take the model: {_reason(error)}",
-            where=str(model),
-            do="compile for target='onnxruntime'",
-        ) from error
 
 
 def _reason(error: Exception) -> str:

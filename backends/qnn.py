@@ -43,11 +43,10 @@ class QnnRunner(OnnxRuntimeRunner):
 
     def __init__(self, model: ModelFile, graph: Graph, *, generation: int = DEFAULT) -> None:
         self.generation = generation
-        self._nodes = {node.name: node for node in graph.nodes}
         super().__init__(model, graph)
 
-    def _open(self, model: ModelFile) -> Any:
-        session = _session(model, self.generation, {"session.record_ep_graph_assignment_info": "1"})
+    def _open(self) -> Any:
+        session = self._compile(self.generation, {"session.record_ep_graph_assignment_info": "1"})
         if left := _left_to_the_host(session):
             raise TargetError(
                 f"the HTP does not take {', '.join(left)}",
@@ -56,11 +55,6 @@ class QnnRunner(OnnxRuntimeRunner):
                 "PyTorch functions",
             )
         return session
-
-    def _at(self, name: str) -> str:
-        """Where an ONNX node comes from: its name starts with that of ours."""
-        node = self._nodes.get(name.split(".")[0])
-        return name if node is None else node.at
 
     def write_context(self, path: Path, generation: int = DEFAULT) -> None:
         """Write the model compiled for one generation: a small ONNX file and its binary beside it.
@@ -74,7 +68,20 @@ class QnnRunner(OnnxRuntimeRunner):
             "ep.context_file_path": str(path),
             "ep.context_embed_mode": "0",
         }
-        _session(self.model, generation, settings)
+        self._compile(generation, settings)
+
+    def _compile(self, generation: int, settings: dict[str, str]) -> Any:
+        options, source = _options(generation, settings), self.model.source
+        try:
+            return import_module("onnxruntime").InferenceSession(
+                source if isinstance(source, bytes) else str(source), options
+            )
+        except Exception as error:  # its classes are all plain exceptions
+            raise TargetError(
+                f"ONNX Runtime's plugin for the HTP does not take the model: {reason(error)}",
+                where=self._named_in(error) or str(self.model),
+                do="compile for target='onnxruntime'",
+            ) from error
 
 
 def lower(graph: Graph, *, generation: int = DEFAULT) -> QnnRunner:
@@ -129,7 +136,8 @@ def _devices(onnxruntime: Any, plugin: Any) -> list[Any]:
     return known()
 
 
-def _session(model: ModelFile, generation: int, settings: dict[str, str]) -> Any:
+def _options(generation: int, settings: dict[str, str]) -> Any:
+    """Of a session on the HTP; raises ``TargetError`` for a generation that is not known."""
     if generation not in CHIPS:
         raise TargetError(
             f"the plugin compiles for no generation {generation} of the HTP",
@@ -149,15 +157,7 @@ def _session(model: ModelFile, generation: int, settings: dict[str, str]) -> Any
             "enable_htp_fp16_precision": "1",
         },
     )
-    source = model.source if isinstance(model.source, bytes) else str(model.source)
-    try:
-        return onnxruntime.InferenceSession(source, options)
-    except Exception as error:  # its classes are all plain exceptions
-        raise TargetError(
-            f"ONNX Runtime's plugin for the HTP does not take the model: {reason(error)}",
-            where=str(model),
-            do="compile for target='onnxruntime'",
-        ) from error
+    return options
 
 
 def _left_to_the_host(session: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from ...ir import Graph
 from ..outputs import Outputs
 from .file import ModelFile
 
+_NAME = re.compile(r"'(\w+)\.[\w.]+'")  # of ours, as ONNX nodes have it and runtimes quote them
+
 
 class OnnxRunner(ABC):
     """A runtime with a model in it.
@@ -20,16 +23,17 @@ class OnnxRunner(ABC):
     Args:
         model: What it read.
         graph: What was lowered: its inputs and outputs say what the model's are.
-        fed: The inputs that the runtime knows; of others nothing depends.
     """
 
     notes: tuple[str, ...] = ()
+    _fed: set[str]
+    """The inputs that the runtime knows; of others nothing depends."""
 
-    def __init__(self, model: ModelFile, graph: Graph, fed: Iterable[str]) -> None:
-        self.model = model
+    def __init__(self, model: ModelFile, graph: Graph) -> None:
+        self.model, self._graph = model, graph
         self._names = [node.name for node in graph.inputs]
+        self._nodes = {node.name: node for node in graph.nodes}
         self._outputs = Outputs(graph)
-        self._fed = set(fed)
 
     def __call__(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
         given = zip(self._names, inputs, strict=True)
@@ -38,6 +42,17 @@ class OnnxRunner(ABC):
     @abstractmethod
     def _run(self, feeds: Mapping[str, Any]) -> Iterable[torch.Tensor]:
         """The model's outputs; raises ``TargetError``."""
+
+    def _at(self, name: str) -> str:
+        """Where an ONNX node comes from: its name starts with that of ours."""
+        node = self._nodes.get(name.split(".")[0])
+        return name if node is None else node.at
+
+    def _named_in(self, error: Exception) -> str:
+        """Where the first node comes from that a runtime names as it stops; empty if it does not
+        name one, or one that it made itself."""
+        named = (self._nodes.get(name) for name in _NAME.findall(str(error)))
+        return next((node.at for node in named if node is not None), "")
 
     @property
     def bytes(self) -> int:

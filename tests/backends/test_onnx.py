@@ -145,6 +145,13 @@ def test_a_damaged_model_is_refused(graph_of: Make, tmp_path: Path) -> None:
     assert str(tmp_path / "model.onnx") in str(error.value)
 
 
+def test_where_a_run_stops_is_said(graph_of: Make) -> None:
+    graph = graph_of("x: i64[n], *, w: f32[6, 8]", "first = embedding(w, x)", "y = relu(first)")
+    with pytest.raises(TargetError, match=r"^ONNX Runtime stopped: .* out of data bounds") as error:
+        lower(graph)([torch.tensor([7])])
+    assert "first: f32[n, 8] = embedding(w, x)" in str(error.value)
+
+
 # -- ops without a lowering ------------------------------------------------------------------------
 
 

@@ -133,5 +133,8 @@ class TestRuns:
             "q: u8[n, 4, 6] = quantize(x, scale, dtype=u8)",
             "y: f32[n, 4, 6] = dequantize(q, scale)",
         )
-        with pytest.raises(TargetError, match=r"OpenVINO .* does not take the model: FakeQuantize"):
+        with pytest.raises(
+            TargetError, match=r"OpenVINO .* does not take the model: FakeQuantize"
+        ) as error:
             lower(graph)
+        assert "q: u8[n, 4, 6] = quantize(x, scale" in str(error.value)

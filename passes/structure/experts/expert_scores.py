@@ -70,11 +70,11 @@ class UsageScore(Watching):
     """How often an expert is chosen; where all are taken, its part of the weights."""
 
     def watched(self, mixture: Mixture) -> set[Node]:
-        return {mixture.router if mixture.chosen is None else mixture.chosen}
+        return set(mixture.chosen) or {mixture.router}
 
     def seen(self, mixture: Mixture, values: Mapping[Node, Any]) -> torch.Tensor:
-        if mixture.chosen is not None:
-            numbers = values[mixture.chosen].flatten()
+        if mixture.chosen:
+            numbers = torch.cat([values[node].flatten() for node in mixture.chosen])
             return torch.bincount(numbers, minlength=mixture.count).double()
         return _rows(values[mixture.router]).softmax(-1).sum(0)
 

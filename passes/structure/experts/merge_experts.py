@@ -108,7 +108,7 @@ class MergeExperts(SitePass):
 
     def _refused(self, graph: Graph, mixture: Mixture) -> str:
         """Why the experts of a mixture cannot be merged, or nothing."""
-        if mixture.chosen is None:
+        if not mixture.chosen:
             return "its rows take all experts, and no number says which is meant"
         if len(mixture.holding.choices) > 1:
             return "its experts are chosen one after the other, and a merged one would be twice"

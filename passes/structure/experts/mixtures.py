@@ -24,7 +24,6 @@ from . import rules
 from .holding import SAME, Held, Holding
 
 _LIGHT = (Elementwise, Movement, Add, Mul, Where)
-_CHOOSE = frozenset({"topk", "argmax", "aten.max.dim"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +61,13 @@ class Mixture:
         return min(sum(ranks), self.count) if ranks else self.count
 
     @property
-    def chosen(self) -> Node | None:
-        """The numbers of those that each row takes, or takes first; ``None`` where it takes all."""
-        for node in self.holding.choices:
-            parts = [user for user in node.users if user.op == "getitem" and user.args[1] == 1]
-            return node if node.op == "argmax" else next(iter(parts), None)
-        return None
+    def chosen(self) -> list[Node]:
+        """The numbers of those that each row takes, of each choice; none where it takes all, or
+        reads scores alone."""
+        choices = self.holding.choices
+        alone = [node for node in choices if node.op == "argmax"]
+        others = [user for node in choices if node.op != "argmax" for user in node.users]
+        return alone + [user for user in others if user.op == "getitem" and user.args[1] == 1]
 
     @property
     def nodes(self) -> list[Node]:
@@ -113,7 +113,7 @@ class Mixture:
         chosen = self.chosen
 
         def tap(node: Node, value: Any) -> Any:
-            return torch.full_like(value, expert) if node is chosen else None
+            return torch.full_like(value, expert) if node in chosen else None
 
         return self._replayed(dict(values), tap)
 
@@ -135,7 +135,7 @@ def mixtures(graph: Graph) -> tuple[list[Mixture], list[tuple[Node, Blocked]]]:
         if node.op != "linear" or node.args[1].op != "param":
             continue
         ends = _ends(node)
-        chooses = any(end.op in _CHOOSE for end in ends)
+        chooses = any(end.op in rules.CHOICES for end in ends)
         if not ends or not isinstance(node.shape[-1], int) or node.shape[-1] < 2:
             continue
         try:
@@ -190,7 +190,7 @@ def _ends(node: Node) -> list[Node]:
                 continue
             seen.add(user)
             law = ops.get(user.op).law
-            if user.op in _CHOOSE or isinstance(law, Softmax):
+            if user.op in rules.CHOICES or isinstance(law, Softmax):
                 found.append(user)
             elif isinstance(law, _LIGHT):
                 stack.append(user)

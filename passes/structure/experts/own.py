@@ -84,8 +84,7 @@ class Own:
         Raises:
             Refused: Experts differ in more than their parameters, or several cannot be one.
         """
-        chosen = mixture.chosen
-        assert chosen is not None
+        (chosen,) = mixture.chosen
         scores = mixture.scoring()
         table = graph.param(f"{mixture.name}_numbers", torch.arange(mixture.count))
         numbers = graph.add(

@@ -30,7 +30,7 @@ from .holding import (
 # Where what is left out is last it stays so, and alone: these rise everywhere. Those that are level
 # somewhere, as relu is, make others equal to it, and a choice may then fall on either.
 _RISING = frozenset({"sigmoid", "exp", "softplus", "sqrt", "tanh"})
-_CHOICES = frozenset({"topk", "argmax", "aten.max.dim"})
+CHOICES = frozenset({"topk", "argmax", "aten.max.dim"})
 
 
 def apply(holding: Holding, node: Node) -> State:
@@ -59,7 +59,7 @@ def apply(holding: Holding, node: Node) -> State:
 
 def _places(holding: Holding, node: Node) -> State:
     law = ops.get(node.op).law
-    if node.op in _CHOICES:
+    if node.op in CHOICES:
         return _choice(holding, node)
     if isinstance(law, Movement):
         return _moved(holding, node)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from mixtures import BY_HAND, Averaged, Dense, Loop, Soft, Told
+from mixtures import BY_HAND, Averaged, Chosen, Dense, Loop, Soft, Told
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -176,10 +176,11 @@ def scored(score: Any, graph: Graph, inputs: list[Any]) -> tuple[Mixture, torch.
     return found[0], score.of(graph, found, Context(inputs=inputs, calibration=[inputs]))[0]
 
 
-def test_usage_counts_choices() -> None:
-    graph, inputs = by_hand(Loop)
+@pytest.mark.parametrize("make", [Loop, Chosen])
+def test_usage_counts_choices(make: type[nn.Module]) -> None:
+    graph, inputs = by_hand(make)
     _, found = scored(UsageScore(), graph, inputs)
-    logits = inputs[0] @ graph.store["router_weight"].T
+    logits = inputs[0] @ graph.store["router_weight"].T + graph.store.get("router_bias", 0)
     wanted = torch.bincount(logits.topk(2).indices.flatten(), minlength=4) / 40
     torch.testing.assert_close(found, wanted.double())
 
