@@ -4,7 +4,7 @@ execution providers take as well."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ class OnnxRuntimeRunner(OnnxRunner):
         name_of = dict(zip(values, self._given, strict=True))
         return BoundSteps(
             self._session,
+            self._run_bound,
             past=self._past,
             ids=ids,
             scores=(name_of[scores], self._graph.outputs[scores]),
@@ -111,15 +112,25 @@ class OnnxRuntimeRunner(OnnxRunner):
 
     def _once(self, feeds: Mapping[str, Any]) -> list[torch.Tensor]:
         ready = {name: _to_runtime(value) for name, value in feeds.items()}
-        try:
+        with self._running():
             found = self._session.run_with_ort_values(self._given, ready)
+        return [_from_runtime(value) for value in found]
+
+    def _run_bound(self, bound: Any) -> None:
+        with self._running():
+            self._session.run_with_iobinding(bound)
+
+    @contextlib.contextmanager
+    def _running(self) -> Generator[None]:
+        """Says where the runtime stops."""
+        try:
+            yield
         except Exception as error:  # its classes are all plain exceptions
             raise TargetError(
                 f"ONNX Runtime stopped: {reason(error)}",
                 where=self._named_in(error),
                 do="compile for target='torch', if the model takes these inputs",
             ) from error
-        return [_from_runtime(value) for value in found]
 
 
 def lower(
@@ -202,7 +213,7 @@ def _session(model: ModelFile, threads: int | None, providers: list[str]) -> Any
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # its warnings are about its own optimizer
+    options.log_severity_level = 4  # errors are raised, warnings are about its own optimizer
     if threads is not None:
         options.intra_op_num_threads = threads
     source = model.source if isinstance(model.source, bytes) else str(model.source)

@@ -92,6 +92,7 @@ class BoundSteps:
 
     Args:
         session: The inference session.
+        run: Has it read and write what is bound; says where it stops.
         past: The inputs of how many tokens there are, and of which are scored.
         ids: The input of new ones.
         scores: The output to return, and its node.
@@ -104,6 +105,7 @@ class BoundSteps:
     def __init__(
         self,
         session: Any,
+        run: Callable[[Any], None],
         *,
         past: Past,
         ids: str,
@@ -113,7 +115,7 @@ class BoundSteps:
         capacity: int,
         to_runtime: Callable[[Any], Any],
     ) -> None:
-        self._session, self._to_runtime = session, to_runtime
+        self._run, self._to_runtime = run, to_runtime
         self._past, self._ids = past, ids
         self._scores, node = scores
         self._width, self._dtype = int(node.shape[2]), node.dtype
@@ -143,7 +145,7 @@ class BoundSteps:
         given = {name: torch.tensor(number) for name, number in numbers.items() if name}
         for name, value in {**given, self._ids: ids}.items():
             self._bound.bind_ortvalue_input(name, self._to_runtime(value))
-        self._session.run_with_iobinding(self._bound)
+        self._run(self._bound)
         self._tokens += length
         return self._found
 

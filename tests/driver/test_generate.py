@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import regauge as rg
 from regauge.driver.generation import Sampling
-from regauge.ir import InputError, TraceError
+from regauge.ir import InputError, TargetError, TraceError
 
 NEW = 14
 IN_PLACE = ("llama", "gpt2", "opt", "qwen3", "gemma", "mixtral", "mistral", "gptj")
@@ -88,6 +88,16 @@ def test_a_loaded_artifact_generates_the_same(name: str, compiled: Any, tmp_path
     assert again.decoder == art.decoder
     options = {"max_new_tokens": NEW, "temperature": 1.0, "seed": 3}
     assert torch.equal(again.generate(prompts(2), **options), art.generate(prompts(2), **options))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neo"])
+def test_more_tokens_than_positions_are_refused_where_they_are_looked_up(
+    name: str, compiled: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, art = compiled(name)
+    with pytest.raises(TargetError, match="embedding_1: .* = embedding"):
+        art.generate(prompts(1, 60), max_new_tokens=10, eos_token_id=())
+    assert "onnxruntime:" not in capfd.readouterr().err
 
 
 def test_text_ends_where_the_model_ends_it_and_is_padded(compiled: Any) -> None:
