@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 from ..ir import InputError
 
@@ -68,6 +69,38 @@ def check_numbers(options: object, **ranges: Range) -> None:
             )
 
 
+def check_kinds(options: object, **kinds: Any) -> None:
+    """Raise ``InputError`` where an option, by its name, is no object of its class, or of one of a
+    union."""
+    for name, kind in kinds.items():
+        value = getattr(options, name)
+        if not isinstance(value, kind):
+            words = " or ".join(map(_words, get_args(kind) or (kind,)))
+            raise InputError(
+                f"{name}={value!r} is not what {type(options).__name__} takes",
+                do=f"{name}: {words}",
+            )
+
+
+WORDS: Mapping[Any, str] = {
+    NoneType: "None",
+    str: "a name",
+    Mapping: "a mapping",
+    Callable: "a function",
+}
+
+
+def _words(kind: Any) -> str:
+    return WORDS.get(kind, f"an object of the class {kind.__name__}")
+
+
+def check_several(given: object, option: str, such: object = "name") -> None:
+    """Raise ``InputError`` where an option that takes several is given one that is in no tuple."""
+    if isinstance(given, str) or not isinstance(given, Collection):
+        one = given if isinstance(given, str) else such
+        raise InputError(f"{option}={given!r} is no tuple", do=f"{option}=({one!r},)")
+
+
 def check_known(asked: Iterable[object], known: Iterable[str], what: str) -> None:
     """Raise ``InputError`` where something is asked for by a name that nothing has."""
     names = list(known)
@@ -78,12 +111,20 @@ def check_known(asked: Iterable[object], known: Iterable[str], what: str) -> Non
             )
 
 
-def named(asked: Option | str, known: Mapping[str, Option], what: str) -> Option:
-    """What is asked for, itself or by a name; raises ``InputError`` where nothing has that name."""
-    if not isinstance(asked, str):
+def named(
+    asked: Option | str, known: Mapping[str, Option], what: str, kind: type[Option]
+) -> Option:
+    """What is asked for, itself or by a name; raises ``InputError`` where nothing has that name, or
+    it is no object of its class."""
+    if isinstance(asked, kind):
         return asked
-    check_known([asked], known, what)
-    return known[asked]
+    if isinstance(asked, str):
+        check_known([asked], known, what)
+        return known[asked]
+    raise InputError(
+        f"{asked!r} is no {what}",
+        do=f"one of {', '.join(map(repr, known))}, or an object of the class {kind.__name__}",
+    )
 
 
 def nearest(to: float, numbers: Iterable[int], count: int = 3) -> str:

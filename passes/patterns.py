@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from ..ir import InputError
-from .options import divisors, nearest
+from .options import SOME, check_numbers, divisors, nearest
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ class NofM(Pattern):
     m: int = 4
 
     def __post_init__(self) -> None:
+        check_numbers(self, n=SOME, m=SOME)
         if not 1 <= self.n < self.m:
             raise InputError(
                 f"{self.n} of each {self.m} is no pattern of zeros",
@@ -162,6 +163,7 @@ class Blocks(Pattern):
     columns: int
 
     def __post_init__(self) -> None:
+        check_numbers(self, rows=SOME, columns=SOME)
         if self.rows < 1 or self.columns < 1:
             raise InputError(
                 f"there are no blocks of {self.rows} x {self.columns}",
@@ -211,7 +213,7 @@ def named_pattern(given: str | Pattern) -> Pattern:
         return given
     if given in ("rows", "layer"):
         return Rows() if given == "rows" else Whole()
-    if found := re.fullmatch(r"(\d+)([:x])(\d+)", given):
+    if found := re.fullmatch(r"(\d+)([:x])(\d+)", str(given)):
         first, between, second = found.groups()
         kind = NofM if between == ":" else Blocks
         return kind(int(first), int(second))
@@ -249,7 +251,7 @@ def named_sparsity(given: str | Sparsity) -> Sparsity:
     pattern does not say it: ``rows-0.5``, ``32x32-0.75``."""
     if isinstance(given, Sparsity):
         return given
-    name, dash, text = given.partition("-")
+    name, dash, text = str(given).partition("-")
     pattern = named_pattern(name)
     if pattern.ratio is not None and not dash:
         return Sparsity(pattern, pattern.ratio)

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from ..ir import Graph, Node, SiteError
 from .base import Context, Pass, Remark, done
+from .options import check_several
 
 
 class Names:
@@ -59,6 +60,8 @@ class Asked:
     """
 
     def __init__(self, graph: Graph, sites: Sequence[str], protect: Sequence[str] = ()) -> None:
+        check_several(sites, "sites")
+        check_several(protect, "protect")
         self.names = Names(graph)
         self.left = dict.fromkeys(sites)  # those that have not been met
         self._sites = self._by_node(sites)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import torch
 
@@ -22,6 +22,7 @@ from ...ir import Node, ops
 from ...ir.gauge import weighted
 from ...ir.interpret import execute
 from ...ir.state import answered
+from ..options import COUNT, check_known, check_numbers
 from ..probes import Metric, power, seeds
 from ..quantization.simulated import floats
 from .candidates import Candidates
@@ -48,6 +49,10 @@ class Gradient(Score):
     batches: int = 4
     metric: Metric = "error"
     dependencies: bool = False
+
+    def __post_init__(self) -> None:
+        check_numbers(self, probes=COUNT, batches=COUNT)
+        check_known([self.metric], get_args(Metric), "metric")
 
     def damages(self, candidates: Candidates) -> Damages:
         products = torch.cat([probe.products for probe in self.probed(candidates)], 2)

@@ -15,18 +15,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
 from ...ir import Graph
 from ...ir.interpret import execute
+from ..options import COUNT, check_known, check_numbers
 from ..probes import Metric, power, seeds
 from ..quantization.simulated import floats
 from .candidates import Candidates
 from .score import Damages, Score, squared_errors
 
 STEP = 1e-2  # of the norm of the weights: what J v is the difference over
+
+
+Of: TypeAlias = Literal["trace", "eigenvalue"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,16 @@ class Hessian(Score):
         metric: ``error`` of the outputs, or ``likelihood``, where they are logits.
     """
 
-    of: Literal["trace", "eigenvalue"] = "trace"
+    of: Of = "trace"
     probes: int = 8
     iterations: int = 8
     batches: int = 2
     metric: Metric = "error"
+
+    def __post_init__(self) -> None:
+        check_numbers(self, probes=COUNT, iterations=COUNT, batches=COUNT)
+        check_known([self.of], get_args(Of), "measure of curvature")
+        check_known([self.metric], get_args(Metric), "metric")
 
     def damages(self, candidates: Candidates) -> Damages:
         curvature = self.traces(candidates) if self.of == "trace" else self.eigenvalues(candidates)

@@ -16,7 +16,8 @@ import torch
 from ...ir import Graph, Node
 from ..base import Context, Pass, Remark, applied, missed
 
-_BEFORE = ("conv1d", "conv2d", "conv3d", "linear")
+_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+_BEFORE = ("conv1d", "conv2d", "conv3d", "linear", *_TRANSPOSED)
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,23 @@ class FoldBatchNorm(Pass):
         if any(isinstance(part, Node) and part.op != "param" for part in parts):
             return missed(node, "a weight is not a constant")
         scale, shift = affine(graph, node)
-        weight = graph.value(before.args[1])  # (O, I / groups, *)
+        weight = graph.value(before.args[1])
         bias = before.operand(2)
         old = graph.value(bias) if bias is not None else torch.zeros_like(scale)
-        graph.give(before, 1, weight * scale.reshape(-1, *[1] * (weight.dim() - 1)))
+        graph.give(before, 1, weight * _beside(before, weight, scale))
         graph.give(before, 2, old * scale + shift, name=f"{before.name}_bias")
         graph.replace(node, before)
         graph.erase(node)
         return applied(before, f"took up {node.name}")
+
+
+def _beside(before: Node, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """A number for each output channel in the form in which it multiplies the weight."""
+    if before.op not in _TRANSPOSED:  # (O, I / groups, *)
+        return scale.reshape(-1, *[1] * (weight.dim() - 1))
+    groups = before.attrs.get("groups", 1)  # (I, O / groups, *), a group's inputs side by side
+    by_input = scale.reshape(groups, -1).repeat_interleave(len(weight) // groups, 0)
+    return by_input.reshape(*by_input.shape, *[1] * (weight.dim() - 2))
 
 
 def affine(graph: Graph, node: Node) -> tuple[torch.Tensor, torch.Tensor]:

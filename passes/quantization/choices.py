@@ -18,6 +18,7 @@ from ...ir.codes import in_kernel_order, out_of_kernel_order
 from ...ir.formats import named
 from ...ir.gauge import Site, weighted
 from ...ir.recurrence import NAMES as RECURRENCES
+from ..options import check_kinds
 from ..patterns import named_sparsity
 from .solvers import Hessian, Range, Solver
 from .values import Activations
@@ -42,6 +43,11 @@ class Choice:
     weights: str | None = CHANNELWISE
     activations: Activations | None = None
     zeros: str | None = None
+
+    def __post_init__(self) -> None:
+        check_kinds(self, weights=str | None, activations=str | None, zeros=str | None)
+        if self.zeros is not None:
+            named_sparsity(self.zeros)
 
     @property
     def in_floats(self) -> bool:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 
@@ -30,7 +30,7 @@ from ...ir.types import is_real
 from ..base import Context, Pass, Promise, Remark, Stage, missed
 from ..calibration import padding_mask
 from ..fitting import Fit, Fitter, Learnable, Samples, changed
-from ..options import POSITIVE, check_numbers
+from ..options import POSITIVE, check_kinds, check_known, check_numbers
 from ..shelf import Mapped, Shelf, series_of
 from .groups import in_full
 
@@ -61,6 +61,8 @@ class Distill(Pass):
 
     def __post_init__(self) -> None:
         check_numbers(self, rate=POSITIVE)
+        check_kinds(self, fitter=Fitter)
+        check_known([self.cut], get_args(Cut), "cut")
         if self.features and (self.cut != "graph" or self.fitter.loss == "divergence"):
             raise InputError(
                 "features are what flows between blocks that learn together, and are no logits",

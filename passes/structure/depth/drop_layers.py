@@ -26,7 +26,14 @@ import torch
 from ....ir import Graph, InputError
 from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...budget import Problem, Solver
-from ...options import AMOUNT, check_known, check_numbers, named
+from ...options import (
+    AMOUNT,
+    check_kinds,
+    check_known,
+    check_numbers,
+    check_several,
+    named,
+)
 from ...sites import Asked, SparingPass
 from ..costs import Costs
 from ..options import at_most, check_part, spared
@@ -73,8 +80,10 @@ class DropLayers(SparingPass):
 
     def __post_init__(self) -> None:
         check_part(self.remove)
+        check_kinds(self, solver=Solver | None, latency=Callable | None)
         check_numbers(self, damping=AMOUNT)
-        named(self.score, SCORES, "score")
+        named(self.score, SCORES, "score", LayerScore)
+        check_several(self.kinds, "kinds", LAYER_KINDS[0])
         check_known(self.kinds, LAYER_KINDS, "kind of layers")
         check_known([self.of], get_args(Measure), "budget of")
         if self.greedy and self.solver is not None:
@@ -184,7 +193,8 @@ class DropLayers(SparingPass):
             raise InputError(
                 f"{100 * self.remove:.3g} % of the {self.of} cannot be removed: all layers that "
                 f"can go have {100 * most / total:.3g} %",
-                do="remove less, or let other kinds of layers go",
+                do=f"less than remove={at_most(most / total)}, with which all of them go, or let "
+                "other kinds of layers go",
             )
         return self.remove * total
 
@@ -290,7 +300,7 @@ class DropLayers(SparingPass):
 
     @property
     def _score(self) -> LayerScore:
-        return named(self.score, SCORES, "score")
+        return named(self.score, SCORES, "score", LayerScore)
 
 
 def _outermost(gone: Sequence[Layer]) -> list[Layer]:

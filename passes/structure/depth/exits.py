@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from ....ir import Graph, InputError, Node
 from ....ir.blocks import repeated
 from ....ir.graph import Arg, substitute
+from ...options import check_several
 from .layers import downstream
 
 
@@ -29,8 +30,9 @@ def with_exits(graph: Graph, after: Sequence[int]) -> Graph:
         InputError: There are no such blocks, or the outputs do not all come from the last one.
     """
     new = graph.copy()
+    check_several(after, "after", 1)
     ends = [block.exit for block in repeated(new)]
-    if wrong := [count for count in after if not 1 <= count < len(ends)]:
+    if wrong := [count for count in after if count not in range(1, len(ends))]:
         raise InputError(
             f"there is no exit after {wrong[0]} blocks: the graph has {len(ends)} repeated blocks",
             do=f"ask for exits after 1 to {len(ends) - 1}"

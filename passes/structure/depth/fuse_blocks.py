@@ -24,7 +24,7 @@ from ....ir.gauge import weighted
 from ....ir.sections import Section
 from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...fitting import Fitter, Learnable
-from ...options import AMOUNT, COUNT, POSITIVE, check_numbers, named
+from ...options import AMOUNT, COUNT, POSITIVE, check_kinds, check_numbers, named
 from ...shelf import Shelf
 from ...sites import Asked, SitePass
 from ...ties import own
@@ -66,7 +66,8 @@ class FuseBlocks(SitePass):
 
     def __post_init__(self) -> None:
         check_part(self.remove)
-        named(self.score, SCORES, "score")
+        check_kinds(self, fitter=Fitter)
+        named(self.score, SCORES, "score", LayerScore)
         check_numbers(self, neighbours=COUNT, rank=COUNT, rate=POSITIVE, damping=AMOUNT)
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
@@ -100,7 +101,7 @@ class FuseBlocks(SitePass):
 
     @property
     def _score(self) -> LayerScore:
-        return named(self.score, SCORES, "score")
+        return named(self.score, SCORES, "score", LayerScore)
 
 
 class _Work:

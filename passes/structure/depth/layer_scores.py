@@ -6,7 +6,7 @@ import abc
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
@@ -14,7 +14,7 @@ from ....ir import Graph
 from ....ir.interpret import execute, values_of
 from ....ir.state import answers
 from ...base import Context
-from ...options import COUNT, check_numbers
+from ...options import COUNT, check_kinds, check_known, check_numbers
 from ...quantization.simulated import floats
 from ..groups import in_full
 from .changes import Change, Without, angle, changed
@@ -106,6 +106,7 @@ class OutputChange(LayerScore):
 
     def __post_init__(self) -> None:
         check_numbers(self, batches=COUNT)
+        check_known([self.change], get_args(Change), "change")
 
     def of(
         self,
@@ -174,6 +175,10 @@ class SampledChange(LayerScore):
     sample: Callable[[Run], torch.Tensor]
     change: Change = "statistics"
 
+    def __post_init__(self) -> None:
+        check_kinds(self, sample=Callable)
+        check_known([self.change], get_args(Change), "change")
+
     def of(
         self,
         graph: Graph,
@@ -206,6 +211,9 @@ class Position(LayerScore):
     """
 
     drop: Place = "top"
+
+    def __post_init__(self) -> None:
+        check_known([self.drop], get_args(Place), "place to drop")
 
     def of(
         self,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....ir import Graph, InputError
-from ...options import check_known
+from ...options import check_known, check_several
 from ..costs import Costs
 from ..timing import Lowers, Stopwatch
 from .layers import LAYER_KINDS, Layer, LayerKind, layers, of_copy, without
@@ -45,6 +45,7 @@ class LayerTimes:
             inputs: Flat graph inputs.
             timing: What ``Stopwatch`` takes besides: ``rounds``, ``progress``, ``options``.
         """
+        check_several(kinds, "kinds", LAYER_KINDS[0])
         check_known(kinds, LAYER_KINDS, "kind of layers")
         alike: dict[Any, list[Layer]] = {}
         for layer in layers(graph, kinds, Costs(graph, [], inputs)):

@@ -16,7 +16,7 @@ from ....ir import Graph, InputError, Node
 from ....ir.graph import ancestors
 from ....ir.state import find_state
 from ...base import Context, Promise, Remark, Stage, applied, missed
-from ...options import check_known
+from ...options import check_known, check_several
 from ...sites import Asked, SitePass
 from ..costs import Costs
 from .layers import LAYER_KINDS, Layer, LayerKind, downstream, layers
@@ -40,8 +40,10 @@ class Reorder(SitePass):
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
+        check_several(self.kinds, "kinds", "block")
         check_known(self.kinds, LAYER_KINDS, "kind of layers")
-        if sorted(self.order) != list(range(len(self.order))) or len(self.order) < 2:
+        check_several(self.order, "order", 0)
+        if {*self.order} != {*range(len(self.order))} or len(self.order) < 2:
             raise InputError(
                 f"order={self.order} does not name each of two layers or more once",
                 do="the numbers from 0 in any order; DropLayers leaves layers out",

@@ -12,7 +12,7 @@ import torch
 from ....ir import Graph, InputError, Node
 from ....ir.interpret import values_of
 from ...base import Context
-from ...options import COUNT, PART, check_numbers
+from ...options import COUNT, PART, check_kinds, check_numbers
 from ..groups import in_full
 from .mixtures import Mixture, mixtures
 
@@ -120,6 +120,9 @@ class DriftScore(ExpertScore):
     """
 
     base: Base
+
+    def __post_init__(self) -> None:
+        check_kinds(self, base=Graph | Mapping)
 
     def of(self, graph: Graph, found: Sequence[Mixture], context: Context) -> list[torch.Tensor]:
         scores: list[torch.Tensor] = []

@@ -25,7 +25,7 @@ from ....ir.gauge.region import Refused
 from ....ir.interpret import values_of
 from ...base import Context, Promise, Remark, Stage, applied, blocked, missed
 from ...options import COUNT, check_known, check_numbers
-from ...sites import Asked, SitePass
+from ...sites import Asked, SparingPass
 from ...ties import tie_in_the_way
 from ..costs import Costs
 from ..groups import in_full
@@ -39,7 +39,7 @@ By: TypeAlias = Literal["outputs", "weights"]
 
 
 @dataclass(frozen=True)
-class MergeExperts(SitePass):
+class MergeExperts(SparingPass):
     """Merge experts.
 
     Args:
@@ -72,7 +72,8 @@ class MergeExperts(SitePass):
         for mixture in every:
             if asked(mixture.router, *mixture.holding.choices):
                 self._count(mixture)
-                reason = self._refused(graph, mixture)
+                reason = asked.protected(mixture.router, *mixture.region().parameters)
+                reason = reason or self._refused(graph, mixture)
                 remarks += [missed(mixture.router, reason)] if reason else []
                 found += [] if reason else [mixture]
         if not every and not stopped:

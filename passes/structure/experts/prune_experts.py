@@ -19,7 +19,7 @@ import torch
 
 from ....ir import Graph, InputError
 from ...base import Context, Promise, Remark, Stage, applied, blocked, missed
-from ...options import COUNT, check_known, check_numbers, named
+from ...options import COUNT, check_kinds, check_known, check_numbers, named
 from ...sites import Asked, SparingPass
 from ...ties import tie_in_the_way
 from ..costs import Costs
@@ -58,12 +58,13 @@ class PruneExperts(SparingPass):
     def __post_init__(self) -> None:
         check_part(self.remove, of="the experts")
         check_numbers(self, keep=COUNT | None)
+        check_kinds(self, experts=Mapping | None)
         check_known([self.over], get_args(Over), "range")
         if self.score == "drift":
             raise InputError(
                 "a drift is one from a base model", do="score=DriftScore(base), its graph or state"
             )
-        named(self.score, SCORES, "score")
+        named(self.score, SCORES, "score", ExpertScore)
         if self.keep is not None and self.over == "graph":
             raise InputError(
                 f"keep={self.keep} is the number that stays of each mixture",
@@ -99,7 +100,7 @@ class PruneExperts(SparingPass):
                 else _counted(mixture, self.keep)
                 for mixture in found
             ]
-        score = named(self.score, SCORES, "score")
+        score = named(self.score, SCORES, "score", ExpertScore)
         scores = score.of(graph, found, context)
         counts = counts or _globally(found, scores, self.remove)
         return [_best(*pair) for pair in zip(found, scores, counts, strict=True)]

@@ -13,7 +13,7 @@ Source: A21 (Monarch, block tensor trains), A95 (tensor trains), F12.1 to F12.3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
@@ -21,11 +21,11 @@ from ....ir import Graph, InputError, Node
 from ....ir.gauge import weighted
 from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...budget import Solver
-from ...options import AMOUNT, COUNT, SHARE, SOME, check_known, check_numbers
+from ...options import AMOUNT, COUNT, SHARE, SOME, check_kinds, check_known, check_numbers
 from ...quantization.evidence import MakeUp
 from ...sites import Asked, SparingPass
 from ..costs import Costs
-from ..options import check_part, spared
+from ..options import at_most, check_part, spared
 from .factoring import COUNTED, Factored, Factoring, Latency, Layer, Limited, Offer, Score, allocate
 from .forms import Form, LowRank, Measure, Writer
 
@@ -83,6 +83,7 @@ class Factorize(SparingPass):
                 "is remove=0.3",
             )
         check_part(self.remove)
+        check_kinds(self, solver=Solver | None, latency=Callable | None)
         check_numbers(
             self, rank=COUNT | None, make_up=SHARE | "held-out", damping=AMOUNT, steps=SOME
         )
@@ -210,8 +211,18 @@ class Factorize(SparingPass):
         if self.of == "parameters":
             whose, a_row = "the weight", ""
         text = f"{self.form} of rank {least} has {count:,} {what}{a_row}, {whose} {layer.size:,}"
-        remarks.append(missed(layer.node, text))
+        remarks.append(missed(layer.node, text, self._most(layer)))
         return False
+
+    def _most(self, layer: Layer) -> str:
+        """The greatest rank, or part that goes, with which a layer gets smaller; in words."""
+        fewer = self.form.rank_within(layer.outputs, layer.inputs, layer.size - 1, self._counted)
+        if not fewer:
+            return "another form"
+        if self.rank is not None:
+            return f"rank={fewer}, at most, for {layer.node.name}"
+        count = self.form.cost(layer.outputs, layer.inputs, 1, self._counted)
+        return f"remove={at_most(1 - count / layer.size)}, at most, for {layer.node.name}"
 
     # -- what becomes of a layer -----------------------------------------------------------------
 

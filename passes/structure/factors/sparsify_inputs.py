@@ -26,7 +26,7 @@ from ....ir import Graph, InputError, Node, ops
 from ....ir.gauge import weighted
 from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...calibration import as_rows, padding_mask
-from ...options import AMOUNT, Range, check_numbers
+from ...options import AMOUNT, Range, check_numbers, check_several
 from ...quantization.solvers import Hessian
 from ...quantization.streams import Compute, Values, run_streams
 from ...sites import Asked, SparingPass
@@ -87,6 +87,7 @@ class SparsifyInputs(SparingPass):
     def __post_init__(self) -> None:
         check_part(self.sparsity, "sparsity", "a weight")
         check_numbers(self, damping=AMOUNT)
+        check_several(self.shares, "shares", 1.0)
         parts = Range(0, 1, above=True)
         if not self.shares or not all(share in parts for share in self.shares):
             raise InputError(

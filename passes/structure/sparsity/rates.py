@@ -17,12 +17,12 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
-from ....ir import Graph, InputError, Node
+from ....ir import Graph, Node
 from ....ir.codes import in_kernel_order, out_of_kernel_order
 from ....ir.interpret import execute
 from ...base import Context
 from ...budget import DynamicProgramming, Problem, Solver
-from ...options import COUNT, Range, check_known, check_numbers
+from ...options import COUNT, Range, check_kinds, check_known, check_numbers, named
 from ...patterns import Pattern
 from ...quantization.simulated import floats
 from ..groups import in_full
@@ -179,6 +179,7 @@ class RateDistortion(Rates):
     def __post_init__(self) -> None:
         check_numbers(self, steps=Range(2, whole=True), batches=COUNT)
         check_known([self.of], get_args(Measure), "budget of")
+        check_kinds(self, solver=Solver)
 
     @property
     def parts(self) -> list[float]:
@@ -332,10 +333,4 @@ RATES: dict[str, Rates] = {
 
 def named_rates(given: str | Rates) -> Rates:
     """Those of a name."""
-    if isinstance(given, Rates):
-        return given
-    if given not in RATES:
-        raise InputError(
-            f"there are no rates {given!r}", do=f"one of {', '.join(map(repr, RATES))}"
-        )
-    return RATES[given]
+    return named(given, RATES, "rule for rates", Rates)

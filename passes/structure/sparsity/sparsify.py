@@ -17,8 +17,9 @@ Exact at the limit ``remove=0``. Approximate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 from ....ir import Graph, InputError, Node
@@ -26,7 +27,7 @@ from ....ir.gauge import weighted
 from ....ir.gauge.sites import CONTRACTIONS
 from ...base import Context, Promise, Remark, Stage, applied, decided, missed
 from ...options import PART, SHARE, SOME, check_known, check_numbers
-from ...patterns import Pattern, Sparsity, named_pattern, named_sparsity
+from ...patterns import Pattern, Rows, Sparsity, named_pattern, named_sparsity
 from ...quantization.evidence import MakeUp
 from ...quantization.patches import Patches
 from ...quantization.streams import run_streams
@@ -164,6 +165,36 @@ class Sparsify(SparingPass):
 
     # -- what there is ------------------------------------------------------------------------
 
+    def _check_names(
+        self, option: str, given: Collection[str], found: Sequence[Layer], graph: Graph
+    ) -> None:
+        """Raise where one of the names is that of no weight that can lose any."""
+        names = {layer.name for layer in found}
+        unknown = next((name for name in given if name not in names), None)
+        if unknown is None:
+            return
+        reasons = self._reasons(graph, given)
+        free = [name for name, reason in reasons.items() if not reason]
+        why = reasons.get(unknown) or ("" if free else next(filter(None, reasons.values()), ""))
+        near = get_close_matches(str(unknown), free, n=5, cutoff=0)
+        raise InputError(
+            f"{option} names {unknown}, which is no weight that can lose any{why and f': {why}'}",
+            do=f"names such as {', '.join(near)}" if near else "other options: none of them can",
+        )
+
+    def _reasons(self, graph: Graph, given: Collection[str]) -> dict[str, str]:
+        """Of each weight, by its name, why it can lose none; empty of one that can."""
+        asked, reasons = self._asked(graph), dict[str, str]()
+        for node in graph.nodes:
+            if node.op in CONTRACTIONS and weighted(node):
+                weight: Node = node.args[1]
+                pattern = self._pattern_of(weight) if weight.name in given else Rows()
+                reason = asked.protected(node, weight) or self.refusal(graph, node, pattern)
+                if not reason and not asked(node, weight, node.args[0]):
+                    reason = "it is at none of the sites"
+                reasons[weight.name] = reason
+        return reasons
+
     def _layers(
         self, graph: Graph, context: Context, asked: Asked
     ) -> tuple[list[Layer], list[Remark]]:
@@ -230,7 +261,7 @@ class Sparsify(SparingPass):
         """The zeros of each layer that gets some, by the weight's name, and what is said of it."""
         if isinstance(self.pattern, Mapping):
             wanted = {name: named_sparsity(one) for name, one in self.pattern.items()}
-            _check_names("pattern", wanted, found)
+            self._check_names("pattern", wanted, found, graph)
             for layer in found:
                 one = wanted[layer.name]
                 if layer.emptied(one.pattern, one.remove):
@@ -245,7 +276,7 @@ class Sparsify(SparingPass):
     ) -> tuple[dict[str, float], str]:
         """The part of each layer that goes, by the weight's name, and what is said of it."""
         if isinstance(self.remove, Mapping):
-            _check_names("remove", self.remove, found)
+            self._check_names("remove", self.remove, found, graph)
             for layer in found:
                 part = self.remove.get(layer.name, 0.0)
                 if layer.emptied(pattern, part):
@@ -266,15 +297,6 @@ class Sparsify(SparingPass):
         if short and (isinstance(rates, Even) or part > most):
             raise _nothing_left(short[0], pattern, part, most)
         return rates.divide(graph, context, found, pattern, part), note
-
-
-def _check_names(option: str, given: Iterable[str], found: Sequence[Layer]) -> None:
-    names = {layer.name for layer in found}
-    if unknown := [name for name in given if name not in names]:
-        raise InputError(
-            f"{option} names {unknown[0]}, which is no weight that can lose any",
-            do=f"names among {', '.join(sorted(names)[:5])}",
-        )
 
 
 def _nothing_left(layer: Layer, pattern: Pattern, part: float, most: float) -> InputError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -17,7 +17,7 @@ from ....ir.laws import Action
 from ....ir.state import answered
 from ...base import Context
 from ...calibration import as_matrix, as_rows
-from ...options import COUNT, POSITIVE, check_numbers
+from ...options import COUNT, POSITIVE, check_known, check_numbers
 from ...probes import Metric, power, seeds
 from ...quantization.simulated import floats
 from ..elimination import Elimination, order_of_elimination
@@ -107,6 +107,7 @@ class Taylor(Importance):
 
     def __post_init__(self) -> None:
         check_numbers(self, probes=COUNT, batches=COUNT)
+        check_known([self.metric], get_args(Metric), "metric")
 
     def of(self, graph: Graph, groups: Sequence[Group], context: Context) -> list[torch.Tensor]:
         batches = context.need_calibration(self.name)[: self.batches]

@@ -10,7 +10,7 @@ magnitude, by Taylor expansion (A74, A70), or by what layers lose once they make
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
@@ -21,7 +21,16 @@ from ....ir.gauge import Region, drop, transport
 from ....ir.laws import Kind
 from ...base import Context, Promise, Remark, Stage, applied, blocked, missed
 from ...budget import Solver
-from ...options import AMOUNT, COUNT, SHARE, check_known, check_numbers, named
+from ...options import (
+    AMOUNT,
+    COUNT,
+    SHARE,
+    check_kinds,
+    check_known,
+    check_numbers,
+    check_several,
+    named,
+)
 from ...sites import Asked, SparingPass
 from ...ties import tie_in_the_way
 from ..costs import Costs
@@ -69,8 +78,10 @@ class Prune(SparingPass):
 
     def __post_init__(self) -> None:
         check_part(self.remove)
+        check_kinds(self, solver=Solver | None, latency=Callable | None)
         check_numbers(self, multiple=COUNT, share=SHARE, damping=AMOUNT)
-        named(self.score, SCORES, "score")
+        named(self.score, SCORES, "score", Importance)
+        check_several(self.roles, "roles", "hidden")
         check_known(self.roles, ROLES, "role")
         check_known([self.of], get_args(Measure), "budget of")
         if self.of == "latency" and self.latency is None:
@@ -84,7 +95,7 @@ class Prune(SparingPass):
         found, remarks = self._groups(graph, asked)
         if not found or not self.remove:
             return remarks
-        score = named(self.score, SCORES, "score")
+        score = named(self.score, SCORES, "score", Importance)
         scores = score.of(graph, found, context)
         costs = Costs(graph, found, context.inputs)
         plan = Plan(

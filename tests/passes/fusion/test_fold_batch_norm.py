@@ -3,9 +3,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
+from torch import nn
 
+import regauge as rg
+from regauge.ir import astype
+from regauge.ir.interpret import execute
 from regauge.passes import Remark
 from regauge.passes.fusion.fold_batch_norm import FoldBatchNorm
+from regauge.passes.manager import difference
 
 WEIGHTS = "w: f64[8, 4, 3, 3], b: f64[8], s: f64[8], t: f64[8], m: f64[8], v: f64[8]"
 HEAD = f"x: f64[2, 4, 6, 6], *, {WEIGHTS}"
@@ -31,6 +37,21 @@ def test_folds_into_the_convolution_before_it(check_pass: Callable[..., list[Rem
             """,
     )
     assert str(remark) == "applied c: took up n"
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_folds_into_a_transposed_convolution(groups: int) -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(6)
+    for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+        assert tensor is not None
+        nn.init.uniform_(tensor, 0.5, 2.0)
+    up = nn.ConvTranspose2d(4, 6, 3, 2, output_padding=1, groups=groups)
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    graph = astype(rg.trace(nn.Sequential(up, norm).eval(), (x.float(),)), torch.float64)
+    folded, (remark,) = FoldBatchNorm()(graph)
+    assert remark.applied and [node.op for node in folded.nodes] == ["conv_transpose2d"]
+    assert difference(execute(folded, [x]), execute(graph, [x])) < 1e-14
 
 
 def test_folds_two_in_a_row(check_pass: Callable[..., list[Remark]]) -> None:

@@ -409,12 +409,25 @@ def test_sizes_without_factors_are_named_with_the_nearest_that_have() -> None:
 
 def test_nothing_grows_unless_that_is_asked_for() -> None:
     graph, context = two()
-    with pytest.raises(SiteError, match="LowRank of rank 20 has 1,200 parameters, the weight 864"):
-        Factorize(rank=20, sites=("h",))(graph, context)
-    with pytest.raises(SiteError, match="LowRank of rank 1 has 60 parameters, the weight 864"):
-        Factorize(remove=0.95, sites=("h",))(graph, context)
-    with pytest.raises(SiteError, match="of rank 1 has 60 products a row, the layer 864"):
-        Factorize(remove=0.95, of="macs", sites=("h",))(graph, context)
+    steps: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
+        ({"rank": 20}, "LowRank of rank 20 has 1,200 parameters, the weight 864", {"rank": 14}),
+        (
+            {"remove": 0.95},
+            "LowRank of rank 1 has 60 parameters, the weight 864",
+            {"remove": 0.9305},
+        ),
+        (
+            {"remove": 0.95, "of": "macs"},
+            "of rank 1 has 60 products a row, the layer 864",
+            {"remove": 0.9305},
+        ),
+    ]
+    for options, says, most in steps:
+        step = Factorize(sites=("h",), whitened=False, **options)
+        ((name, value),) = most.items()
+        with pytest.raises(SiteError, match=f"(?s){says}.*{name}={value}, at most, for h"):
+            step(graph, context)
+        replace(step, **most)(graph, context)
 
 
 def test_only_low_rank_stands_for_convolutions() -> None:

@@ -297,6 +297,19 @@ def test_what_cannot_be_merged_stays(make: Any, says: str) -> None:
     assert str(graph) == text
 
 
+@pytest.mark.parametrize("which", ["router", "experts"])
+def test_a_protected_mixture_stays(mixtral: Any, which: str) -> None:
+    graph, inputs = mixtral()
+    context = Context(inputs=inputs, calibration=[inputs])
+    first, *others = mixtures(graph)[0]
+    held = (node for node in graph.nodes if node.op == "grouped_mm")
+    name = first.name if which == "router" else next(held).args[1].name
+    _, remarks = MergeExperts(protect=(name,))(graph, context)
+    missed = {remark.site: remark.text for remark in remarks if not remark.applied}
+    assert missed == {first.name: f"{name} is protected"}
+    assert {r.site for r in remarks if r.applied} >= {mixture.name for mixture in others}
+
+
 def test_what_would_leave_no_expert_is_refused_with_the_most_that_can_go() -> None:
     graph, inputs = by_hand(Stacked)
     with pytest.raises(InputError, match=r"(?s)leaves none of the 4 experts.*remove=0.75, at most"):

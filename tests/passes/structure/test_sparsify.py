@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -466,7 +468,7 @@ def graph(x: f64[512, 128], *, a: f64[64, 128]):
         ({"pattern": "0x4"}, "no blocks of 0 x 4"),
         ({"pattern": "2:4", "remove": 0.6}, "is not what the pattern 2:4 leaves out"),
         ({"pattern": "2:4", "rates": "erk"}, "takes the same part of each layer"),
-        ({"rates": "random"}, "there are no rates 'random'"),
+        ({"rates": "random"}, "there is no rule for rates 'random'"),
         ({"remove": "essential", "rates": "erk"}, "found for the same part"),
         ({"least": -1}, "least=-1 is not what Sparsify takes"),
         ({"make_up": 2.0}, "make_up=2.0 is not.*\n.*from 0 to 1 or 'held-out'"),
@@ -508,6 +510,43 @@ def test_names_a_weight_that_is_not_there() -> None:
     graph, context = mixed()
     with pytest.raises(InputError, match="remove names w, which is no weight"):
         Sparsify({"w": 0.5}, least=1)(graph, context)
+
+
+@pytest.mark.parametrize(
+    ("options", "says", "help"),
+    [
+        ({"least": 1}, "names aa, which is no weight that can lose any$", "names such as a, b"),
+        ({"least": 1, "protect": ("b",)}, "can lose any$", "names such as a$"),
+        ({}, "can lose any: a has only 512 elements", "other options: none of them can"),
+    ],
+)
+def test_names_the_weights_that_are_there_beside_one_that_is_not(
+    options: dict[str, Any], says: str, help: str
+) -> None:
+    graph, context = mixed()
+    by_name: tuple[dict[str, Any], ...] = ({"pattern": {"aa": "2:4"}}, {"remove": {"aa": 0.5}})
+    for given in by_name:
+        with pytest.raises(InputError) as raised:
+            Sparsify(**{**given, **options})(graph, context)
+        assert re.search(says, str(raised.value).partition("\n")[0])
+        assert re.search(help, raised.value.do)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "options", "says"),
+    [
+        ("2:4", {"protect": ("a",)}, "a is protected"),
+        ("2:4", {"sites": ("y",)}, "it is at none of the sites"),
+        ("2:5", {}, "groups of 5 do not divide its 16 inputs; 4, 8 or 16 do"),
+    ],
+)
+def test_says_why_a_weight_that_is_named_can_lose_none(
+    pattern: str, options: dict[str, Any], says: str
+) -> None:
+    graph, context = mixed()
+    step = Sparsify(pattern={"a": pattern}, least=1, **options)
+    with pytest.raises(InputError, match=f"pattern names a, .* any: .*{says}"):
+        step(graph, context)
 
 
 def test_what_a_pattern_does_not_divide_stays_dense() -> None:
