@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
+import zoo
 from base import Figures, Subject, digits_vit, minilm, publish, smollm2
+from torch import nn
+from torch.nn import functional as F
 
+import regauge as rg
 from regauge.ir.blocks import repeated
 from regauge.passes import Sparsify
 
@@ -30,7 +35,7 @@ PARTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 def measure() -> Figures:
     rows: list[list[Any]] = []
-    subjects = (digits_vit(), minilm(8, 8), smollm2(4, 8))
+    subjects = (digits_vit(), minilm(8, 8), smollm2(4, 8), whisper())
     for subject in subjects:
         name = subject.title.split(";")[0]
         knee = part_of(subject)
@@ -41,6 +46,42 @@ def measure() -> Figures:
             rows.append([name, f"{100 * part:.0f} %", subject.quality(graph), mark])
             print(rows[-1], flush=True)
     return Figures(rows, {"subjects": "; ".join(f"{s.title} ({s.measure})" for s in subjects)})
+
+
+class Heard(nn.Module):
+    """Whisper's scores of each word of a text, by what it hears and the words before."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        found = self.model(input_features=features, decoder_input_ids=ids, use_cache=False)
+        return found.logits
+
+
+def whisper() -> Subject:
+    """An encoder-decoder of 38M parameters: perplexity of the words that it hears as it is."""
+    model = zoo.whisper()
+
+    def heard(split: Literal["calibration", "evaluation"]) -> list[list[torch.Tensor]]:
+        windows = zoo.whisper_features(split).split(1)
+        return [[window, zoo.transcript(model, window)] for window in windows]
+
+    calibration, evaluation = heard("calibration"), heard("evaluation")
+    words = torch.export.Dim("words", min=2, max=64)
+    graph = rg.trace(Heard(model).eval(), tuple(calibration[0]), dynamic_shapes=({}, {1: words}))
+
+    def judge(run: Any) -> float:
+        losses = [
+            F.cross_entropy(run([window, ids])[0, 1:-1], ids[0, 2:]) for window, ids in evaluation
+        ]
+        return float(torch.stack(losses).mean().exp())
+
+    title = "Whisper tiny.en; 4 recordings to calibrate on, 30 seconds of another"
+    return Subject(
+        title, "perplexity of the words that it hears as it is", graph, calibration, judge
+    )
 
 
 def part_of(subject: Subject) -> float:

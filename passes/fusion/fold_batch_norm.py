@@ -1,10 +1,12 @@
-"""Fold an inference batch norm into the convolution or linear map before it.
+"""Fold an inference batch norm into the convolution or linear map before it, or those behind it.
 
     s (W x + c - m) / r + t  =  (s / r W) x + (s / r (c - m) + t)          r = sqrt(v + eps)
+    W (s (x - m) / r + t) + c  =  (W s / r) x + (W (t - s m / r) + c)
 
-s, t, m, v are the batch norm's weight, bias, mean and variance, per output channel. Exact. It
-applies where the batch norm is the only reader. Source: Jacob et al. 2018, arXiv:1712.05877,
-section 3.2 (F12, 12.6).
+s, t, m, v are the batch norm's weight, bias, mean and variance, per channel. Exact. What comes
+before it takes it up where nothing else reads that; what comes behind, where all that reads it can,
+and pads with no zeros, which would have to be ``m - t r / s``. Source: Jacob et al. 2018,
+arXiv:1712.05877, section 3.2 (F12, 12.6).
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import torch
 
 from ...ir import Graph, Node
 from ..base import Context, Pass, Remark, applied, missed
+from ..ties import own
+from .linear_maps import Form, form_of
 
 _TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 _BEFORE = ("conv1d", "conv2d", "conv3d", "linear", *_TRANSPOSED)
@@ -22,14 +26,18 @@ _BEFORE = ("conv1d", "conv2d", "conv3d", "linear", *_TRANSPOSED)
 
 @dataclass(frozen=True)
 class FoldBatchNorm(Pass):
-    """Fold batch norms backward."""
+    """Fold batch norms backward, and those that are left forward."""
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
-        remarks = [self._fold(graph, node) for node in list(graph.nodes) if node.op == "batch_norm"]
+        norms = [node for node in graph.nodes if node.op == "batch_norm"]
+        found = {node: self._backward(graph, node) for node in norms}
+        for node in reversed(norms):  # of two in a row the second goes first
+            if not found[node].applied:
+                found[node] = self._forward(graph, node, found[node].text)
         graph.prune()
-        return remarks
+        return list(found.values())
 
-    def _fold(self, graph: Graph, node: Node) -> Remark:
+    def _backward(self, graph: Graph, node: Node) -> Remark:
         before = node.args[0]
         if before.op not in _BEFORE:
             return missed(
@@ -51,6 +59,46 @@ class FoldBatchNorm(Pass):
         graph.replace(node, before)
         graph.erase(node)
         return applied(before, f"took up {node.name}")
+
+    def _forward(self, graph: Graph, node: Node, reason: str) -> Remark:
+        """Fold it into all that reads it; ``reason`` says why nothing before it takes it up."""
+        if any(part is not None and part.op != "param" for part in node.args[1:]):
+            return missed(node, reason)
+        scale, shift = affine(graph, node)
+        forms = {reader: form_of(reader) for reader in node.users}
+        for reader, form in forms.items():
+            if form is None or (why := _unfit(node, reader, form, bool(shift.any()))):
+                why = "it takes up no scale" if form is None else why
+                return missed(node, f"{reason}; {reader.name} ({reader.op}) reads it: {why}")
+        readers = list(forms)
+        for reader in readers:
+            weight, bias = graph.value(reader.args[1]), reader.operand(2)
+            scaled, shifted = (_across(reader, weight, each) for each in (scale, shift))
+            old = 0.0 if bias is None else graph.value(bias)
+            graph.give(reader, 1, scaled)
+            graph.give(reader, 2, old + shifted.flatten(1).sum(1), name=f"{reader.name}_bias")
+        value = node.args[0]
+        graph.replace(node, value)
+        graph.erase(node)
+        return applied(value, f"{', '.join(r.name for r in readers)} took up {node.name}")
+
+
+def _unfit(node: Node, reader: Node, form: Form, shifts: bool) -> str:
+    """Why a linear map does not take up a batch norm that it reads; empty if it does."""
+    if own(reader, 1) is None:
+        return "others share its weight"
+    if reader.op == "linear" and len(node.shape) != 2:
+        return "it reads another axis than that of the channels"
+    if shifts and any(window.before or window.after for window in form.windows):
+        return "it pads with zeros, which the batch norm would shift"
+    return ""
+
+
+def _across(reader: Node, weight: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """A weight ``(O, I / groups, *)`` times a number for each channel that it reads."""
+    groups = reader.attrs.get("groups", 1)
+    of_group = numbers.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))
+    return (weight.unflatten(0, (groups, -1)) * of_group).flatten(0, 1)
 
 
 def _beside(before: Node, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

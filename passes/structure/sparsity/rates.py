@@ -245,14 +245,19 @@ class RateDistortion(Rates):
 
 
 class Damage:
-    """The change of a model's outputs on calibration data, ``|y' - y|^2 / |y|^2``, with zeros in
-    some layers, by magnitude."""
+    """The change of a model's outputs on calibration data with zeros in some layers, by magnitude:
+    ``|y' - y|^2 / |y - mean y|^2``, where the mean of each channel is over all else.
+
+    It is 1 for outputs that no longer depend on the inputs. What all outputs have in common, which
+    is most of a decoder's logits, is no measure of a change; where nothing else is there, as of one
+    row of one channel each, it is the measure all the same.
+    """
 
     def __init__(self, graph: Graph, context: Context, batches: int, who: str) -> None:
         self.graph = in_full(graph)
         self.batches = context.need_calibration(who)[:batches]
         self.wanted = [self._outputs(batch, {}) for batch in self.batches]
-        self.power = sum(float(y.double().square().sum()) for ys in self.wanted for y in ys)
+        self.power = sum(spread(list(one)) for one in zip(*self.wanted, strict=True))
 
     def of(self, parts: Mapping[Layer, float], pattern: Pattern) -> float:
         params = {
@@ -268,6 +273,24 @@ class Damage:
     def _outputs(self, batch: Sequence[Any], params: Mapping[str, torch.Tensor]) -> Any:
         with torch.no_grad():
             return list(floats(execute(self.graph, batch, params=params)))
+
+
+def spread(batches: Sequence[torch.Tensor]) -> float:
+    """How far the values of one output are from the means of their channels, squared and summed."""
+    found = [_by_channel(value) for value in batches]
+    if len({rows.shape[1] for rows in found}) > 1:  # as many as there are tokens
+        return sum(spread([value]) for value in batches)
+    rows = torch.cat(found).double()
+    apart, power = float((rows - rows.mean(0)).square().sum()), float(rows.square().sum())
+    return apart if apart > 1e-12 * power else power
+
+
+def _by_channel(value: torch.Tensor) -> torch.Tensor:
+    """An output as ``[rows, channels]``: the last axis, of images and more the second."""
+    if value.dim() < 2:
+        return value.reshape(-1, 1)
+    axis = -1 if value.dim() < 4 else 1
+    return value.movedim(axis, -1).reshape(-1, value.shape[axis])
 
 
 def cut(weight: torch.Tensor, pattern: Pattern, part: float) -> torch.Tensor:
@@ -310,8 +333,8 @@ def essential(
 
 def drop_point(parts: Sequence[float], damages: Sequence[float]) -> float:
     """The knee of a curve: the part whose damage is farthest below the chord from the first point
-    to the last with a damage below 1, which outputs of zeros have (Satopaa et al. 2011), both axes
-    scaled to 1."""
+    to the last with a damage below 1, from which on outputs are as far off as constant ones
+    (Satopaa et al. 2011), both axes scaled to 1."""
     count = next((i for i, damage in enumerate(damages) if damage >= 1), len(damages))
     top = count - 1
     if top < 1 or damages[top] <= damages[0]:

@@ -48,8 +48,9 @@ class Sparsify(SparingPass):
     Args:
         remove: The part of the weights of all layers that goes, from 0 to below 1; or that of each
             layer, by the name of its weight, others stay; or ``essential``: as much as goes before
-            the outputs change sharply (A60, ``rates.essential``). Half, where it is not given and
-            the pattern does not say it.
+            the outputs change sharply (A60, ``rates.essential``). Where it is not given and the
+            pattern does not say it: ``essential`` where each layer loses the same part and there
+            is calibration data, else half.
         pattern: ``rows``: as many in each row, anywhere; ``layer``: anywhere; ``n:m``: n of each m
             neighbouring inputs stay; ``RxC``: blocks of R outputs and C inputs go as a whole. Or
             that of each layer, by the name of its weight, with the part that goes where it does not
@@ -286,12 +287,13 @@ class Sparsify(SparingPass):
             return {layer.name: pattern.ratio for layer in found}, ""
         if not found:
             return {}, ""
-        if self.remove == "essential":
+        rates = named_rates(self.rates)
+        found_safe = self.remove is None and isinstance(rates, Even) and bool(context.calibration)
+        if found_safe or self.remove == "essential":
             knee = essential(graph, context, found, pattern)
             part, note = knee.part, f"; more than {knee.part:.3g} changes the outputs sharply"
         else:
             part, note = 0.5 if self.remove is None else self.remove, ""
-        rates = named_rates(self.rates)
         most = rates.most(found, pattern)
         short = [layer for layer in found if layer.emptied(pattern, part)]
         if short and (isinstance(rates, Even) or part > most):

@@ -21,12 +21,14 @@ from regauge.passes.patterns import NofM, Pattern, named_pattern
 from regauge.passes.quantization.solvers import Hessian
 from regauge.passes.structure.costs import Costs
 from regauge.passes.structure.sparsity.rates import (
+    Damage,
     ErdosRenyi,
     Layer,
     OneThreshold,
     RateDistortion,
     drop_point,
     essential,
+    spread,
 )
 from regauge.passes.structure.sparsity.refit import DAMP, WORTH, least_squares, search, sweep
 from regauge.passes.structure.sparsity.sparsify import Sparsify
@@ -368,7 +370,10 @@ def test_the_curve_of_a_layer_is_what_its_zeros_change() -> None:
     found, pattern = all_layers(graph), named_pattern("layer")
     problem = RateDistortion(steps=4).problem(graph, context, found, pattern, 0.5)
     one = Sparsify({"b": 0.5}, "layer", "magnitude", "none", least=1)(graph, context)[0]
-    assert float(problem.damage[1, 2]) == pytest.approx(error(one, graph, context) ** 2, rel=1e-9)
+    wanted = torch.cat([execute(graph, batch)[0].flatten(0, -2) for batch in context.calibration])
+    spread = (wanted - wanted.mean(0)).norm() / wanted.norm()
+    found = (error(one, graph, context) / spread) ** 2
+    assert float(problem.damage[1, 2]) == pytest.approx(float(found), rel=1e-9)
     assert (problem.damage.diff(dim=1) >= 0).all()
 
 
@@ -380,6 +385,31 @@ def test_the_drop_point_of_a_corner_is_the_corner(at: float) -> None:
     assert drop_point([*parts, 0.96, 0.97, 0.98], [*curve, 5.0, 9.0, 0.5]) == at
     assert drop_point(parts, [0.0] * 20) == 0.95
     assert drop_point(parts, [0.0, *[2.0] * 19]) == 0.0
+
+
+def test_what_all_outputs_have_in_common_is_no_measure_of_a_change() -> None:
+    """Beside a large bias the outputs' change seems small until nothing is left of them."""
+    graph, context = mixed()
+    plain = Damage(graph, context, 2, "Sparsify")
+    graph.store["d"] = graph.store["d"] + 100.0
+    moved = Damage(graph, context, 2, "Sparsify")
+    assert moved.power == pytest.approx(plain.power, rel=1e-9)
+    assert plain.power < 0.9 * sum(float(y.square().sum()) for (y,) in plain.wanted)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "wanted"),
+    [
+        ([torch.tensor([[3.0, 4.0]])], 25.0),  # one row: its own size
+        ([torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 4.0]])], 2.0),
+        ([torch.tensor(3.0), torch.tensor(1.0)], 2.0),
+        ([torch.tensor([3.0, 1.0])], 2.0),
+        ([torch.tensor([[[[3.0, 1.0]]]])], 2.0),  # one channel
+        ([torch.tensor([[3.0]]), torch.tensor([[1.0, 2.0]])], 14.0),  # as wide as texts are long
+    ],
+)
+def test_what_outputs_differ_by(outputs: list[torch.Tensor], wanted: float) -> None:
+    assert spread(outputs) == pytest.approx(wanted)
 
 
 def test_essential_is_where_the_outputs_change() -> None:
@@ -443,7 +473,7 @@ def graph(x: f64[512, 128], *, a: f64[64, 128]):
     return y
 """
     graph, context = mixed(text)
-    sparse, _ = Sparsify(pattern=pattern, score="wanda")(graph, context)
+    sparse, _ = Sparsify(0.5 if region == "BlockSparse" else None, pattern, "wanda")(graph, context)
     found = divide(astype(sparse, torch.bfloat16), capability=90)
     assert [type(part.region).__name__ for part in found.placed] == [region]
 
