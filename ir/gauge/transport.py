@@ -358,11 +358,9 @@ class _Search:
             self.take_up(region, node, port, action)
         for port, action in flow.through.items():
             for place, what in (((1,), "weights are"), ((2,), "bias is")):
-                value = operand(node, place)
-                if value is not None and value.op != "param":
+                if getattr(operand(node, place), "op", "param") != "param":
                     raise Refused(Blocked(node, f"its {what} no parameter"))
-            key = (node, (2,), None)
-            region.edits[key] = Edit(node, (2,), action, through=port)
+            region.edits[(node, (2,), None)] = Edit(node, (2,), action, through=port)
         return changed
 
     def confine(self, region: Region, node: Node, flow: Flow) -> None:
