@@ -54,7 +54,7 @@ def test_a_batch_may_have_none(passes: str | Pass) -> None:
 
 
 def test_a_range_that_no_batch_shows_is_named() -> None:
-    with pytest.raises(InputError, match="no calibration batch gives .* a row") as caught:
+    with pytest.raises(InputError, match=r"no calibration batch gives .* a row") as caught:
         rg.compile(Chosen().eval(), data(1)[0], passes="w8a8", calibration=data(-1, -1))
     assert "w8a8-dynamic" in caught.value.do
 
