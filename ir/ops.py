@@ -339,6 +339,10 @@ def call(name: str, args: tuple[Any, ...], attrs: Mapping[str, Any]) -> Any:
     return get(name).run(args, attrs)
 
 
+# Overloads that share a name with an op in the table and compute something else.
+_OTHERS = {"where.default"}  # the places of what is true
+
+
 # ATen's further names of ops in the table.
 _SPELLINGS = {
     "_to_copy": "to",
@@ -354,7 +358,8 @@ def name_of(overload: Any) -> str:
     _, base, packet = str(overload).split(".")
     if overload.namespace == "aten":
         named = _SPELLINGS.get(base, base)
-        if named in OPS and packet not in ("out", "dim_max"):
+        apart = packet in ("out", "dim_max") or f"{base}.{packet}" in _OTHERS
+        if named in OPS and not apart:
             return named
     if overload.namespace == "regauge" and base in OPS:
         return base

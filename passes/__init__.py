@@ -11,6 +11,7 @@ from .base import Stage as Stage
 from .fusion.fold_batch_norm import FoldBatchNorm as FoldBatchNorm
 from .fusion.fold_pads import FoldPads as FoldPads
 from .fusion.fold_scales import FoldScales as FoldScales
+from .fusion.fold_weights import FoldWeights as FoldWeights
 from .fusion.join_readers import JoinReaders as JoinReaders
 from .fusion.merge_branches import MergeBranches as MergeBranches
 from .fusion.merge_chains import MergeChains as MergeChains
@@ -116,6 +117,7 @@ __all__ = [
     "FoldNormAffine",
     "FoldPads",
     "FoldScales",
+    "FoldWeights",
     "FuseBlocks",
     "Importance",
     "JoinReaders",

@@ -45,6 +45,9 @@ class Observation:
 
     @property
     def absmax(self) -> torch.Tensor:
+        """Of each channel, 0 where nothing was seen."""
+        if not self.count:
+            return torch.zeros_like(self.low)
         return torch.maximum(self.low.abs(), self.high.abs())
 
     def add(self, rows: torch.Tensor, keep: int) -> None:

@@ -11,6 +11,7 @@ from ..ir.formats import Format, named
 from .allocation import Allocate
 from .base import Pass
 from .fusion.fold_batch_norm import FoldBatchNorm
+from .fusion.fold_weights import FoldWeights
 from .fusion.merge_branches import MergeBranches
 from .fusion.merge_chains import MergeChains
 from .gauges.center_residual import CenterResidual
@@ -47,6 +48,7 @@ def exact(profile: Profile) -> tuple[Pass, ...]:
     if profile.keeps_code:
         return (FoldAttentionBias(),)
     return (
+        FoldWeights(),
         FoldBatchNorm(),
         MergeBranches(),
         MergeChains(),

@@ -21,12 +21,13 @@ from onnx import inliner
 from ...ir import Graph, Node, TargetError, TensorType
 from ...ir.graph import substitute
 from ...ir.types import evaluate, symbols
-from .builder import Builder, Value
+from .builder import Builder, Declined, Value
 
 
 def export(builder: Builder, node: Node, reason: str) -> Value:
     """The node's value, by the nodes that PyTorch's exporter makes of it."""
     graph, operands = alone(builder.graph, node)
+    names = [_read(builder, node, operand) for operand in operands]
     try:
         model = builder.exported.get(str(graph)) or _export(graph, builder.dialect.opset)
     except Exception as error:
@@ -40,7 +41,20 @@ def export(builder: Builder, node: Node, reason: str) -> Value:
             else "write it with other PyTorch functions, or compile for target='torch'",
         ) from error
     builder.exported[str(graph)] = model
-    return _inline(builder, model, [builder.tensor(operand) for operand in operands])
+    made = _inline(builder, model, names)
+    return made if isinstance(node.type, tuple) else made[0]
+
+
+def _read(builder: Builder, node: Node, operand: Node) -> str:
+    """An operand's name; raises ``TargetError`` for one that no ONNX tensor holds."""
+    try:
+        return builder.tensor(operand)
+    except Declined as reason:
+        raise TargetError(
+            f"{node.op} reads {operand.name}: {reason}",
+            where=node.at,
+            do="write it with real numbers, or compile for target='torch'",
+        ) from None
 
 
 def _root(error: BaseException) -> str:
@@ -126,7 +140,7 @@ def _quiet() -> Generator[None]:
         log.setLevel(before)
 
 
-def _inline(builder: Builder, model: onnx.ModelProto, operands: list[str]) -> Value:
+def _inline(builder: Builder, model: onnx.ModelProto, operands: list[str]) -> tuple[str, ...]:
     """Put the model's nodes into ours under new names; gives the names of its outputs."""
     known = {info.name: name for info, name in zip(model.graph.input, operands, strict=True)} | {
         "": ""
@@ -146,8 +160,7 @@ def _inline(builder: Builder, model: onnx.ModelProto, operands: list[str]) -> Va
         builder.nodes.append(_renamed(node, name_of))
     for domain in model.opset_import:
         builder.domains.setdefault(domain.domain, domain.version)
-    names = tuple(name_of(info.name) for info in model.graph.output)
-    return names[0] if len(names) == 1 else names
+    return tuple(name_of(info.name) for info in model.graph.output)
 
 
 def _renamed(node: onnx.NodeProto, name_of: Callable[[str], str]) -> onnx.NodeProto:

@@ -21,7 +21,6 @@ from ...ir.precision import convert_attr
 from ...ir.types import of
 
 LARGEST = 1 << 20
-_SOURCES = {"full", "arange", "aten.eye.default", "aten.eye.m", "aten.linspace.default"}
 
 
 class _Value(NamedTuple):
@@ -56,8 +55,6 @@ def _evaluate(
 ) -> _Value | None:
     if table.get(node.op).impure or not _small(node) or node.op == "dequantize":
         return None  # weights that are stored as codes stay codes
-    if not node.inputs and node.op not in _SOURCES:
-        return None
     values: dict[Node, _Value] = {}
     for used in node.inputs:
         if used in known:

@@ -357,10 +357,10 @@ class _Search:
         for port, action in flow.also.items():
             self.take_up(region, node, port, action)
         for port, action in flow.through.items():
-            if is_computed_weight(node, (1,)):
-                raise Refused(Blocked(node, "its weights are no parameter"))
-            key = (node, (2,), None)
-            region.edits[key] = Edit(node, (2,), action, through=port)
+            for place, what in (((1,), "weights are"), ((2,), "bias is")):
+                if getattr(operand(node, place), "op", "param") != "param":
+                    raise Refused(Blocked(node, f"its {what} no parameter"))
+            region.edits[(node, (2,), None)] = Edit(node, (2,), action, through=port)
         return changed
 
     def confine(self, region: Region, node: Node, flow: Flow) -> None:

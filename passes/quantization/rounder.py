@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from ...ir import Node, ops
+from ...ir import InputError, Node, ops
 from ...ir.codes import in_kernel_order
 from ...ir.gauge import Site
 from ...ir.memory import give_back
@@ -207,7 +207,14 @@ class Rounder:
 
     def _limits(self, decision: Decision, rows: Values) -> Limits:
         """The range of static codes."""
-        ends = [part.aminmax() for part in rows]
+        ends = [part.aminmax() for part in rows if part.numel()]
+        if not ends:
+            raise InputError(
+                f"no calibration batch gives {decision.site.value.name} a row, of which its range "
+                "could be known",
+                where=decision.site.value.at,
+                do="calibrate on inputs that reach it, or passes='w8a8-dynamic'",
+            )
         limits = min(low for low, _ in ends), max(high for _, high in ends)
         if self.activation_ranges == "seen":
             return limits

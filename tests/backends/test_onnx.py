@@ -204,6 +204,22 @@ def test_an_op_that_nobody_exports_is_named() -> None:
     ]
 
 
+def test_a_complex_weight_is_named() -> None:
+    graph = parse("""
+        def graph(x: f32[4], *, w: c64[4]):
+            y: c64[4] = mul(x, w)
+            z: f32[4] = abs(y)
+            return z
+    """)
+    graph.store["w"] = torch.ones(4, dtype=torch.complex64)
+    with pytest.raises(TargetError) as error:
+        emit(graph)
+    assert str(error.value).splitlines()[:2] == [
+        "mul reads w: ONNX has no torch.complex64",
+        "  at  y: c64[4] = mul(x, w)",
+    ]
+
+
 def test_a_tuple_is_no_output() -> None:
     graph = parse("def graph(x: f32[4]):\n    p: (f32[2], i64[2]) = topk(x, k=2)\n    return p")
     with pytest.raises(
@@ -240,4 +256,18 @@ def test_a_split_at_places_that_are_data() -> None:
             return z
     """)
     inputs = [torch.randn(5, 3), torch.tensor([2, 3])]
+    torch.testing.assert_close(lower(graph, threads=1)(inputs), execute(graph, inputs))
+
+
+@pytest.mark.parametrize("where", ["aten.where.default", "aten.nonzero_numpy.default"])
+def test_rows_that_data_choose(where: str) -> None:
+    graph = parse(f"""
+        def graph(x: f32[5, 3], chosen: bool[5]):
+            p: (i64[u],) = {where}(chosen)
+            i: i64[u] = getitem(p, 0)
+            y: f32[u, 3] = index(x, (i,))
+            z: f32[3] = sum(y, dim=(0,))
+            return z
+    """)
+    inputs = [torch.randn(5, 3), torch.tensor([True, False, True, True, False])]
     torch.testing.assert_close(lower(graph, threads=1)(inputs), execute(graph, inputs))

@@ -8,10 +8,12 @@ from typing import Any, TypeAlias
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from regauge.backends.base import TARGETS
 from regauge.backends.onnx import Dialect, emit
 from regauge.backends.openvino import DIALECT
+from regauge.frontend import trace
 from regauge.ir import Graph, TargetError
 from regauge.ir.interpret import execute
 from regauge.passes import Context, Quantize
@@ -94,6 +96,26 @@ class TestRuns:
             inputs = inputs_of(graph, **sizes)
             (found,), (wanted,) = runner(inputs), execute(new, inputs)
             assert float((found - wanted).norm() / wanted.norm()) < most
+
+    @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+    @pytest.mark.parametrize("layers", [1, 2])
+    @pytest.mark.parametrize("first", [True, False])
+    def test_both_directions_of_stacked_layers(
+        self, kind: type[nn.RNNBase], layers: int, first: bool
+    ) -> None:
+        from regauge.backends.openvino import lower
+
+        torch.manual_seed(0)
+        net = kind(8, 6, layers, bidirectional=True, batch_first=first).eval()
+        x = torch.randn(3, 5, 8)
+        graph = trace(net, (x,))
+        for found, wanted in zip(lower(graph, threads=1)([x]), execute(graph, [x]), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+    def test_both_directions_of_a_plain_layer_are_refused(self) -> None:
+        graph = trace(nn.RNN(8, 6, bidirectional=True).eval(), (torch.randn(3, 5, 8),))
+        with pytest.raises(TargetError, match="OpenVINO computes RNN layers wrongly"):
+            emit(graph, DIALECT)
 
     def test_codes_are_multiplied_as_integers(self, graph_of: Make, inputs_of: Feed) -> None:
         from regauge.backends.openvino import lower

@@ -285,3 +285,14 @@ def test_what_pytorch_cannot_trace_once_more_is_our_error(monkeypatch: pytest.Mo
         "torch.export captured the model and cannot trace it once more without its in-place ops: "
         "AttributeError: 'int' object has no attribute 'meta'"
     )
+
+
+def test_a_selection_of_one_operand_is_the_places_of_what_is_true(x: Tensor) -> None:
+    class Chosen(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            (rows,) = torch.where(x.sum(1) > 0)
+            return x.index_add(0, rows, x[rows])
+
+    graph = trace(Chosen().eval(), (x,))
+    torch.testing.assert_close(graph.to_module()(x), Chosen()(x))
+    assert "aten.where.default" in {node.op for node in graph.nodes}

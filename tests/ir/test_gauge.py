@@ -369,6 +369,25 @@ def graph(x: f64[2, 4], i: i64[8], *, w: f64[8, 4], u: f64[3, 8]):
     assert isinstance(found, Blocked) and found.node.name == blocker
 
 
+@pytest.mark.parametrize(
+    ("operands", "reason"),
+    [("k, b", "its weights are no parameter"), ("w, c", "its bias is no parameter")],
+)
+def test_a_shift_goes_into_parameters_alone(operands: str, reason: str) -> None:
+    graph = parse(f"""
+def graph(x: f64[2, 4], *, g: f64[4], w: f64[3, 4], b: f64[3]):
+    k: f64[3, 4] = neg(w)
+    c: f64[3] = neg(b)
+    n: f64[2, 4] = layer_norm(x, g, normalized_shape=(4,))
+    y: f64[2, 3] = linear(n, {operands})
+    return y
+""")
+    graph.prune()
+    found = transport(graph, graph["n"], Kind.SHIFT)
+    assert isinstance(found, Blocked) and found.node.name == "y"
+    assert reason in str(found)
+
+
 def _regions(graph: Graph, kind: Kind) -> list[Region]:
     """What all inputs of contractions and attention pairs take."""
     wanted = [*inputs_of_contractions(graph), *attention_pairs(graph)]

@@ -297,6 +297,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "aten.sort.default": (X, "p = aten.sort.default(x, dim=1)", "y = getitem(p, 0)"),
     "cumsum": ("p: bool[n, t]", "y = cumsum(p, dim=-1)"),
     "aten.diff.default": ("i: i64[n, t]", "y = aten.diff.default(i)"),
+    "aten.cumprod.default": (X, "y = aten.cumprod.default(x, dim=-2)"),
+    "aten.cumprod.default, of integers": ("i: i64[n, t]", "y = aten.cumprod.default(i, dim=1)"),
     "aten.cummax.default": (X, "c = aten.cummax.default(x, dim=1)", "y = getitem(c, 0)"),
     "aten.cummax.default, places": (
         "i: i64[n, t]", "c = aten.cummax.default(i, dim=1)", "y = getitem(c, 1)"

@@ -9,7 +9,7 @@ import torch
 from ....ir import Node
 from ....ir.graph import Arg
 from ...lowering import promoted
-from ..builder import Builder, Declined
+from ..builder import Builder
 
 
 def _same(kind: str) -> Callable[[Builder, Node, Arg, Arg], str]:
@@ -102,9 +102,7 @@ def power(b: Builder, node: Node, self: Arg, exponent: Arg) -> str:
     return b.op("Pow", x, b.tensor(exponent, node.dtype))
 
 
-def where(b: Builder, node: Node, condition: Arg, self: Arg = None, other: Arg = None) -> str:
-    if self is None:
-        raise Declined("as nonzero")
+def where(b: Builder, node: Node, condition: Arg, self: Arg, other: Arg) -> str:
     condition = b.tensor(condition, torch.bool)
     return b.op("Where", condition, b.tensor(self, node.dtype), b.tensor(other, node.dtype))
 

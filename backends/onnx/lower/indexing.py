@@ -111,7 +111,17 @@ def index_add(
     return b.op("ScatterElements", b.tensor(self), where, updates, axis=axis, reduction="add")
 
 
+def places(b: Builder, node: Node, condition: Node) -> tuple[str, ...]:
+    """Where it is true: for each axis, the place along it."""
+    found = b.op("NonZero", b.tensor(condition))
+    parts = [
+        b.op("Gather", found, b.constant(axis, torch.int64)) for axis in range(rank(condition))
+    ]
+    return tuple(parts)
+
+
 LOWERINGS = {
+    "aten.where.default": places,
     "index": index,
     "index_put": index_put,
     "index_select": index_select,

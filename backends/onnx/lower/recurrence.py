@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ....ir import Node
+from ....ir import Node, TargetError
 from ....ir.graph import Arg
 from ....ir.recurrence import NAMES
 from ..builder import Builder
@@ -58,11 +58,25 @@ def states(
     key = (kind.op, gates, weight, bias, hidden, cell, reverse)
     initial = [hidden, cell] if kind.op == "LSTM" else [hidden]
     source = _linear(gates)
-    if source is None or node.dtype != _FLOAT:
+    if source is None or node.dtype != _FLOAT or _misread(b, node, source[0], key):
         found = b.memo(key, lambda: _scan(b, node, gates, weight, bias, initial, reverse))
         return found[1 if last else -1]
     found = b.memo(key, lambda: _layer(b, kind, source, weight, bias, initial, reverse))
     return b.op("Squeeze", found[2], b.ints(0)) if last else b.op("Squeeze", found[0], b.ints(1))
+
+
+def _misread(b: Builder, node: Node, x: Node, key: tuple[object, ...]) -> bool:
+    """Whether OpenVINO would compute a layer wrongly: of several that read one value, as two
+    directions do, its CPU plugin may get all but the first wrong. A Scan of an RNN is no help."""
+    if b.dialect.runtime or b.memo(("layer", x), lambda: key) == key:
+        return False
+    if key[0] == "RNN":
+        raise TargetError(
+            "OpenVINO computes RNN layers wrongly of which several read one value",
+            where=node.at,
+            do="take an LSTM or a GRU, or compile for target='onnxruntime'",
+        )
+    return True
 
 
 def _linear(gates: Node) -> _Linear | None:

@@ -113,6 +113,19 @@ def cumsum(b: Builder, node: Node, self: Arg, dim: int, dtype: torch.dtype | Non
     return b.op("CumSum", b.tensor(self, node.dtype), b.constant(dim, torch.int64))
 
 
+def cumprod(b: Builder, node: Node, self: Arg, dim: int) -> str:
+    x, axis = b.tensor(self, node.dtype), dim % max(rank(node), 1)
+    if not node.shape:
+        return b.op("Identity", x)
+    first = b.op("Gather", x, b.constant(0, torch.int64), axis=axis)
+    start = b.op("Expand", b.constant(1, node.dtype), b.op("Shape", first))
+
+    def step(b: Builder, states: list[str], inputs: list[str]) -> list[str]:
+        return [b.op("Mul", states[0], inputs[0])]
+
+    return scan(b, [(start, node.dtype)], [(x, node.dtype)], step, axes=(axis,), axis=axis)[1]
+
+
 def _running(compare: str) -> Callable[..., tuple[str, ...]]:
     """The greatest, or the least, so far, and where the last such stands."""
 
@@ -174,6 +187,7 @@ LOWERINGS = {
     "topk": topk,
     "aten.sort.default": sort,
     "cumsum": cumsum,
+    "aten.cumprod.default": cumprod,
     "aten.diff.default": diff,
     "aten.cummax.default": _running("GreaterOrEqual"),
     "aten.cummin.default": _running("LessOrEqual"),

@@ -112,9 +112,7 @@ def power(b: Builder, node: Node, self: Arg, exponent: Arg) -> Any:
     return _of(b, node, b.tirx.power, self, exponent, dtype=node.dtype)
 
 
-def where(b: Builder, node: Node, condition: Arg, self: Arg = None, other: Arg = None) -> Any:
-    if self is None:
-        raise Declined("as nonzero")
+def where(b: Builder, node: Node, condition: Arg, self: Arg, other: Arg) -> Any:
     operands = (b.operand(arg, node.dtype) for arg in (self, other))
     return b.map(
         node.shape, b.tirx.Select, b.operand(condition, torch.bool), *operands, name="where"

@@ -71,6 +71,8 @@ def angle(some: torch.Tensor, others: torch.Tensor) -> float:
     first, second = (
         v.flatten(1) if v.dim() > 3 else v.reshape(-1, v.shape[-1]) for v in (some, others)
     )
+    if not len(first):  # tokens that data choose, of which these chose none
+        return 0.0
     rows, total = max(1, _CHUNK // first.shape[-1]), 0.0
     for x, y in zip(first.split(rows), second.split(rows), strict=True):
         total += float(F.cosine_similarity(x.double(), y.double(), dim=-1).sum())

@@ -228,7 +228,7 @@ def coordinates(value: torch.Tensor, action: Action, size: int) -> torch.Tensor:
     (its first axis), ``[B, size]``."""
     axes = tuple(range(-len(action.axes), 0))
     moved = value.movedim(action.axes, axes).flatten(-len(axes))
-    rows = moved.reshape(value.shape[0], -1, moved.shape[-1]).sum(1)
+    rows = moved.flatten(1, -2).sum(1) if moved.dim() > 2 else moved
     labels = action.labels.flatten().long()
     held = labels >= 0
     return rows.new_zeros(len(rows), size).index_add_(1, labels[held], rows[:, held])
