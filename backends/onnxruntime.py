@@ -104,7 +104,7 @@ class OnnxRuntimeRunner(OnnxRunner):
             raise TargetError(
                 f"ONNX Runtime {onnxruntime.__version__} does not take the model: {reason(error)}",
                 where=self._named_in(error) or str(self.model),
-                do="pip install --upgrade onnxruntime, or compile for target='torch'",
+                do=self._instead("pip install --upgrade onnxruntime, or target='torch'"),
             ) from error
 
     def _run(self, feeds: Mapping[str, Any]) -> Iterable[torch.Tensor]:

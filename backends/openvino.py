@@ -67,7 +67,7 @@ class OpenVinoRunner(OnnxRunner):
             raise TargetError(
                 f"OpenVINO {openvino.__version__} does not take the model: {_reason(error)}",
                 where=self._named_in(error) or str(self.model),
-                do="compile for target='onnxruntime'",
+                do=self._instead("compile for target='onnxruntime'"),
             ) from error
 
     def _run(self, feeds: Mapping[str, Any]) -> Iterator[torch.Tensor]:

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from ...ir import Graph
+from ...ir import Graph, TensorType
 from ..outputs import Outputs
 from .file import ModelFile
 
-_NAME = re.compile(r"'(\w+)\.[\w.]+'")  # of ours, as ONNX nodes have it and runtimes quote them
+_NAME = re.compile(r"['(](\w+)\.[\w.]+[')]")  # of ours, as runtimes quote those of ONNX nodes
 
 
 class OnnxRunner(ABC):
@@ -53,6 +53,13 @@ class OnnxRunner(ABC):
         name one, or one that it made itself."""
         named = (self._nodes.get(name) for name in _NAME.findall(str(error)))
         return next((node.at for node in named if node is not None), "")
+
+    def _instead(self, other: str) -> str:
+        """What would help where a model is not taken."""
+        values = [*self._nodes.values(), *self._graph.inputs]
+        if any(isinstance(v.type, TensorType) and v.dtype == torch.float64 for v in values):
+            return "compile model.float(): this runtime has few kernels for float64"
+        return other
 
     @property
     def bytes(self) -> int:

@@ -18,7 +18,7 @@ import torch
 
 from ...ir import Graph, Node, ops
 from ...ir.gauge.sites import CONTRACTIONS
-from ...ir.graph import substitute
+from ...ir.interpret import compute
 from ...ir.types import is_real
 from ..base import Context, Pass, Remark, applied, missed
 
@@ -103,17 +103,8 @@ def _fold(graph: Graph, node: Node) -> Remark:
 
 
 def _value(graph: Graph, node: Node) -> torch.Tensor:
-    values: dict[Node, Any] = {}
-
-    def of(value: Node) -> Any:
-        if value not in values:
-            if value.op == "param":
-                values[value] = graph.value(value)
-            else:
-                args = substitute(value.args, of)
-                attrs = {key: substitute(attr, of) for key, attr in value.attrs.items()}
-                values[value] = ops.call(value.op, args, attrs)
-        return values[value]
-
+    behind = _behind([node])
+    values: dict[Node, Any] = {p: graph.value(p) for p in graph.params.values() if p in behind}
     with torch.no_grad():
-        return of(node).contiguous()
+        compute([n for n in graph.nodes if n in behind], values, keep=[node])
+    return values[node].contiguous()

@@ -145,6 +145,15 @@ def test_a_damaged_model_is_refused(graph_of: Make, tmp_path: Path) -> None:
     assert str(tmp_path / "model.onnx") in str(error.value)
 
 
+def test_double_precision_without_kernels_is_said(graph_of: Make) -> None:
+    graph = graph_of(
+        "x: f64[n, 8], *, scale: f64[]", "codes: u8[n, 8] = quantize(x, scale, dtype=u8)"
+    )
+    with pytest.raises(TargetError, match=r"compile model.float\(\)") as error:
+        lower(graph)
+    assert "codes: u8[n, 8] = quantize(x, scale" in str(error.value)
+
+
 def test_where_a_run_stops_is_said(graph_of: Make) -> None:
     graph = graph_of("x: i64[n], *, w: f32[6, 8]", "first = embedding(w, x)", "y = relu(first)")
     with pytest.raises(TargetError, match=r"^ONNX Runtime stopped: .* out of data bounds") as error:

@@ -95,7 +95,7 @@ def test_more_tokens_than_positions_are_refused_where_they_are_looked_up(
     name: str, compiled: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     _, art = compiled(name)
-    with pytest.raises(TargetError, match="embedding_1: .* = embedding"):
+    with pytest.raises(TargetError, match=r"embedding_1: .* = embedding"):
         art.generate(prompts(1, 60), max_new_tokens=10, eos_token_id=())
     assert "onnxruntime:" not in capfd.readouterr().err
 
