@@ -11,6 +11,8 @@
     select(stack((x, y)), 1)           ->  y
     select(unsqueeze(x, d), d, 0)      ->  x
     select(permute(x), d, 1)           ->  permute(select(x, e, 1))
+    squeeze(permute(x), d)             ->  permute(squeeze(x, e))      where x has that axis by an
+                                           unsqueeze
     select(reshape(x), d, 1)           ->  reshape(slice(x, dim, 32, 64))   where d is one axis with
                                            those after it: queries, keys and values side by side
     slice_scatter(x, y, d, 2, 4)       ->  cat((x[:2], y, x[4:]))      so select_scatter
@@ -25,6 +27,7 @@ and -1 for the others.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ...ir import Node, TensorType
@@ -183,8 +186,24 @@ def _select_of_permuted(node: Node, at: At) -> Node | None:
     part = at(
         "select", whole, type_=TensorType(node.dtype, shape), dim=gone, index=node.attrs["index"]
     )
-    left = tuple(d - (d > gone) for d in dims if d != gone)
-    return at.instead("permute", part, dims=left)
+    return at.instead("permute", part, dims=_without(dims, gone))
+
+
+def _squeeze_of_permuted(node: Node, at: At) -> Node | None:
+    """An axis of size 1 that is put in, carried along and taken out."""
+    inner, dim = node.args[0], node.attrs.get("dim")
+    if not (isinstance(inner, Node) and inner.op == "permute" and isinstance(dim, int)):
+        return None
+    dims, lifted = inner.attrs["dims"], inner.args[0]
+    gone = dims[dim % len(dims)]
+    if not (isinstance(lifted, Node) and lifted.op == "unsqueeze" and lifted.attrs["dim"] == gone):
+        return None
+    return at.instead("permute", lifted.args[0], dims=_without(dims, gone))
+
+
+def _without(dims: Sequence[int], gone: int) -> tuple[int, ...]:
+    """An order of axes without one of them."""
+    return tuple(d - (d > gone) for d in dims if d != gone)
 
 
 def _select_of_split(node: Node, at: At) -> Node | None:
@@ -304,7 +323,7 @@ RULES: Rules = {
     **on("aten.copy.default", _copied),
     **on("reshape", _told, _merged),
     **on("permute", _composed),
-    **on("squeeze", _undone),
+    **on("squeeze", _undone, _squeeze_of_permuted),
     **on("unsqueeze", _unsqueeze, _undone),
     **on("expand", _expand, _expanded_twice),
     **on("slice", _slice, _sliced_twice, _slice_of_parts),

@@ -66,6 +66,17 @@ class FusedProjection(nn.Module):
         return self.o(found.transpose(1, 2).flatten(2))
 
 
+class Own(nn.Module):
+    """PyTorch's own attention: tokens first, all in one projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.o = nn.MultiheadAttention(12, 4, batch_first=True), nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(self.a(x, x, x, need_weights=False)[0])
+
+
 class Shuffle(nn.Module):
     """Channels that become pixels."""
 
@@ -134,6 +145,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], set[str]]] = {
     "einsum": (lambda: Attention(how="einsum"), TOKENS, {"heads", "keys", "values"}),
     "fused attention": (lambda: Attention(4, 2, "fused"), TOKENS, {"heads", "keys", "values"}),
     "fused projection": (FusedProjection, TOKENS, {"heads", "keys", "values"}),
+    "PyTorch's attention": (Own, TOKENS, {"heads", "keys", "values", "hidden"}),
     "concatenation": (Joined, IMAGES, {"hidden", "stream"}),
     "groups": (Grouped, IMAGES, {"hidden"}),
     "flattened": (Flattened, IMAGES, {"hidden"}),
