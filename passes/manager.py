@@ -84,13 +84,13 @@ def apply(
     reports: list[PassReport] = []
     for name in graph.store if release else ():
         graph.store.let_go(name, "the weights of this graph were released")
-    equal = wanted  # what exact passes must give
+    equal, known = wanted, 0.0  # what exact passes must give, and how far off the graph is
     original: Graph | None = None
     for index, step in enumerate(passes):
         exact = step.promise is Promise.EXACT
         if exact and not doubled:  # behind a pass that changed the function
             current, doubled = astype(current, torch.float64), True
-            equal = [run_as_traced(current, trial) for trial in trials]
+            equal, known = [run_as_traced(current, trial) for trial in trials], 0.0
         elif not exact and doubled:
             current, doubled = _cast(current, dtype, trials, equal, reports), False
         if not exact and original is None and any(later.compares for later in passes[index + 1 :]):
@@ -99,7 +99,10 @@ def apply(
             context, journal=context.journal.inside(f"{index}-{step.name}"), original=original
         )
         goal = equal if exact else wanted
-        current = _run(step, current, own, trials, goal, reports, graph, release=release)
+        current = _run(
+            step, current, own, trials, goal, reports, graph, known=known, release=release
+        )
+        known = reports[-1].damage
     if doubled:
         current = _cast(current, dtype, trials, equal, reports)
     return current, reports
@@ -114,8 +117,10 @@ def _run(
     reports: list[PassReport],
     traced: Graph,
     *,
+    known: float,
     release: bool,
 ) -> Graph:
+    """One pass, and what it did; ``known`` is the damage of the graph that it is given."""
     start, exact = time.perf_counter(), step.promise is Promise.EXACT
     try:
         # Of an exact pass that breaks its promise, the graph before is evidence.
@@ -124,13 +129,16 @@ def _run(
         error.add_note(f"in pass {step.name}, after {[report.name for report in reports]}")
         raise
     _check(step, new, context)
-    # Damage is judged on the user's data alone, and by what the user reads: what a network makes of
-    # noise is nobody's concern, nor is what it keeps for its next call.
-    pairs = list(zip(trials, wanted, strict=True))[: None if exact else 1]
-    judged = tuple if exact else partial(answered, traced)
-    double = astype(new, torch.float64)
-    damage = float("nan")  # from another state than the model's, outputs cannot be compared
-    if not new.restarts:
+    if exact and _is_same(graph, new):
+        damage = known
+    elif new.restarts:  # from another state than the model's, outputs cannot be compared
+        damage = float("nan")
+    else:
+        # Damage is judged on the user's data alone, and by what the user reads: what a network
+        # makes of noise is nobody's concern, nor is what it keeps for its next call.
+        pairs = list(zip(trials, wanted, strict=True))[: None if exact else 1]
+        judged = tuple if exact else partial(answered, traced)
+        double = astype(new, torch.float64)
         damages = (
             difference(judged(run_as_traced(double, trial)), judged(want)) for trial, want in pairs
         )
@@ -148,6 +156,12 @@ def _run(
             evidence=_evidence(step, graph, new, remarks),
         )
     return new
+
+
+def _is_same(before: Graph, after: Graph) -> bool:
+    """Whether a pass left a graph as it was: all that its text says, and the very tensors."""
+    old, new = before.store.tensors, after.store.tensors
+    return str(before) == str(after) and all(new[name] is old[name] for name in after.params)
 
 
 def _check(step: Pass, new: Graph, context: Context) -> None:

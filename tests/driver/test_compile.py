@@ -14,7 +14,7 @@ import regauge as rg
 from regauge import ir
 from regauge.backends.base import target
 from regauge.driver.presets import label, legalized, resolve
-from regauge.passes import FoldNormAffine, Pass, Prune, Quantize, manager
+from regauge.passes import FoldAttentionBias, FoldNormAffine, Pass, Prune, Quantize, manager
 from regauge.passes.quantization.rounder import Rounder
 
 Equal = Callable[[Any, Any], None]
@@ -226,6 +226,26 @@ def test_a_pass_that_breaks_its_promise_is_found_out(
     text = evidence.read_text(encoding="utf-8")
     assert text.startswith("Scale: ") and text.count("def graph(") == 2
     shutil.rmtree(evidence.parent)
+
+
+def test_a_graph_that_a_pass_leaves_as_it_was_is_not_run_again(
+    net: nn.Module, x: Tensor, passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[ir.Graph] = []
+
+    def counted(graph: ir.Graph, inputs: Any) -> Any:
+        runs.append(graph)
+        return run_as_traced(graph, inputs)
+
+    run_as_traced = manager.run_as_traced
+    monkeypatch.setattr(manager, "run_as_traced", counted)
+    found: list[int] = []
+    for chosen in ([], [passes["Nothing"]()], [FoldAttentionBias(), passes["Honest"]()]):
+        runs.clear()
+        report = rg.compile(net, (x,), passes=chosen, target="torch", measure=False).report
+        found.append(len(runs))
+    assert found == [2, 2, 3]  # the weights' rounding, on two inputs; and the approximate pass
+    assert report.passes[0].damage == 0.0
 
 
 def test_an_approximate_pass_reports_its_damage(net: nn.Module, x: Tensor, passes: Passes) -> None:
