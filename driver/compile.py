@@ -29,6 +29,7 @@ from . import calibration as data
 from .artifact import Artifact
 from .convention import constants, output_names
 from .decoder import Decoder, ends_of, without_unread
+from .eager import unlike
 from .measure import errors, latency
 from .presets import Asked, label, legalized, resolve, with_open_state
 from .progress import Bars
@@ -95,6 +96,12 @@ def compile(
     with Bars() as bars:
         with bars.stage("tracing"):
             graph, flat = capture(model, args, kwargs, dynamic_shapes, release_weights, cache=cache)
+        compared = measure and flat and not cache and not release_weights
+        unequal = ""
+        if compared and isinstance(model, torch.nn.Module):
+            with bars.stage("comparing the graph with the model"):
+                positional, named = data.as_call(args)
+                unequal = unlike(graph, flat, model, positional, {**named, **(kwargs or {})})
         decoder = Decoder.of(graph, ends_of(model)) if cache else None
         place.check_graph(graph)
         with bars.stage("reading calibration data"):
@@ -129,6 +136,7 @@ def compile(
         except PromiseError as error:
             raise _with_evidence(error) from None
     report.asked = label(passes)
+    report.notes += [unequal] if unequal else []
     report.model.name = "graph" if isinstance(model, Graph) else type(model).__name__
     if decoder is not None:  # of the form in which passes have left its state
         decoder = Decoder.of(final, decoder.ends)

@@ -222,7 +222,7 @@ def probes(graph: Graph, context: Context) -> list[list[Any]]:
 
 def _double(value: Any) -> Any:
     if isinstance(value, torch.Tensor) and value.is_floating_point():
-        return value.double()
+        return value.detach().double()
     return value
 
 
