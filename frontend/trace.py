@@ -132,7 +132,13 @@ def _functional(program: ExportedProgram) -> ExportedProgram:
 
 
 # Draw random numbers only where an argument says so, which the canonical form refuses.
-_SWITCHED = {"aten::dropout", "aten::scaled_dot_product_attention", "aten::lstm", "aten::gru"}
+_SWITCHED = {
+    "aten::dropout",
+    "aten::scaled_dot_product_attention",
+    "aten::lstm",
+    "aten::gru",
+    "aten::rrelu",
+}
 
 
 def _is_functional(target: Any) -> bool:

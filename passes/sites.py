@@ -65,7 +65,7 @@ class Asked:
         self.names = Names(graph)
         self.left = dict.fromkeys(sites)  # those that have not been met
         self._sites = self._by_node(sites)
-        self._protected = self._by_node(protect)
+        self._protect, self._protected = tuple(protect), self._by_node(protect)
         self._everywhere = not sites
         if unknown := [name for name in protect if not self.names.nodes(name)]:
             raise SiteError(
@@ -91,8 +91,14 @@ class Asked:
 
     def protected(self, *nodes: Node) -> str:
         """The sentence that says that one of these nodes is to stay; empty where none is."""
-        met = (name for node in nodes for name in self._protected.get(node.name, ()))
-        return next((f"{name} is protected" for name in met), "")
+        met = {name for node in nodes for name in self._protected.get(node.name, ())}
+        return next((f"{name} is protected" for name in self._protect if name in met), "")
+
+    def protected_in(self, nodes: Iterable[Node]) -> str:
+        """The same of some nodes and the parameters that they read."""
+        own = list(nodes)
+        params = (used for node in own for used in node.inputs if used.op == "param")
+        return self.protected(*own, *params)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from ...ir.merge import merge_equal
 from . import (
     activations,
     attention,
+    bags,
     broadcast,
     complex,
     constants,
@@ -39,6 +40,7 @@ _FAMILIES = (
     complex,
     broadcast,
     rows,
+    bags,
     recurrence,
     linear,
     norms,

@@ -8,6 +8,7 @@ addmm, baddbmm                                        ->  matmul, mul and add
 zeros, ones, new_ones, zeros_like, scalar_tensor, ... ->  full
 a & b of truth values, min(a, b), square(x), x + (y * alpha), rsub(a, b), ...
 index_select of a table, a histogram of one bin        ->  embedding, full
+rrelu in evaluation                                   ->  leaky_relu of the mean slope
 glu(x)                                                ->  mul(x[: n], sigmoid(x[n:]))
 inference batch norm, native_layer_norm, convolution  ->  batch_norm, layer_norm, conv1d ... conv3d
 """
@@ -308,6 +309,19 @@ def _gated(node: Node, at: At) -> Node | None:
     return at.instead("mul", value, gate)
 
 
+def _mean_leak(node: Node, at: At) -> Node | None:
+    """``rrelu``, which draws slopes in training only; in place it gives its noise as well."""
+    leak = node
+    if node.op == "getitem":
+        leak, index = node.args
+        if leak.op != "aten.rrelu_with_noise_functional.default" or index != 0:
+            return None
+    if leak.attrs.get("training"):
+        return None
+    slope = (leak.attrs.get("lower", 1 / 8) + leak.attrs.get("upper", 1 / 3)) / 2
+    return at.instead("leaky_relu", leak.args[0], negative_slope=slope)
+
+
 def _one_bin(node: Node, at: At) -> Node | None:
     """How many numbers lie between the least and the greatest of them: all."""
     bounds = node.attrs.get("min", 0) == node.attrs.get("max", 0)
@@ -358,7 +372,8 @@ RULES: Rules = {
     **on("rsub", _turned),
     **on("aten.addmm.default aten.baddbmm.default", _added_product),
     **on("aten.pad.default", _pad),
-    **on("getitem", _first_result),
+    **on("aten.rrelu.default", _mean_leak),
+    **on("getitem", _first_result, _mean_leak),
     **on("aten.convolution.default", _convolution),
     **on("layer_norm", _without("cudnn_enable")),
     **on("softmax", _without("half_to_float"), _own_dtype),

@@ -26,6 +26,7 @@ CONTRACTIONS = {
     "conv2d": -3,
     "conv3d": -4,
 }  # op -> axis of the channels
+TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 WRITERS = {**CONTRACTIONS, "embedding": -1, "grouped_mm": -1, **dict.fromkeys(STATES, -1)}
 
 

@@ -14,9 +14,9 @@ it, where any choice makes codes. Approximate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, TypedDict
 
 import torch
 
@@ -30,7 +30,7 @@ from ..structure.sparsity.sparsify import Sparsify
 from .candidates import Candidates
 from .gradient import Gradient
 from .score import Score
-from .units import By, Unit, of_readers, units, weight_of
+from .units import By, Unit, listed, nothing, numel, of_readers, units, weight_of
 
 Kind: TypeAlias = Literal["bits", "bytes", "mac_bits", "latency", "damage"]
 Latency: TypeAlias = Mapping[str, Mapping[Choice, float]]
@@ -53,6 +53,14 @@ class Budget:
 
     limit: float
     of: Kind = "bits"
+
+
+class _Counted(TypedDict):
+    """Which weights count; as ``units`` takes it."""
+
+    least: int
+    embeddings: bool
+    settled: Iterable[str]
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,8 @@ class Allocate(Pass):
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         found = self.units(graph)
+        if not found:
+            raise nothing(graph, **self._counted)
         candidates = Candidates.of(graph, context, found, self.offers, self.sparsify)
         chosen, measured, predicted = context.journal.once(
             "choices", lambda: self._chosen(candidates)
@@ -155,13 +165,7 @@ class Allocate(Pass):
 
     def units(self, graph: Graph) -> list[Unit]:
         """What there is to choose for."""
-        return units(
-            graph,
-            by=self.by,
-            least=self.quantize.least,
-            embeddings=self._with_tables,
-            settled=self.quantize.choices,
-        )
+        return units(graph, by=self.by, **self._counted)
 
     def problem(self, candidates: Candidates) -> Problem:
         """What the solver is given."""
@@ -174,7 +178,31 @@ class Allocate(Pass):
         projections = damages.projections
         every = len(candidates.context.calibration)
         measure = self._measure(candidates, every) if limited == "damage" else None
-        return Problem(names, damages.damage, cost, limit, limited, unit, projections, measure)
+        why = self._why(candidates) if limited == "cost" else ""
+        return Problem(names, damages.damage, cost, limit, limited, unit, projections, measure, why)
+
+    def _why(self, candidates: Candidates) -> str:
+        """What keeps costs from being less: layers that no choice fits, and what does not count."""
+        told: list[str] = []
+        pairs = zip(candidates.units, candidates.unfit.tolist(), strict=True)
+        if stuck := [unit for unit, unfit in pairs if unfit]:
+            size, whole = (sum(u.size for u in some) for some in (stuck, candidates.units))
+            readers = [unit.readers[0] for unit in stuck]
+            groups = all(r.op in ("linear", "embedding") for unit in stuck for r in unit.readers)
+            told.append(
+                f"none of the choices fits {size:,} of the {whole:,} weights that count, those of "
+                f"{listed(readers)}"
+                + ("" if groups else ": groups of codes are for linear layers and tables")
+            )
+        known = {weight for unit in candidates.units for weight in unit.weights}
+        small = {weight_of(unit.readers[0]) for unit in units(candidates.graph)} - known
+        if small := [weight for weight in small if numel(weight) < self.quantize.least]:
+            count = sum(map(numel, small))
+            told.append(
+                f"{count:,} others do not count, in weights of fewer than "
+                f"least={self.quantize.least} elements"
+            )
+        return "; ".join(told)
 
     def solve(self, problem: Problem) -> Assignment:
         """The choices; raises ``InputError`` where no choices keep to the budget."""
@@ -291,6 +319,14 @@ class Allocate(Pass):
         """What each reader may be given, where it fits."""
         kind = self.quantize.activations
         return [Choice(c, kind) if isinstance(c, str) else c for c in self.choices]
+
+    @property
+    def _counted(self) -> _Counted:
+        return {
+            "least": self.quantize.least,
+            "embeddings": self._with_tables,
+            "settled": self.quantize.choices,
+        }
 
     @property
     def _with_tables(self) -> bool:

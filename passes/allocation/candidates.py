@@ -45,6 +45,7 @@ class Candidates:
         units: Of this graph.
         choices: Of all units; a unit may not have all.
         offered: ``bool[U, C]``: which it has.
+        unfit: ``bool[U]``: which none of the choices asked for fits.
     """
 
     graph: Graph
@@ -52,6 +53,7 @@ class Candidates:
     units: list[Unit]
     choices: list[Choice]
     offered: torch.Tensor
+    unfit: torch.Tensor
     _stored: dict[_Key, Stored] = field(default_factory=dict[_Key, Stored])
     _errors: dict[_Key, Stored] = field(default_factory=dict[_Key, Stored])
     _stays: dict[tuple[str, str], torch.Tensor] = field(
@@ -77,12 +79,12 @@ class Candidates:
         Raises:
             InputError: There is nothing to choose for, or nothing to choose from.
         """
-        if not units or not choices:
+        if not units:
+            raise InputError("there is nothing to allocate bits to", do="units of the graph")
+        if not choices:
             raise InputError(
-                "there is nothing to allocate bits to"
-                if choices
-                else "an allocation needs choices, and there is none",
-                do="choices=('int4-g64-asym', 'int8-g64-asym'), for a graph with linear layers",
+                "an allocation needs choices, and there is none",
+                do="choices=('int4-g64-asym', 'int8-g64-asym')",
             )
         single = astype(graph, torch.float32)
         nodes = {node.name: node for node in single.nodes}
@@ -92,6 +94,7 @@ class Candidates:
         lose = _Losing(single, sparsify, sparsify.spared(graph))
         fitting = [[_fit(single, unit, choice, lose) for choice in found] for unit in own]
         offered = torch.tensor(fitting)
+        unfit = ~offered.any(1)
         for fallback in (_dense, _channelwise):  # for units that no choice fits
             left = ~offered.any(1)
             others = dict.fromkeys(map(fallback, choices)) if bool(left.any()) else ()
@@ -99,7 +102,7 @@ class Candidates:
                 fits = torch.tensor([_fit(single, unit, choice, lose) for unit in own])
                 found.append(choice)
                 offered = torch.cat([offered, (left & fits)[:, None]], 1)
-        return cls(single, context, own, found, offered)
+        return cls(single, context, own, found, offered, unfit)
 
     def options(self, unit: int) -> Iterator[tuple[int, Choice]]:
         """The choices that a unit has, with their numbers."""

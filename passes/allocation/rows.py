@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from ...ir import Graph, Node
+from ...ir import Graph, InputError, Node
 from ...ir.gauge import Region, apply, transport
 from ...ir.laws import Kind
 from ..base import Context, Pass, Promise, Remark, Stage, applied
@@ -61,6 +61,13 @@ class AllocateRows(Pass):
         kind = self.quantize.activations
         low, high = Choice(self.low, kind), Choice(self.high, kind)
         found = self.units(graph)
+        if not found:
+            raise InputError(
+                "there are no rows to allocate bits to: no linear layer has a weight of its own of "
+                f"least={self.quantize.least} elements or more",
+                do="quantize=Quantize(None, least=...) says which count; Allocate chooses for "
+                "convolutions and tables",
+            )
         candidates = Candidates.of(graph, context, found, [low, high])
         fits = [bool(row[:2].all()) for row in candidates.offered]
         chosen = context.journal.once("rows", lambda: self.chosen(candidates, fits))

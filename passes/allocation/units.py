@@ -6,17 +6,17 @@ A unit is the readers of one weight; or of one value, or of one of the graph's r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ...ir import Graph, Node
+from ...ir import Graph, InputError, Node
 from ...ir.blocks import repeated
 from ...ir.formats import named
 from ...ir.gauge import weighted
 from ...ir.sparse import sparse_nbytes
 from ..patterns import named_sparsity
-from ..quantization.choices import CHANNELWISE, Choice
+from ..quantization.choices import CHANNELWISE, Choice, reads_weights
 
 By: TypeAlias = Literal["weight", "value", "block"]
 
@@ -145,6 +145,44 @@ def units(
         blocks = {number.get(reader, -1) for reader in readers}
         found.append(Unit(tuple(readers), blocks.pop() if len(blocks) == 1 else -1))
     return found
+
+
+def nothing(
+    graph: Graph, *, least: int = 0, embeddings: bool = True, settled: Iterable[str] = ()
+) -> InputError:
+    """The error that says why a graph has no units.
+
+    Args:
+        least, embeddings, settled: As those of ``units``.
+    """
+    told, out = list[str](), set(settled)
+    left = [node for node in graph.nodes if reads_weights(node)]
+    small = [node for node in left if _takes(node, embeddings, 0) and not _takes(node, True, least)]
+    if chosen := [node for node in left if node.name in out]:
+        told.append(f"of {listed(chosen)} the choice is given")
+    if small := [node for node in small if node.name not in out]:
+        told.append(f"the weights of {listed(small)} have fewer than least={least} elements")
+    if others := [node for node in left if node not in small and node.name not in out]:
+        told.append(
+            f"the weights of {listed(others)} are codes, shared with other ops, or of ops that "
+            "nothing is chosen for"
+        )
+    size = max((numel(weight_of(node)) for node in small), default=0)
+    return InputError(
+        "there is nothing to allocate bits to: "
+        + ("; ".join(told) or "it has no linear layers, convolutions or tables"),
+        where=next((node.at for node in left), ""),
+        do=f"quantize=Quantize(None, least={size}), or less, lets small weights count"
+        if small
+        else "a graph with linear layers, convolutions or tables of embeddings that are in floats",
+    )
+
+
+def listed(nodes: Sequence[Node], most: int = 3) -> str:
+    """The first of some nodes and how many others there are, as text."""
+    shown = [f"{node.name} ({node.op})" for node in nodes[:most]]
+    left = len(nodes) - len(shown)
+    return f"{', '.join(shown)} and {left} more" if left else ", ".join(shown)
 
 
 def _takes(node: Node, embeddings: bool, least: int) -> bool:

@@ -34,6 +34,7 @@ class Problem:
         unit: What a cost of 1 is, for messages, and by what sums are divided to be told.
         projections: ``[U, C, K]``, where dependencies between units are known.
         measure: The damage of a whole assignment, run.
+        why: What keeps the cost from being less, for messages.
     """
 
     names: tuple[str, ...]
@@ -44,6 +45,7 @@ class Problem:
     unit: tuple[str, float] = ("", 1.0)
     projections: torch.Tensor | None = None
     measure: Callable[[Assignment], float] | None = None
+    why: str = ""
 
     @cached_property
     def objective(self) -> torch.Tensor:
@@ -92,7 +94,7 @@ class Problem:
         name, size = self.unit if self.limited == "cost" else ("", 1.0)
         raise InputError(
             f"a budget of {self.limit / size:.4g}{name or ' of damage'} cannot be met: "
-            f"the least possible is {least / size:.4g}",
+            f"the least possible is {least / size:.4g}" + (self.why and f": {self.why}"),
             do="raise the budget, or offer other choices",
         )
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 
 from ...ir import Graph, Node
+from ...ir.gauge.sites import TRANSPOSED
 from ..base import Context, Pass, Remark, applied, missed
 from ..ties import own
 from .linear_maps import Form, form_of
 
-_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-_BEFORE = ("conv1d", "conv2d", "conv3d", "linear", *_TRANSPOSED)
+_BEFORE = ("conv1d", "conv2d", "conv3d", "linear", *TRANSPOSED)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _across(reader: Node, weight: torch.Tensor, numbers: torch.Tensor) -> torch.
 
 def _beside(before: Node, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """A number for each output channel in the form in which it multiplies the weight."""
-    if before.op not in _TRANSPOSED:  # (O, I / groups, *)
+    if before.op not in TRANSPOSED:  # (O, I / groups, *)
         return scale.reshape(-1, *[1] * (weight.dim() - 1))
     groups = before.attrs.get("groups", 1)  # (I, O / groups, *), a group's inputs side by side
     by_input = scale.reshape(groups, -1).repeat_interleave(len(weight) // groups, 0)

@@ -17,12 +17,12 @@ from typing import Any, TypeAlias
 import torch
 
 from ...ir import Graph, Node, ops
-from ...ir.gauge.sites import CONTRACTIONS
+from ...ir.gauge.sites import CONTRACTIONS, TRANSPOSED
 from ...ir.interpret import compute
 from ...ir.types import is_real
 from ..base import Context, Pass, Remark, applied, missed
 
-_READERS = {*CONTRACTIONS, "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+_READERS = {*CONTRACTIONS, *TRANSPOSED}
 _STORED = ("dequantize", "decode")  # weights that are stored as codes stay codes
 
 Made: TypeAlias = Mapping[Node, Collection[Node]]  # from which parameters values are computed

@@ -17,6 +17,7 @@ from ...ir import Graph, InputError, Node
 from ...ir.codes import in_kernel_order, out_of_kernel_order
 from ...ir.formats import named
 from ...ir.gauge import Site, weighted
+from ...ir.gauge.sites import TRANSPOSED, is_weight
 from ...ir.recurrence import NAMES as RECURRENCES
 from ..options import check_kinds
 from ..patterns import named_sparsity
@@ -143,7 +144,15 @@ class Choices:
 def reads_weights(node: Node) -> bool:
     """Whether a choice can be given for a node."""
     lookup = node.op == "embedding" and isinstance(node.args[0], Node)
-    return weighted(node) or node.op in ("grouped_mm", *RECURRENCES) or lookup
+    return weighted(node) or reads_floats(node) or lookup
+
+
+def reads_floats(node: Node) -> bool:
+    """Whether a node has weights that get codes, and data that get none: no runtime has kernels for
+    it that take them."""
+    return node.op in ("grouped_mm", *RECURRENCES) or (
+        node.op in TRANSPOSED and is_weight(node.args[1])
+    )
 
 
 class ChosenRounding:

@@ -27,10 +27,10 @@ from typing import ClassVar, Literal
 from ...ir import Graph, Node
 from ...ir.codes import fits_pairs
 from ...ir.gauge import Site, inputs_of_contractions, weighted
-from ...ir.recurrence import NAMES as RECURRENCES
+from ...ir.gauge.sites import TRANSPOSED
 from ..base import Context, Pass, Promise, Remark, Stage, applied, missed
 from ..options import SHARE, check_numbers
-from .choices import CHANNELWISE, Choice, Choices, ChosenRounding
+from .choices import CHANNELWISE, Choice, Choices, ChosenRounding, reads_floats
 from .clipping import ActivationRange
 from .evidence import MakeUp
 from .integer_results import CONVOLUTIONS, IntegerResults
@@ -52,7 +52,9 @@ class Quantize(Pass):
 
     Args:
         weights: The format of linear layers and embedding tables (``formats.named``); what it does
-            not fit, and convolutions, are int8 with a scale a channel.
+            not fit, and convolutions, are int8 with a scale a channel. So are the weights of
+            transposed convolutions, products by group (``grouped_mm``) and recurrent layers,
+            rounded to the nearest, and what these read stays in floating point.
         activations: ``static``, ``static16``, ``dynamic`` (each token), ``dynamic-tensor``, a
             format, simulated, or ``None`` for weights only.
         rounding: A solver or its name (``solvers.SOLVERS``); all but ``nearest`` need calibration
@@ -161,7 +163,7 @@ class Quantize(Pass):
             stored.store(graph, weight)
         for decision in found:
             remarks.append(self._insert(graph, decision))
-        floats += [node for node in graph.nodes if node.op in ("grouped_mm", *RECURRENCES)]
+        floats += filter(reads_floats, graph.nodes)
         for reader in floats:
             if choices.of(reader).weights is not None:
                 remarks.extend(self._store(graph, reader, set(floats)))
@@ -233,8 +235,13 @@ class Quantize(Pass):
         value = graph.value(weight)
         if value.numel() < self.least:
             return [missed(reader, f"{weight.name} has only {value.numel()} elements")]
+        if reader.op in TRANSPOSED and (groups := reader.attrs.get("groups", 1)) > 1:
+            text = f"{weight.name} has its outputs in {groups} groups, on no axis of their own"
+            return [missed(reader, f"{text} that scales could be on; it stays in floating point")]
         if reader.op == "grouped_mm":  # [E, I, O]: a scale for each output of each expert
             codes, scale = (part.transpose(1, 2) for part in rounded(value.transpose(1, 2), axes=2))
+        elif reader.op in TRANSPOSED:  # [I, O, ...]
+            codes, scale = (part.transpose(0, 1) for part in rounded(value.transpose(0, 1)))
         else:
             codes, scale = rounded(value)
         Channelwise(codes.contiguous(), scale.contiguous()).store(graph, weight)

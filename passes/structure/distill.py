@@ -27,11 +27,12 @@ from ...ir.laws import Contract, Conv, Gather, Lookup, Movement, Normalize
 from ...ir.sections import Cut, Section, sections
 from ...ir.state import RECODE
 from ...ir.types import is_real
-from ..base import Context, Pass, Promise, Remark, Stage, missed
+from ..base import Context, Promise, Remark, Stage, missed
 from ..calibration import padding_mask
 from ..fitting import Fit, Fitter, Learnable, Samples, changed
 from ..options import POSITIVE, check_kinds, check_known, check_numbers
 from ..shelf import Mapped, Shelf, series_of
+from ..sites import Asked, SparingPass
 from .groups import in_full
 
 TRAINED = (Contract, Conv, Normalize)  # the laws of ops whose parameters are learned
@@ -39,7 +40,7 @@ MOVED = (Movement, Lookup, Gather)  # of ops that give numbers of their first op
 
 
 @dataclass(frozen=True)
-class Distill(Pass):
+class Distill(SparingPass):
     """Learn the weights of a graph that passes before this one have changed.
 
     Args:
@@ -55,6 +56,7 @@ class Distill(Pass):
     cut: Cut = "block"
     features: bool = False
     rate: float = 5e-3
+    what: ClassVar[str] = "an op whose weights can learn"
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.STRUCTURE
     compares: ClassVar[bool] = True
@@ -69,19 +71,22 @@ class Distill(Pass):
                 do='features=True with cut="graph" and a fitter whose loss is "relative"',
             )
 
-    def run(self, graph: Graph, context: Context) -> list[Remark]:
+    def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         pupil = Pupil(graph, context.need_original(self.name), context, self.name)
-        remarks: list[Remark] = []
+        free, remarks = _free(pupil.single, asked)
+        if not free:
+            return [*remarks, missed(graph.output, "no weight is left that may learn")]
+        fits: list[Remark] = []
         parts = pupil.parts(self.cut, features=self.features)
         pupil.watch_original(node for part in parts for node in part.exits)
         for index, part in enumerate(parts):
-            learned = list(trained(pupil.single, part, self.rate))
+            learned = list(trained(pupil.single, part, self.rate, free))
             fit = pupil.learn(part, learned, self.fitter)
             if fit.before > 0:
-                remarks.append(fit.remark(graph[part.exits[-1].name], "learned"))
+                fits.append(fit.remark(graph[part.exits[-1].name], "learned"))
             pupil.go_on(part, {used for later in parts[index + 1 :] for used in later.entries})
         same = missed(graph.output, "left as it is: it gives what the graph gave before")
-        return remarks or [same]
+        return [*remarks, *(fits or [same])]
 
 
 class Trained(Learnable):
@@ -100,15 +105,33 @@ class Trained(Learnable):
         return tensor if self.stays is None else tensor * self.stays
 
 
-def trained(graph: Graph, section: Section, rate: float) -> Iterator[Learnable]:
+def trained(
+    graph: Graph, section: Section, rate: float, free: Collection[Node] | None = None
+) -> Iterator[Learnable]:
     """The weights of a section's contractions and norms, those that they look up among them, and
-    what is added to results, unless others read them too."""
+    what is added to results, unless others read them too; of some parameters only, if given."""
     inside, read = set(section.nodes), dict[Node, None]()
     for node in section.nodes:
         read |= dict.fromkeys([*_weights(node), *_added(node)])
     for param in read:
+        if free is not None and param not in free:
+            continue
         if param.dtype.is_floating_point and param.users.keys() <= inside:
             yield Trained([(user, param) for user in param.users], graph.value(param), rate)
+
+
+def _free(graph: Graph, asked: Asked) -> tuple[set[Node], list[Remark]]:
+    """The parameters that may learn, and why others stay as they are."""
+    free, held, remarks = set[Node](), set[Node](), list[Remark]()
+    for node in graph.nodes:
+        params = [*_weights(node), *_added(node)]
+        if not params or not asked(node, *params):
+            continue
+        if sentence := asked.protected(node, *params):
+            remarks.append(missed(node, sentence))
+            held |= {*params}
+        free |= {*params}
+    return free - held, remarks
 
 
 def _weights(node: Node) -> list[Node]:

@@ -66,5 +66,14 @@ def test_transposed_convolutions(n: int, graph_of: Make, check_runs: Check) -> N
     check_runs(graph_of(head, f"y = conv_transpose{n}d(x, w, c, {attrs})"))
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_transposed_convolutions_by_codes(n: int, graph_of: Make, check_runs: Check) -> None:
+    ones = ", 1" * n
+    head = f"{image(n)}, *, q: i8[4, 6{', 3' * n}], s: f32[1, 6{ones}], c: f32[6]"
+    line = f"y = conv_transpose{n}d(z, w, c, stride={same(2, n)}, padding={same(1, n)})"
+    # Codes are up to 127: so results are near 1.
+    check_runs(graph_of(head, "z = mul(x, 0.001)", "w = dequantize(q, s)", line))
+
+
 def test_every_pooling_has_a_case() -> None:
     assert set(POOLING) <= {name.split(",")[0] for name in CASES} and set(POOLING) <= set(LOWERINGS)

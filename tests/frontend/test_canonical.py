@@ -20,6 +20,13 @@ TRIANGLE = torch.ones(1, 1, 16, 16, dtype=torch.bool).tril()
 VALUES = {
     "a stored triangle": {"causal": TRIANGLE},
     "batch norm": {"v": torch.tensor([0.5, 1, 2])},
+    "greatest of each bag, by offsets that are stored with the end of the last": {
+        "bufferthirds": torch.tensor([0, 2, 4, 6])
+    },
+    "one bag": {"bufferstart": torch.tensor([0])},
+    "bags of several sizes": {"bufferuneven": torch.tensor([0, 1, 4])},
+    "a last bag that is longer": {"bufferstarts": torch.tensor([0, 2, 4])},
+    "a padding that does not count": {"bufferstarts": torch.tensor([0, 2, 4])},
     "positions in another order": {"buffer": torch.tensor([3, 1])},
 }
 # Float32 cannot tell 0.79788456 from the root of 2 / pi; float64 can.

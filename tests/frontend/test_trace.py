@@ -121,6 +121,23 @@ def test_training_mode_is_refused(x: Tensor) -> None:
         trace(Net().train(), (x,))
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_leak_of_random_slopes_has_the_mean_one_in_evaluation(inplace: bool, x: Tensor) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.RReLU(0.1, 0.4, inplace=inplace)).eval()
+    graph = trace(model, (x,))
+    assert [node.op for node in graph.nodes] == ["linear", "leaky_relu"]
+    torch.testing.assert_close(graph.run(x), model(x), rtol=0, atol=0)
+
+
+def test_a_leak_that_is_random_in_evaluation_is_refused(x: Tensor) -> None:
+    class Random(Net):
+        def forward(self, x: Tensor, *, shift: Tensor | None = None) -> Tensor:
+            return nn.functional.rrelu(self.linear(x), training=True)
+
+    with pytest.raises(GraphError, match=r"rrelu.* draws random numbers"):
+        trace(Random().eval(), (x,))
+
+
 def test_dropout_in_evaluation_is_refused() -> None:
     class Attention(nn.Module):
         def forward(self, q: Tensor) -> Tensor:

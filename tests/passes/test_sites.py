@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -11,22 +14,30 @@ from regauge.ir import Graph, SiteError
 from regauge.passes import (
     Align,
     CenterResidual,
+    ClusterOutputs,
     Complexify,
     CompressResidual,
     Context,
+    Distill,
     DropLayers,
     Factorize,
     FoldAttentionBias,
     FoldNormAffine,
+    FuseBlocks,
+    MergeExperts,
+    Parallelize,
     Pass,
     Prune,
     PruneExperts,
+    Reorder,
     Rotate,
+    ShareExperts,
     Smooth,
     SortChannels,
     Sparsify,
     SparsifyInputs,
     UnitScale,
+    Upcycle,
     apply,
 )
 from regauge.passes.sites import SitePass
@@ -178,9 +189,25 @@ def test_where_nothing_can_be_done_at_all_that_is_an_error_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "step", [Prune, DropLayers, PruneExperts, Factorize, Sparsify, SparsifyInputs]
+    "step",
+    [
+        Prune,
+        DropLayers,
+        PruneExperts,
+        MergeExperts,
+        Factorize,
+        Sparsify,
+        SparsifyInputs,
+        FuseBlocks,
+        partial(Reorder, (1, 0)),
+        Parallelize,
+        ShareExperts,
+        ClusterOutputs,
+        Upcycle,
+        Distill,
+    ],
 )
-def test_what_is_to_be_protected_must_be_there(step: type[Prune]) -> None:
+def test_what_is_to_be_protected_must_be_there(step: Callable[..., Pass]) -> None:
     graph = block()
     with pytest.raises(
         SiteError, match="upp cannot be protected: nothing is called upp; there are"
@@ -207,6 +234,12 @@ def test_a_module_stands_for_all_in_it() -> None:
     step = Sparsify(0.5, score="magnitude", recover="none", least=1, protect=("qkv",))
     _, remarks = step(block(), CONTEXT)
     assert [r.text for r in remarks if not r.applied] == ["qkv is protected"] * 3
+
+
+def test_of_two_that_protect_one_layer_the_first_is_named() -> None:
+    step = Sparsify(0.5, score="magnitude", recover="none", least=1, protect=("up_weight", "up"))
+    _, remarks = step(block(), CONTEXT)
+    assert [r.text for r in remarks if not r.applied] == ["up_weight is protected"]
 
 
 def test_the_layer_of_a_module_that_is_protected_stays() -> None:

@@ -11,13 +11,14 @@ import torch
 
 from ....ir import Node
 from ....ir.codes import bias_codes, fits_pairs
+from ....ir.gauge.sites import CONTRACTIONS, TRANSPOSED
 from ....ir.graph import Arg
 from ....ir.own import LIMITS
 from ..builder import MICROSOFT, Builder, rank
 from .contractions import affine, conv_attributes, transposed
 
 _CODES = (torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32)
-_FLOATS = {"conv1d", "conv2d", "conv3d", "linear", *(f"conv_transpose{n}d" for n in (1, 2, 3))}
+_FLOATS = {*CONTRACTIONS, *TRANSPOSED}
 
 
 def _axis(value: Node, scale: Node) -> int | None:

@@ -26,6 +26,7 @@ from ....ir.interpret import by_input, compute
 from ...base import Context
 from ...calibration import as_rows, padding_mask
 from ...shelf import Series, Shelf, series_of
+from ...sites import Asked
 from ...ties import own
 from ..elimination import Moments
 from ..groups import in_full
@@ -38,6 +39,7 @@ def bridge(
     context: Context,
     damping: float,
     who: str,
+    asked: Asked,
 ) -> dict[str, str]:
     """Change the weights before each gap, in place.
 
@@ -45,6 +47,7 @@ def bridge(
         graph: With the layers left out.
         stands: For each value that went, the value of the graph that stands for it.
         exact: The graph as it was.
+        asked: What the caller protects: no map is changed of that.
 
     Returns:
         For the name of each value that stands for others, what makes up for them, or why nothing
@@ -53,7 +56,7 @@ def bridge(
     place = {node: index for index, node in enumerate((*graph.inputs, *graph.nodes))}
     # Of those that each stands for; one that stood within a layer that went is gone with it.
     last = {by: exact[value.name] for value, by in stands.items() if by in place}
-    found = {by: _map(graph, by, exact) for by in sorted(last, key=place.__getitem__)}
+    found = {by: _map(graph, by, exact, asked) for by in sorted(last, key=place.__getitem__)}
     maps = {by: layer for by, layer in found.items() if isinstance(layer, Node)}
     if maps:
         single, shelf = in_full(graph), Shelf(context.in_memory)
@@ -72,7 +75,7 @@ def bridge(
     }
 
 
-def _map(graph: Graph, by: Node, exact: Graph) -> Node | str:
+def _map(graph: Graph, by: Node, exact: Graph, asked: Asked) -> Node | str:
     """The layer whose result the value is, or is a sum with; or why there is none."""
     terms = by.args if by.op == "add" else [by]
     layers = [term for term in terms if isinstance(term, Node) and _has_weights(term)]
@@ -82,6 +85,8 @@ def _map(graph: Graph, by: Node, exact: Graph) -> Node | str:
     before = {user.name for user in exact[by.name].users}
     if others := [user.name for user in by.users if user.name in before]:
         return f"nothing makes up for it: {others[0]} reads {by.name} as it is"
+    if sentence := asked.protected_in(layers[:1]):
+        return f"nothing makes up for it: {sentence}"
     return layers[0]
 
 

@@ -39,7 +39,7 @@ from ..costs import Costs
 from ..options import at_most, check_part, spared
 from .bridging import bridge
 from .layer_scores import SCORES, LayerScore
-from .layers import LAYER_KINDS, Layer, LayerKind, apart, layers, of_copy, without
+from .layers import LAYER_KINDS, Layer, LayerKind, apart, asked_for, layers, of_copy, without
 
 Measure: TypeAlias = Literal["layers", "parameters", "macs", "latency"]
 # The time of the whole without some layers, by name, none of which lies in another.
@@ -104,7 +104,7 @@ class DropLayers(SparingPass):
         if not every:
             text = f"it has no {' or '.join(self.kinds)} that others could do without"
             return [missed(graph.output, text)]
-        found, remarks = self._asked_for(every, asked)
+        found, remarks = asked_for(every, asked)
         if not found or not self.remove:
             return remarks
         whole = costs.both()
@@ -117,7 +117,7 @@ class DropLayers(SparingPass):
         stands = without(graph, gone)
         bridges: dict[str, str] = {}
         if self.recover:
-            bridges = bridge(graph, stands, exact, context, self.damping, self.name)
+            bridges = bridge(graph, stands, exact, context, self.damping, self.name, asked)
         for layer in (layer for layer in found if layer in gone):
             by, worth = stands[layer.value], f"worth {scores[layer.name]:.3g}"
             made_up = f"; {bridges[by.name]}" if by.name in bridges else ""
@@ -127,19 +127,6 @@ class DropLayers(SparingPass):
         names = [layer.name for layer in gone]  # in the order in which they went
         told = spared(graph, whole, after, first=text, latency=latency, gone=names, scores=scores)
         return [*remarks, told]
-
-    def _asked_for(self, every: Sequence[Layer], asked: Asked) -> tuple[list[Layer], list[Remark]]:
-        found: list[Layer] = []
-        remarks: list[Remark] = []
-        for layer in every:
-            if not asked(layer.value, *(n for n in layer.nodes if n.name == layer.name)):
-                continue
-            params = (used for node in layer.nodes for used in node.inputs if used.op == "param")
-            if sentence := asked.protected(layer.value, *layer.nodes, *params):
-                remarks.append(missed(layer.value, sentence))
-            else:
-                found.append(layer)
-        return found, remarks
 
     # -- which go -------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...fitting import Fitter, Learnable
 from ...options import AMOUNT, COUNT, POSITIVE, check_kinds, check_numbers, named
 from ...shelf import Shelf
-from ...sites import Asked, SitePass
+from ...sites import Asked, SparingPass
 from ...ties import own
 from ..costs import Costs
 from ..distill import Pupil
@@ -34,11 +34,11 @@ from ..groups import in_full
 from ..options import at_most, check_part, spared
 from .bridging import bridge
 from .layer_scores import SCORES, LayerScore, OutputChange
-from .layers import Layer, layers, without
+from .layers import Layer, asked_for, layers, without
 
 
 @dataclass(frozen=True)
-class FuseBlocks(SitePass):
+class FuseBlocks(SparingPass):
     """Leave out repeated blocks, and let the blocks around each learn what it did.
 
     Args:
@@ -75,9 +75,9 @@ class FuseBlocks(SitePass):
         chain = repeated(graph)
         if not chain:
             return [missed(graph.output, "there are no blocks that repeat one another")]
-        names = {layer.name for layer in _blocks(graph, context) if asked(layer.value)}
-        if not names or not self.remove:
-            return []
+        found, stay = asked_for(_blocks(graph, context), asked)
+        if not found or not self.remove:
+            return stay
         count = math.ceil(self.remove * len(chain) * (1 - 1e-9))
         if count >= len(chain):
             raise InputError(
@@ -85,7 +85,15 @@ class FuseBlocks(SitePass):
                 where=chain[0].exit.at,
                 do=f"remove={at_most(1 - 1 / len(chain))}, at most",
             )
-        work, remarks = _Work(self, graph, context), list[Remark]()
+        if count > len(found):
+            raise InputError(
+                f"remove={self.remove} takes {count} of {len(chain)} blocks, and {len(found)} of "
+                "them may go",
+                where=found[0].value.at,
+                do=f"remove={at_most(len(found) / len(chain))}, at most",
+            )
+        names = {layer.name for layer in found}
+        work, remarks = _Work(self, graph, context, asked), list[Remark]()
         for _ in range(count):
             found = [layer for layer in _blocks(graph, context) if layer.name in names]
             if not found:
@@ -97,7 +105,7 @@ class FuseBlocks(SitePass):
             remarks.append(work.take_out(found[int(worth.argmin())], float(worth.min())))
         after = Costs(graph, [], context.inputs).both()
         text = f"{count} of {len(chain)} blocks are fused into those around them"
-        return [*remarks, spared(graph, before, after, first=text)]
+        return [*stay, *remarks, spared(graph, before, after, first=text)]
 
     @property
     def _score(self) -> LayerScore:
@@ -114,8 +122,8 @@ class _Work:
         watched: What blocks of the original gave, by name, on a shelf.
     """
 
-    def __init__(self, options: FuseBlocks, graph: Graph, context: Context) -> None:
-        self.options, self.graph, self.context = options, graph, context
+    def __init__(self, options: FuseBlocks, graph: Graph, context: Context, asked: Asked) -> None:
+        self.options, self.graph, self.context, self.asked = options, graph, context, asked
         self.original, self.stands = in_full(graph), dict[str, str]()
         self.shelf, self.watched = Shelf(context.in_memory), dict[str, Sequence[Any]]()
         if options.fitter.steps:
@@ -134,13 +142,15 @@ class _Work:
         self.stands[by.name] = self.stands.pop(gone.value.name, gone.value.name)
         if options.recover:
             goal = {self.original[self.stands[by.name]]: by}
-            bridge(graph, goal, self.original, context, options.damping, options.name)
+            bridge(graph, goal, self.original, context, options.damping, options.name, self.asked)
         text = f"block {gone.name} left out, worth {worth:.3g}"
         if not options.fitter.steps:
             return applied(by, text)
         pupil = self._pupil()
         section = Section.of([node for node in pupil.single.nodes if node.name in names])
         learned = list(self._learnables(pupil.single, section, donors))
+        if not learned:
+            return applied(by, f"{text}; no weight of the {len(around)} around it may change")
         fit = pupil.learn(section, learned, options.fitter)
         data = {"error_before": fit.before**0.5, "error_after": fit.after**0.5, "step": fit.step}
         return applied(by, f"{text}; {len(around)} around it learned: {fit}", **data)
@@ -161,7 +171,8 @@ class _Work:
     ) -> Iterator[Learnable]:
         rank, rate, generator = self.options.rank, self.options.rate, self.context.generator()
         for node in section.nodes:
-            if weighted(node) and (param := own(node, 1)) is not None:
+            param = own(node, 1) if weighted(node) else None
+            if param is not None and not self.asked.protected(node, param):
                 weight, donor = graph.value(param), donors.get(node.name)
                 fits = donor is not None and donor.shape == weight.shape
                 other = donor if fits else None

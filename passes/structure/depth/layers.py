@@ -22,6 +22,8 @@ from ....ir.gauge import weighted
 from ....ir.graph import ancestors
 from ....ir.laws import Add, Contract, Normalize, ScaledDotProduct, Softmax
 from ....ir.state import answers, find_state, let_go
+from ...base import Remark, missed
+from ...sites import Asked
 from ..costs import Costs
 
 LayerKind: TypeAlias = Literal["attention", "feedforward", "block", "operator"]
@@ -48,6 +50,10 @@ class Layer:
     parameters: int
     macs: int
 
+    def protected(self, asked: Asked) -> str:
+        """The sentence that says that something of it is to stay; empty where nothing is."""
+        return asked.protected_in([self.value, *self.nodes])
+
 
 def layers(graph: Graph, kinds: Collection[LayerKind], costs: Costs) -> list[Layer]:
     """The layers of some kinds, in order; some may lie in others, or give the same value."""
@@ -64,6 +70,20 @@ def layers(graph: Graph, kinds: Collection[LayerKind], costs: Costs) -> list[Lay
             size = sum(math.prod(int(n) for n in param.shape) for param in mine)
             found.append(Layer(value, by, kind, name, frozenset(gone), size, costs.of(gone)))
     return found
+
+
+def asked_for(every: Iterable[Layer], asked: Asked) -> tuple[list[Layer], list[Remark]]:
+    """The layers that a caller wants something done with, and why others stay as they are."""
+    found: list[Layer] = []
+    remarks: list[Remark] = []
+    for layer in every:
+        if not asked(layer.value, *(n for n in layer.nodes if n.name == layer.name)):
+            continue
+        if sentence := layer.protected(asked):
+            remarks.append(missed(layer.value, sentence))
+        else:
+            found.append(layer)
+    return found, remarks
 
 
 def without(graph: Graph, gone: Iterable[Layer]) -> Mapping[Node, Node]:

@@ -24,11 +24,11 @@ from ....ir.graph import substitute
 from ....ir.state import find_state
 from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...options import COUNT, SOME, Range, check_numbers
-from ...sites import Asked, SitePass
+from ...sites import Asked, SparingPass
 
 
 @dataclass(frozen=True)
-class Parallelize(SitePass):
+class Parallelize(SparingPass):
     """Run the repeated blocks in chunks.
 
     Args:
@@ -64,14 +64,17 @@ class Parallelize(SitePass):
             entry = chunk[0].entry
             if entry is None or not asked(entry):
                 continue
+            inside = [node for block in chunk for node in block.nodes]
+            if sentence := asked.protected_in(inside):
+                remarks.append(missed(entry, sentence))
+                continue
             ends = itertools.pairwise(chunk)
             if any(before.exit is not block.entry for before, block in ends) or any(
                 block.exit.type != entry.type for block in chunk
             ):
                 remarks.append(missed(entry, "its blocks do not give what they are given"))
                 continue
-            inside = {node for block in chunk for node in block.nodes}
-            if 1 < self.iterations < self.chunk and not inside.isdisjoint(kept):
+            if 1 < self.iterations < self.chunk and not kept.isdisjoint(inside):
                 text = "its state would be another in each iteration: take one, or all of the chunk"
                 remarks.append(missed(entry, text))
                 continue

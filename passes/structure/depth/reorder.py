@@ -17,13 +17,13 @@ from ....ir.graph import ancestors
 from ....ir.state import find_state
 from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...options import check_known, check_several
-from ...sites import Asked, SitePass
+from ...sites import Asked, SparingPass
 from ..costs import Costs
 from .layers import LAYER_KINDS, Layer, LayerKind, downstream, layers
 
 
 @dataclass(frozen=True)
-class Reorder(SitePass):
+class Reorder(SparingPass):
     """Put layers in another order.
 
     Args:
@@ -65,6 +65,9 @@ class Reorder(SitePass):
                 where=chain[0].value.at,
                 do=f"name each from 0 to {len(chain) - 1} once",
             )
+        moved = (layer for place, layer in enumerate(chain) if self.order[place] != place)
+        if sentence := next(filter(None, (layer.protected(asked) for layer in moved)), ""):
+            return [missed(chain[0].by, f"{sentence}, and the order moves it")]
         inside = [_inside(graph, layer) for layer in chain]
         if reason := _read_elsewhere(graph, chain, inside):
             return [missed(chain[0].by, reason)]

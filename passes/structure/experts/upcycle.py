@@ -24,12 +24,12 @@ from ....ir.graph import Arg
 from ....ir.laws import Add, Elementwise, Mul
 from ...base import Context, Promise, Remark, Stage, applied, blocked, missed
 from ...options import COUNT, POSITIVE, check_numbers, divisors, nearest
-from ...sites import Asked, SitePass
+from ...sites import Asked, SparingPass
 from ..groups import Group, groups, readers
 
 
 @dataclass(frozen=True)
-class Upcycle(SitePass):
+class Upcycle(SparingPass):
     """Make feed-forward networks mixtures of experts.
 
     Args:
@@ -69,9 +69,10 @@ class Upcycle(SitePass):
         remarks = [blocked(v, str(reason), reason) for v, reason in stopped if asked(v)]
         generator = context.generator()
         for group in found:
-            if not asked(*group, *(reader.node for reader in readers(group))):
+            own = [*group, *(reader.node for reader in readers(group))]
+            if not asked(*own):
                 continue
-            network = _network(group)
+            network = asked.protected_in(own) or _network(group)
             if isinstance(network, str):
                 remarks.append(missed(group.value, network))
             elif network.hidden % self.shards:

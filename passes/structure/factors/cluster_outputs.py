@@ -29,7 +29,7 @@ from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...calibration import as_rows, evenly, padding_mask
 from ...options import AMOUNT, COUNT, check_numbers
 from ...quantization.solvers import Hessian
-from ...sites import Asked, SitePass
+from ...sites import Asked, SparingPass
 from ..groups import in_full
 from .clusters import clusters, means
 from .forms import Writer
@@ -41,7 +41,7 @@ ROUNDS = 8  # of the fit of a bias to distributions
 
 
 @dataclass(frozen=True)
-class ClusterOutputs(SitePass):
+class ClusterOutputs(SparingPass):
     """Give a head's classes the rows of clusters.
 
     Args:
@@ -76,7 +76,7 @@ class ClusterOutputs(SitePass):
         for node in graph.nodes:
             if node.op == "linear" and weighted(node) and (self.sites or is_head(graph, node)):
                 if asked(node):
-                    reason = self._refused(node)
+                    reason = asked.protected_in([node]) or self._refused(node)
                     remarks += [missed(node, reason)] if reason else []
                     heads += [] if reason else [node]
         if not heads:

@@ -24,7 +24,7 @@ from ....ir.interpret import execute
 from ...base import Context, Promise, Remark, Stage, applied, missed
 from ...options import AMOUNT, COUNT, check_numbers
 from ...quantization.solvers import Hessian, singular
-from ...sites import Asked, SitePass
+from ...sites import Asked, SparingPass
 from ..groups import in_full
 from ..options import at_most, check_part
 from .forms import Writer
@@ -49,7 +49,7 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class ShareExperts(SitePass):
+class ShareExperts(SparingPass):
     """Give the experts of a mixture a common factor.
 
     Args:
@@ -84,7 +84,7 @@ class ShareExperts(SitePass):
         mixtures: list[Node] = []
         for node in graph.nodes:
             if node.op == "grouped_mm" and asked(node):
-                reason = _refused(node)
+                reason = asked.protected_in([node]) or _refused(node)
                 remarks += [missed(node, reason)] if reason else []
                 mixtures += [] if reason else [node]
         seen: dict[Node, list[Hessian]] = {}

@@ -178,6 +178,68 @@ def test_a_budget_that_cannot_be_met_is_refused(budget: Budget, least: str) -> N
         Allocate(FORMATS, budget, Gradient(probes=1))(graph, context)
 
 
+def plain(text: str) -> tuple[Graph, Context]:
+    graph = parse(text)
+    fill(graph, torch.Generator().manual_seed(0))
+    inputs = [torch.randn([int(n) for n in graph.inputs[0].shape])]
+    return graph, Context(inputs, [inputs])
+
+
+SMALL = """
+def graph(x: f32[8, 16], *, a: f32[24, 16], b: f32[16, 24]):
+    h: f32[8, 24] = linear(x, a)
+    y: f32[8, 16] = linear(h, b)
+    return y
+"""
+CONVOLUTIONS = """
+def graph(x: f32[2, 32, 8], *, a: f32[32, 32, 3], b: f32[32, 32, 3], c: f32[4, 32, 1]):
+    h: f32[2, 32, 6] = conv1d(x, a)
+    i: f32[2, 32, 4] = conv1d(h, b)
+    y: f32[2, 4, 4] = conv1d(i, c)
+    return y
+"""
+
+
+def test_weights_that_are_too_small_to_count_are_named() -> None:
+    graph, context = plain(SMALL)
+    with pytest.raises(InputError) as caught:
+        Allocate(FORMATS, 5.0)(graph, context)
+    assert caught.value.what == (
+        "there is nothing to allocate bits to: the weights of h (linear), y (linear) have fewer "
+        "than least=1024 elements"
+    )
+    assert caught.value.do.startswith("quantize=Quantize(None, least=384), or less")
+    counted = Quantize(None, rounding="nearest", correct_bias=False, least=384)
+    _, remarks = Allocate(("int4-g8", "int8-g8"), 9.0, Gradient(1), quantize=counted)(
+        graph, context
+    )
+    assert set(remarks[0].data["choices"]) == {"h", "y"}
+
+
+def test_a_graph_without_weights_has_nothing_to_choose_for() -> None:
+    graph, context = plain("def graph(x: f32[8, 16]):\n    y: f32[8, 16] = relu(x)\n    return y\n")
+    with pytest.raises(InputError, match="it has no linear layers, convolutions or tables"):
+        Allocate(FORMATS, 5.0).run(graph, context)
+
+
+def test_weights_whose_choice_is_given_are_named() -> None:
+    graph, context = plain(SMALL)
+    given = {name: Choice(None, None) for name in ("h", "y")}
+    with pytest.raises(InputError, match=r"of h \(linear\), y \(linear\) the choice is given"):
+        Allocate(FORMATS, 5.0, quantize=Quantize(None, choices=given))(graph, context)
+
+
+def test_what_no_choice_fits_is_named_where_a_budget_cannot_be_met() -> None:
+    graph, context = plain(CONVOLUTIONS)
+    with pytest.raises(InputError) as caught:
+        Allocate(FORMATS, 5.0, Gradient(probes=1))(graph, context)
+    assert caught.value.what.endswith(
+        ": none of the choices fits 6,144 of the 6,144 weights that count, those of h (conv1d), "
+        "i (conv1d): groups of codes are for linear layers and tables; 128 others do not count, "
+        "in weights of fewer than least=1024 elements"
+    )
+
+
 def test_a_budget_of_damage_takes_as_few_bits_as_it_can() -> None:
     graph, context = sample()
     options = Quantize(None, rounding="nearest", correct_bias=False)

@@ -11,7 +11,7 @@ from graphs import fill
 
 from regauge.ir import Graph, InputError, Node, parse
 from regauge.ir.interpret import execute
-from regauge.passes import Context, Quantize
+from regauge.passes import Choice, Context, Quantize
 from regauge.passes.manager import difference
 from regauge.passes.quantization.rounder import CorrectBias, Decision, Rounder
 from regauge.passes.quantization.solvers import GPTQ, SOLVERS, CoordinateDescent, KBest, Solver
@@ -348,3 +348,48 @@ def test_what_groups_do_not_divide_is_remarked_on(traced: Callable[..., Graph]) 
         "groups of int4-g32 do not divide rows of 48"
         for layer in (0, 1)
     ]
+
+
+TRANSPOSED = """
+def graph(x: f32[2, 16, 6, 6], *, a: f32[32, 16, 3, 3], b: f32[32, 24, 4, 4], c: f32[24],
+          g: f32[24, 12, 3, 3]):
+    h: f32[2, 32, 6, 6] = conv2d(x, a, padding=(1, 1))
+    r: f32[2, 32, 6, 6] = relu(h)
+    u: f32[2, 24, 12, 12] = conv_transpose2d(r, b, c, stride=(2, 2), padding=(1, 1))
+    y: f32[2, 24, 12, 12] = conv_transpose2d(u, g, padding=(1, 1), groups=2)
+    return y
+"""
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic", None])
+def test_weights_of_transposed_convolutions_get_codes_and_a_scale_for_each_output(
+    mode: str | None,
+) -> None:
+    graph, generator = parse(TRANSPOSED), torch.Generator().manual_seed(0)
+    fill(graph, generator)
+    graph.store["b"] = graph.store["b"] * torch.logspace(0, -3, 24)[:, None, None]
+    x = torch.randn(2, 16, 6, 6, generator=generator)
+    new, remarks = Quantize(mode).attempt(graph, Context([x], [[x]]))  # type: ignore[arg-type]
+    said = {remark.site: (remark.applied, remark.text) for remark in remarks}
+    assert said["u"] == (True, "int8 weights; what it reads stays in floating point")
+    codes, scale = new.store["b_codes"], new.store["b_scale"]
+    assert codes.dtype == torch.int8 and scale.shape == (1, 24, 1, 1)
+    assert torch.equal(codes.abs().amax((0, 2, 3)), torch.full((24,), 127, dtype=torch.int8))
+    gap = (codes * scale - graph.store["b"]).abs()
+    assert bool((gap <= 0.5001 * scale).all())
+    assert said["y"] == (
+        False,
+        "g has its outputs in 2 groups, on no axis of their own that scales could be on; it stays "
+        "in floating point",
+    )
+    assert "g" in new.params
+
+
+def test_transposed_convolutions_stay_in_floats_where_that_is_chosen() -> None:
+    graph, generator = parse(TRANSPOSED), torch.Generator().manual_seed(0)
+    fill(graph, generator)
+    choices = {"u": Choice(None, None)}
+    step = Quantize(None, rounding="nearest", correct_bias=False, choices=choices)
+    new, remarks = step(graph)
+    assert "b" in new.params
+    assert "it stays in floating point, as was chosen" in [r.text for r in remarks if r.site == "u"]

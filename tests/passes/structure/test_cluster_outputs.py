@@ -152,3 +152,10 @@ def test_each_row_is_in_the_nearest_cluster() -> None:
     found = clusters(rows, 7, 100, random, power)
     distance = torch.cdist(rows, means(rows, found, 7, power))
     assert torch.equal(distance.argmin(1), found)
+
+
+@pytest.mark.parametrize("name", ["y", "w"])
+def test_a_head_that_is_protected_stays(name: str) -> None:
+    graph, context = head(kinds=5)
+    same, (remark,) = ClusterOutputs(5, protect=(name,)).attempt(graph, context)
+    assert remark.text == f"{name} is protected" and str(same) == str(graph)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import regauge as rg
 from regauge.ir import Graph, InputError, astype, parse
 from regauge.ir.interpret import execute
-from regauge.ir.sections import sections
+from regauge.ir.sections import Cut, sections
 from regauge.passes import (
     ClusterOutputs,
     Context,
@@ -248,6 +248,92 @@ def test_a_graph_that_lost_nothing_stays_as_it_is() -> None:
         "left as it is: it gives what the graph gave before"
     ]
     assert all(torch.equal(same.store[name], graph.store[name]) for name in graph.params)
+
+
+def same_weights(found: Graph, graph: Graph) -> set[str]:
+    """The weights that are the same to the bit."""
+    return {name for name in found.params if torch.equal(found.store[name], graph.store[name])}
+
+
+@pytest.mark.parametrize("cut", ["block", "graph"])
+def test_what_is_protected_learns_nothing(cut: Cut) -> None:
+    graph, context, other = blocks()
+    less, _ = Prune(0.4, recover=False)(graph, context)
+    step = Distill(FITTER, cut=cut, protect=("m1", "a2"))  # by the value, and by the weight
+    taught, remarks = step(less, replace(context, original=graph))
+    assert same_weights(taught, less) == {"b1", "a2"}
+    assert [(r.site, r.text) for r in remarks if not r.applied] == [
+        ("m1", "m1 is protected"),
+        ("h2", "a2 is protected"),
+    ]
+    assert error(taught, graph, other) < 0.9 * error(less, graph, other)
+
+
+def test_the_layers_asked_for_learn_alone() -> None:
+    graph, context, other = blocks()
+    less, _ = Prune(0.4, recover=False)(graph, context)
+    step = Distill(FITTER, cut="graph", sites=("b3", "y"))
+    taught, _ = step(less, replace(context, original=graph))
+    assert same_weights(taught, less) == {*less.params} - {"b3", "o"}
+    assert error(taught, graph, other) < error(less, graph, other)
+    _, remarks = replace(step, sites=("r1",)).attempt(less, replace(context, original=graph))
+    assert (
+        remarks[-1].text
+        == "r1 (relu) is no site: a site of Distill is an op whose weights can learn"
+    )
+
+
+def test_where_all_is_protected_nothing_learns() -> None:
+    graph, context, _ = blocks()
+    less, _ = Prune(0.4, recover=False)(graph, context)
+    step = Distill(FITTER, protect=tuple(less.params))
+    same, remarks = step.attempt(less, replace(context, original=graph))
+    assert same_weights(same, less) == {*less.params}
+    assert remarks[-1].text == "no weight is left that may learn"
+    assert not any(remark.applied for remark in remarks)
+
+
+@pytest.mark.parametrize("recover", [False, True])
+def test_blocks_around_one_that_goes_learn_but_what_is_protected(recover: bool) -> None:
+    graph, context, _ = blocks()
+    protect = ("a0", "b0", "a1", "m1", "b2")  # of the third block one of two weights
+    options = FuseBlocks(0.25, neighbours=2, rank=4, fitter=FITTER, protect=protect)
+    fused, remarks = replace(options, recover=recover)(graph, context)
+    assert [remark.text for remark in remarks if not remark.applied] == [
+        "a1 is protected",
+        "b2 is protected",
+    ]
+    assert same_weights(fused, graph) == {"a0", "b0", "a1", "b1", "b2", "o"}
+    assert sum(node.op == "relu" for node in fused.nodes) == COUNT - 1
+
+
+def test_where_blocks_are_protected_fewer_can_go() -> None:
+    graph, context, _ = blocks()
+    # The first reads the graph's input, and stays in any case.
+    options = FuseBlocks(0.5, fitter=Fitter(steps=0), protect=("a1", "a2"))
+    with pytest.raises(InputError, match=r"(?s)takes 2 of 4 blocks, and 1 .*remove=0\.25, at most"):
+        options(graph, context)
+    every = replace(options, protect=("a1", "a2", "a3"))
+    same, remarks = every.attempt(graph, context)
+    assert [remark.text for remark in remarks] == [f"a{i} is protected" for i in (1, 2, 3)]
+    assert str(same) == str(graph)
+
+
+def test_where_all_around_is_protected_nothing_makes_up_for_a_block() -> None:
+    graph, context, _ = blocks()
+    protect = ("a0", "b0", "a1", "b1", "a2", "b2")
+    fused, remarks = FuseBlocks(0.25, fitter=FITTER, protect=protect)(graph, context)
+    dropped, _ = DropLayers(0.25, kinds=("block",), recover=False, protect=protect)(graph, context)
+    assert "no weight of the 3 around it may change" in remarks[2].text
+    assert str(fused) == str(dropped) and same_weights(fused, graph) == {*fused.params}
+
+
+def test_a_layer_that_is_protected_does_not_make_up_for_what_went() -> None:
+    graph, context, _ = blocks()
+    step = DropLayers(0.25, kinds=("block",), protect=("b0", "b1", "b2"))
+    dropped, remarks = step(graph, context)
+    assert any("nothing makes up for it: b2 is protected" in remark.text for remark in remarks)
+    assert same_weights(dropped, graph) == {*dropped.params}
 
 
 @pytest.mark.parametrize("neighbours", [1, 2, 3])

@@ -106,6 +106,16 @@ def test_two_blocks_on_one_value_become_one_of_twice_the_width() -> None:
     torch.testing.assert_close(execute(found, inputs), wanted)
 
 
+def test_a_chunk_with_a_layer_that_is_protected_stays() -> None:
+    graph, inputs = stack(4)
+    found, remarks = Parallelize(protect=("a1",))(graph, Context(inputs=inputs))
+    assert [(r.applied, r.site, r.text) for r in remarks if not r.applied] == [
+        (False, "h0", "a1 is protected")
+    ]
+    second, _ = Parallelize(start=2)(graph, Context(inputs=inputs))
+    assert str(found) == str(second)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "vit"])
 def test_the_blocks_of_a_transformer(family: str, zoo_model: Callable[[str], ZooModel]) -> None:
     zoo = zoo_model(family)

@@ -75,6 +75,17 @@ def test_what_is_read_in_between_stays() -> None:
     assert difference(execute(same, [x]), execute(astype(graph, torch.float64), [x])) == 0
 
 
+def test_a_layer_that_is_protected_keeps_its_place() -> None:
+    graph, (x,) = filled(BRANCHES)
+    context = Context(inputs=[x])
+    options: dict[str, Any] = {"kinds": ("feedforward",), "protect": ("b",)}
+    same, (remark,) = Reorder((1, 0, 2), **options).attempt(graph, context)
+    assert remark.text == "b is protected, and the order moves it" and str(same) == str(graph)
+    found, _ = Reorder((2, 1, 0), **options)(graph, context)
+    plain, _ = Reorder((2, 1, 0), kinds=("feedforward",))(graph, context)
+    assert str(found) == str(plain)
+
+
 @pytest.mark.parametrize("order", [(0,), (0, 0), (0, 2), (1, 2)])
 def test_orders_that_are_none(order: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="does not name each of two layers or more once"):

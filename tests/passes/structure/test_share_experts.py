@@ -138,3 +138,10 @@ def test_what_would_leave_no_factor_is_refused_with_the_most_that_can_go() -> No
 def test_options_that_make_no_sense(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         ShareExperts(**options)
+
+
+@pytest.mark.parametrize("name", ["y", "w"])
+def test_a_mixture_that_is_protected_stays(name: str) -> None:
+    graph, context = mixture()
+    same, (remark,) = ShareExperts(rank=4, protect=(name,)).attempt(graph, context)
+    assert remark.text == f"{name} is protected" and str(same) == str(graph)

@@ -184,3 +184,13 @@ def test_what_is_no_such_network_stays(make: Callable[[], nn.Module], says: str)
 def test_options_that_make_no_sense(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         Upcycle(**options)
+
+
+@pytest.mark.parametrize("name", ["0", "linear", "2.weight"])
+def test_a_network_that_is_protected_stays(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6)).eval()
+    graph = rg.trace(model, (torch.randn(4, 6),))
+    same, remarks = Upcycle(2, 2, protect=(name,)).attempt(graph)
+    assert str(same) == str(graph)
+    assert f"{name} is protected" in [remark.text for remark in remarks]
