@@ -67,8 +67,7 @@ class FoldBatchNorm(Pass):
         scale, shift = affine(graph, node)
         forms = {reader: form_of(reader) for reader in node.users}
         for reader, form in forms.items():
-            if form is None or (why := _unfit(node, reader, form, bool(shift.any()))):
-                why = "it takes up no scale" if form is None else why
+            if why := _unfit(node, reader, form, bool(shift.any())):
                 return missed(node, f"{reason}; {reader.name} ({reader.op}) reads it: {why}")
         readers = list(forms)
         for reader in readers:
@@ -83,8 +82,10 @@ class FoldBatchNorm(Pass):
         return applied(value, f"{', '.join(r.name for r in readers)} took up {node.name}")
 
 
-def _unfit(node: Node, reader: Node, form: Form, shifts: bool) -> str:
-    """Why a linear map does not take up a batch norm that it reads; empty if it does."""
+def _unfit(node: Node, reader: Node, form: Form | None, shifts: bool) -> str:
+    """Why what reads a batch norm does not take it up; empty if it does."""
+    if form is None:
+        return "it takes up no scale"
     if own(reader, 1) is None:
         return "others share its weight"
     if reader.op == "linear" and len(node.shape) != 2:

@@ -1,5 +1,7 @@
 """A report says where the traced graph is not the model."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,9 +14,9 @@ class Otherwise(nn.Module):
     def __init__(self, how: str = "") -> None:
         super().__init__()
         self.layer, self.how = nn.Linear(8, 4), how
-        self.register_buffer("calls", torch.zeros(()))
+        self.calls = nn.Buffer(torch.zeros(()))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         y = self.layer(x)
         if torch.compiler.is_exporting() or not self.how:
             return y

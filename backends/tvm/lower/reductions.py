@@ -143,13 +143,27 @@ def _so_far(
 
 
 def cumsum(b: Builder, node: Node, self: Node, dim: int, dtype: torch.dtype | None = None) -> Any:
+    return _in_a_row(b, node, self, dim, b.te_module.sum, 0)
+
+
+def cumprod(b: Builder, node: Node, self: Node, dim: int, dtype: torch.dtype | None = None) -> Any:
+    product = b.te_module.comm_reducer(
+        lambda x, y: x * y, lambda _: b.number(1, node.dtype), name="product"
+    )
+    return _in_a_row(b, node, self, dim, product, 1)
+
+
+def _in_a_row(
+    b: Builder, node: Node, self: Node, dim: int, reducer: Callable[..., Any], neutral: int
+) -> Any:
+    """What a reducer makes of the numbers along an axis up to each place."""
     axis = dim % rank(self)
 
     def part(x: Any, k: Any, place: Sequence[Any]) -> Any:
         return x(*place[:axis], k, *place[axis + 1 :])
 
-    value, zero = b.tensor(self, node.dtype), b.number(0, node.dtype)
-    return _so_far(b, value, axis, b.te_module.sum, zero, part)
+    nothing = b.number(neutral, node.dtype)
+    return _so_far(b, b.tensor(self, node.dtype), axis, reducer, nothing, part)
 
 
 def _running(kind: str) -> Callable[..., Any]:
@@ -230,6 +244,7 @@ LOWERINGS: dict[str, Callable[..., Any]] = {
     "topk": topk,
     "aten.sort.default": sort,
     "cumsum": cumsum,
+    "aten.cumprod.default": cumprod,
     "aten.diff.default": diff,
     "aten.cummax.default": _running("max"),
     "aten.cummin.default": _running("min"),

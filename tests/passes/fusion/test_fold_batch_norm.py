@@ -150,7 +150,6 @@ def test_folds_forward_into_linear_layers_of_a_table() -> None:
 
 def test_one_that_only_scales_goes_behind_padding() -> None:
     norm = nn.BatchNorm2d(4, affine=False)
-    torch.nn.init.zeros_(norm.running_mean)
     net = nn.Sequential(nn.ReLU(), norm, nn.Conv2d(4, 4, 3, padding=1))
     check_forward(net, torch.randn(2, 4, 5, 5), left=["relu", "conv2d"], shifts=False)
 
