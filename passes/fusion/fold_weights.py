@@ -18,6 +18,7 @@ import torch
 
 from ...ir import Graph, Node, ops
 from ...ir.gauge.sites import CONTRACTIONS, TRANSPOSED
+from ...ir.graph import ancestors
 from ...ir.interpret import compute
 from ...ir.types import is_real
 from ..base import Context, Pass, Remark, applied, missed
@@ -35,7 +36,7 @@ class FoldWeights(Pass):
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         made = _from_parameters(graph)
         found = dict.fromkeys(_computed_weights(graph, made))
-        inside = _behind(found)
+        inside = ancestors(found) | set(found)
         remarks: list[Remark] = []
         kept = {node: reason for node in found if (reason := _reason(node, found, made, inside))}
         for node in found:
@@ -66,21 +67,9 @@ def _computed_weights(graph: Graph, made: Made) -> Iterator[Node]:
                     yield value
 
 
-def _behind(found: Collection[Node]) -> set[Node]:
-    """The values that these are computed from, and they themselves."""
-    inside: set[Node] = set()
-    stack = list(found)
-    while stack:
-        node = stack.pop()
-        if node not in inside:
-            inside.add(node)
-            stack.extend(node.inputs)
-    return inside
-
-
 def _reason(node: Node, found: Collection[Node], made: Made, inside: set[Node]) -> str:
     """Why a weight stays computed, or nothing."""
-    for value in _behind([node]) - {node}:
+    for value in ancestors([node]):
         others = [] if value in found else [user for user in value.users if user not in inside]
         if others:
             return f"{value.name} is also read by {others[0].name} ({others[0].op})"
@@ -97,13 +86,13 @@ def _count(node: Node) -> int:
 
 def _fold(graph: Graph, node: Node) -> Remark:
     reader = next(iter(node.users))
-    names = ", ".join(sorted(value.name for value in _behind([node]) if value.op == "param"))
+    names = ", ".join(sorted(value.name for value in ancestors([node]) if value.op == "param"))
     graph.supersede(node, graph.param(node.name, _value(graph, node), origin=()))
     return applied(reader, f"its {node.name} is computed once, from {names}")
 
 
 def _value(graph: Graph, node: Node) -> torch.Tensor:
-    behind = _behind([node])
+    behind = ancestors([node]) | {node}
     values: dict[Node, Any] = {p: graph.value(p) for p in graph.params.values() if p in behind}
     with torch.no_grad():
         compute([n for n in graph.nodes if n in behind], values, keep=[node])

@@ -237,10 +237,11 @@ def _gone(holding: Holding, node: Node) -> tuple[float | None, bool]:
     attrs = {key: value for key, value in node.attrs.items() if key != "dtype"}
     gone = tensors[0] if node.op == "to" else ops.call(node.op, tuple(tensors), attrs)
     factors = [value for value in values if value is not None]
+    plain = [value for value, state in zip(factors, states, strict=True) if state == SAME]
     rising = (
         node.op in _RISING
         or (node.op == "to" and node.dtype.is_floating_point)
-        or (node.op == "mul" and min(factors) >= 0)
+        or (node.op == "mul" and (min(plain) > 0 if plain else min(factors) >= 0))
         or (node.op == "div" and not isinstance(states[1], Held) and factors[1] > 0)
         or (node.op in ("add", "sub") and not isinstance(states[1], Held))
     )

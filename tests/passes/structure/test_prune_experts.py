@@ -341,8 +341,14 @@ class _Single(Dense):
 
 @pytest.mark.parametrize(
     "made",
-    [torch.relu, lambda x: x.clamp(-0.1, 0.1), lambda x: x.long().to(x.dtype), torch.sqrt],
-    ids=["relu", "clamp", "whole numbers", "no number"],
+    [
+        torch.relu,
+        lambda x: x.clamp(-0.1, 0.1),
+        lambda x: x.long().to(x.dtype),
+        torch.sqrt,
+        lambda x: -0.5 * x,
+    ],
+    ids=["relu", "clamp", "whole numbers", "no number", "turned"],
 )
 def test_a_choice_that_may_fall_on_what_is_left_out_is_refused(
     made: Callable[[Tensor], Tensor],
@@ -350,6 +356,14 @@ def test_a_choice_that_may_fall_on_what_is_left_out_is_refused(
     graph, _ = by_hand(lambda: _Routed(made))
     found, ((_, reason),) = mixtures(graph)
     assert not found and "it is not known that it passes over" in reason.reason
+
+
+def test_scores_times_a_positive_number_are_in_the_same_order() -> None:
+    graph, inputs = by_hand(lambda: _Routed(lambda x: (0.2 * x).sigmoid()))
+    (mixture,) = mixtures(graph)[0]
+    kept = {mixture.name: (0, 2)}
+    small, _ = PruneExperts(experts=kept)(graph, Context(inputs=inputs))
+    close(execute(small, inputs), masked(graph, inputs, kept))
 
 
 def test_what_counts_the_zeros_or_all_rows_is_no_mixture() -> None:
