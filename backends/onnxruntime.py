@@ -101,11 +101,9 @@ class OnnxRuntimeRunner(OnnxRunner):
         try:
             return _session(self.model, self.threads, self.providers)
         except Exception as error:
-            raise TargetError(
-                f"ONNX Runtime {onnxruntime.__version__} does not take the model: {reason(error)}",
-                where=self._named_in(error) or str(self.model),
-                do=self._instead("pip install --upgrade onnxruntime, or target='torch'"),
-            ) from error
+            instead = self._instead("pip install --upgrade onnxruntime, or target='torch'")
+            who = f"ONNX Runtime {onnxruntime.__version__}"
+            raise self._not_taken(who, reason(error), error, instead) from error
 
     def _run(self, feeds: Mapping[str, Any]) -> Iterable[torch.Tensor]:
         return self._once(feeds) if self._past is None else self._past.run(feeds, self._once)

@@ -64,11 +64,9 @@ class OpenVinoRunner(OnnxRunner):
                 read = core.read_model(str(source))
             return core.compile_model(read, "CPU", settings)
         except RuntimeError as error:
-            raise TargetError(
-                f"OpenVINO {openvino.__version__} does not take the model: {_reason(error)}",
-                where=self._named_in(error) or str(self.model),
-                do=self._instead("compile for target='onnxruntime'"),
-            ) from error
+            instead = self._instead("compile for target='onnxruntime'")
+            who = f"OpenVINO {openvino.__version__}"
+            raise self._not_taken(who, _reason(error), error, instead) from error
 
     def _run(self, feeds: Mapping[str, Any]) -> Iterator[torch.Tensor]:
         try:

@@ -56,6 +56,11 @@ class QnnRunner(OnnxRuntimeRunner):
             )
         return session
 
+    def _at(self, name: str) -> str:
+        """Where an ONNX node comes from: its name starts with that of ours."""
+        node = self._nodes.get(name.split(".")[0])
+        return name if node is None else node.at
+
     def write_context(self, path: Path, generation: int = DEFAULT) -> None:
         """Write the model compiled for one generation: a small ONNX file and its binary beside it.
 
@@ -77,11 +82,9 @@ class QnnRunner(OnnxRuntimeRunner):
                 source if isinstance(source, bytes) else str(source), options
             )
         except Exception as error:  # its classes are all plain exceptions
-            raise TargetError(
-                f"ONNX Runtime's plugin for the HTP does not take the model: {reason(error)}",
-                where=self._named_in(error) or str(self.model),
-                do="compile for target='onnxruntime'",
-            ) from error
+            who = "ONNX Runtime's plugin for the HTP"
+            instead = "compile for target='onnxruntime'"
+            raise self._not_taken(who, reason(error), error, instead) from error
 
 
 def lower(graph: Graph, *, generation: int = DEFAULT) -> QnnRunner:

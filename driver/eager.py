@@ -46,6 +46,7 @@ def unlike(
                 "the graph was not compared with the model, which does not run on the example: "
                 f"{name}: {first_line(error)}"
             )
+        # Once more than for the errors: outputs may be large, to be held while passes run.
         found = pytree.tree_leaves(unflatten(graph, execute(graph, flat)))
         if len(found) != len(wanted):
             return (

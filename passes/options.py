@@ -82,7 +82,7 @@ def check_kinds(options: object, **kinds: Any) -> None:
             )
 
 
-WORDS: Mapping[Any, str] = {
+_WORDS: Mapping[Any, str] = {
     NoneType: "None",
     str: "a name",
     Mapping: "a mapping",
@@ -91,7 +91,7 @@ WORDS: Mapping[Any, str] = {
 
 
 def _words(kind: Any) -> str:
-    return WORDS.get(kind, f"an object of the class {kind.__name__}")
+    return _WORDS.get(kind, f"an object of the class {kind.__name__}")
 
 
 def check_several(given: object, option: str, such: object = "name") -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ...ir import Graph, TensorType
+from ...ir import Graph, TargetError, TensorType
 from ..outputs import Outputs
 from .file import ModelFile
 
@@ -43,16 +43,19 @@ class OnnxRunner(ABC):
     def _run(self, feeds: Mapping[str, Any]) -> Iterable[torch.Tensor]:
         """The model's outputs; raises ``TargetError``."""
 
-    def _at(self, name: str) -> str:
-        """Where an ONNX node comes from: its name starts with that of ours."""
-        node = self._nodes.get(name.split(".")[0])
-        return name if node is None else node.at
-
     def _named_in(self, error: Exception) -> str:
         """Where the first node comes from that a runtime names as it stops; empty if it does not
         name one, or one that it made itself."""
         named = (self._nodes.get(name) for name in _NAME.findall(str(error)))
         return next((node.at for node in named if node is not None), "")
+
+    def _not_taken(self, who: str, why: str, error: Exception, instead: str) -> TargetError:
+        """What a runtime that refuses the model is reported as."""
+        return TargetError(
+            f"{who} does not take the model: {why}",
+            where=self._named_in(error) or str(self.model),
+            do=instead,
+        )
 
     def _instead(self, other: str) -> str:
         """What would help where a model is not taken."""

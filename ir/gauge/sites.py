@@ -27,6 +27,7 @@ CONTRACTIONS = {
     "conv3d": -4,
 }  # op -> axis of the channels
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+LINEAR_MAPS = (*CONTRACTIONS, *TRANSPOSED)
 WRITERS = {**CONTRACTIONS, "embedding": -1, "grouped_mm": -1, **dict.fromkeys(STATES, -1)}
 
 

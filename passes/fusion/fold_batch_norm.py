@@ -16,12 +16,10 @@ from dataclasses import dataclass
 import torch
 
 from ...ir import Graph, Node
-from ...ir.gauge.sites import TRANSPOSED
+from ...ir.gauge.sites import LINEAR_MAPS, TRANSPOSED
 from ..base import Context, Pass, Remark, applied, missed
 from ..ties import own
 from .linear_maps import Form, form_of
-
-_BEFORE = ("conv1d", "conv2d", "conv3d", "linear", *TRANSPOSED)
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class FoldBatchNorm(Pass):
 
     def _backward(self, graph: Graph, node: Node) -> Remark:
         before = node.args[0]
-        if before.op not in _BEFORE:
+        if before.op not in LINEAR_MAPS:
             return missed(
                 node, f"{before.name} ({before.op}) comes before it, and no weights to fold it into"
             )

@@ -17,13 +17,12 @@ from typing import Any, TypeAlias
 import torch
 
 from ...ir import Graph, Node, ops
-from ...ir.gauge.sites import CONTRACTIONS, TRANSPOSED
+from ...ir.gauge.sites import LINEAR_MAPS
 from ...ir.graph import ancestors
 from ...ir.interpret import compute
 from ...ir.types import is_real
 from ..base import Context, Pass, Remark, applied, missed
 
-_READERS = {*CONTRACTIONS, *TRANSPOSED}
 _STORED = ("dequantize", "decode")  # weights that are stored as codes stay codes
 
 Made: TypeAlias = Mapping[Node, Collection[Node]]  # from which parameters values are computed
@@ -61,7 +60,7 @@ def _from_parameters(graph: Graph) -> Made:
 def _computed_weights(graph: Graph, made: Made) -> Iterator[Node]:
     """What contractions of data read as their weights and biases."""
     for node in graph.nodes:
-        if node.op in _READERS and node not in made:
+        if node.op in LINEAR_MAPS and node not in made:
             for value in node.args[1:]:
                 if isinstance(value, Node) and value in made and is_real(value.type):
                     yield value

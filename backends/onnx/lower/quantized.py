@@ -11,14 +11,13 @@ import torch
 
 from ....ir import Node
 from ....ir.codes import bias_codes, fits_pairs
-from ....ir.gauge.sites import CONTRACTIONS, TRANSPOSED
+from ....ir.gauge.sites import LINEAR_MAPS
 from ....ir.graph import Arg
 from ....ir.own import LIMITS
 from ..builder import MICROSOFT, Builder, rank
 from .contractions import affine, conv_attributes, transposed
 
 _CODES = (torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32)
-_FLOATS = {*CONTRACTIONS, *TRANSPOSED}
 
 
 def _axis(value: Node, scale: Node) -> int | None:
@@ -125,7 +124,7 @@ def dequantize(
     # Runtime's exact mode for CPUs without VNNI (see ../../onnxruntime.py) gives one over
     # channels a zero point of the wrong shape. Behind a DequantizeLinear, the weights of a float
     # convolution would be rounded to int8 by ONNX Runtime itself.
-    folded = input.op == "param" or any(user.op in _FLOATS for user in node.users)
+    folded = input.op == "param" or any(user.op in LINEAR_MAPS for user in node.users)
     plain = b.dialect.runtime and folded
     if axis is None or plain or input.dtype not in _CODES:
         return floats_of(b, input, scale, zero_point)

@@ -288,12 +288,12 @@ class Sparsify(SparingPass):
         if not found:
             return {}, ""
         rates = named_rates(self.rates)
-        found_safe = self.remove is None and isinstance(rates, Even) and bool(context.calibration)
-        if found_safe or self.remove == "essential":
-            knee = essential(graph, context, found, pattern)
-            part, note = knee.part, f"; more than {knee.part:.3g} changes the outputs sharply"
-        else:
-            part, note = 0.5 if self.remove is None else self.remove, ""
+        part, note = self.remove, ""
+        if part is None:
+            part = "essential" if isinstance(rates, Even) and context.calibration else 0.5
+        if part == "essential":
+            part = essential(graph, context, found, pattern).part
+            note = f"; more than {part:.3g} changes the outputs sharply"
         most = rates.most(found, pattern)
         short = [layer for layer in found if layer.emptied(pattern, part)]
         if short and (isinstance(rates, Even) or part > most):
