@@ -43,8 +43,8 @@ class FoldBatchNorm(Pass):
             )
         if others := [user.name for user in before.users if user is not node]:
             return missed(node, f"{before.name} is also read by {', '.join(others)}")
-        if before.op == "linear" and len(node.shape) != 2:
-            return missed(node, f"its channels are not the last axis of {before.name}")
+        if not _meets_channels(before, node):
+            return missed(node, f"its channels are not those of {before.name}")
         parts = [*before.args[1:], *node.args[1:]]
         if any(isinstance(part, Node) and part.op != "param" for part in parts):
             return missed(node, "a weight is not a constant")
@@ -86,11 +86,20 @@ def _unfit(node: Node, reader: Node, form: Form | None, shifts: bool) -> str:
         return "it takes up no scale"
     if own(reader, 1) is None:
         return "others share its weight"
-    if reader.op == "linear" and len(node.shape) != 2:
+    if not _meets_channels(reader, node):
         return "it reads another axis than that of the channels"
     if shifts and any(window.before or window.after for window in form.windows):
         return "it pads with zeros, which the batch norm would shift"
     return ""
+
+
+def _meets_channels(layer: Node, norm: Node) -> bool:
+    """Whether a layer beside a batch norm has its channels on axis 1 too.
+
+    A linear layer's are on axis 1 of a matrix alone, a convolution's on axis 0 where its value has
+    no batch: where the value has as many axes as the weight, they are on axis 1 of both.
+    """
+    return len(norm.shape) == len(layer.args[1].shape)
 
 
 def _across(reader: Node, weight: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:

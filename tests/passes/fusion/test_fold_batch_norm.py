@@ -148,6 +148,22 @@ def test_folds_forward_into_linear_layers_of_a_table() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("layers", "reason"),
+    [
+        pytest.param(
+            [nn.Conv2d(4, 5, 3), nn.BatchNorm1d(5)], "are not those of conv2d", id="behind it"
+        ),
+        pytest.param([nn.BatchNorm1d(7), nn.Conv2d(4, 5, 3)], "another axis", id="before it"),
+    ],
+)
+def test_leaves_a_convolution_without_a_batch(layers: list[nn.Module], reason: str) -> None:
+    """Its channels lie on axis 0, the norm's on axis 1, which here has as many."""
+    graph = rg.trace(nn.Sequential(*layers).eval(), (torch.randn(4, 7, 7),))
+    with pytest.raises(rg.SiteError, match=reason):
+        FoldBatchNorm()(graph)
+
+
 def test_one_that_only_scales_goes_behind_padding() -> None:
     norm = nn.BatchNorm2d(4, affine=False)
     net = nn.Sequential(nn.ReLU(), norm, nn.Conv2d(4, 4, 3, padding=1))
