@@ -188,11 +188,33 @@ def of_groups() -> list[Entry]:
     return [*found, Entry("W4A16, zero points, 14336 x 4096", region, 16, peers, {"bf16": 2.5})]
 
 
+def in_int8(entry: Entry, operands: Tensors) -> Callable[[], Any]:
+    """The product in int8 by cuBLASLt, which takes 17 rows and more."""
+    region: Any = entry.region
+    device = operands["input"].device
+    ops: Any = torch
+    x = torch.ones(max(entry.rows, 32), region.inner, dtype=torch.int8, device=device)
+    w = torch.ones(region.outer, region.inner, dtype=torch.int8, device=device)
+    return lambda: ops._int_mm(x, w.T)
+
+
 def of_bits() -> list[Entry]:
-    """Products by bits, which nobody needs to be fast where tensor cores multiply int8."""
-    peers: dict[str, Peer] = {"copy": copied, "bf16": in_bfloat16}
-    region = Bitplanes(4096, 4096)
-    return [Entry("W6A6 by bits, 4096 x 4096", region, rows, peers, {}) for rows in (1, 16)]
+    """Products by bits, for few rows, and beside them our own in int8."""
+    peers: dict[str, Peer] = {"copy": copied, "bf16": in_bfloat16, "int8": in_int8}
+    goals = {1: {"int8": 1.0}, 16: {}}
+    size = 4096
+    regions = {
+        "W6A6 by bits, 4096 x 4096": Bitplanes(size, size),
+        "W6A6 by bits, a scale of each row": Bitplanes(size, size, group=size),
+        "W8A8, 4096 x 4096": Matmul(size, size),
+    }
+    found = [
+        Entry(name, region, rows, peers, goals[rows] if isinstance(region, Bitplanes) else {})
+        for rows in goals
+        for name, region in regions.items()
+    ]
+    words = Rows(size, norm=Norm(), quantize=Quantize(bits=6, planes=True))
+    return [*found, Entry("RMSNorm, words of 6 bits of tokens, 4096", words, 1, {}, {})]
 
 
 def of_sparse() -> list[Entry]:
@@ -228,7 +250,7 @@ def small(entry: Entry) -> Entry:
     elif isinstance(region, BlockSparse):
         region = replace(region, inner=256, outer=256, count=4)
     elif isinstance(region, Bitplanes):
-        region = replace(region, inner=128, outer=64)
+        region = replace(region, inner=128, outer=64, group=min(region.group, 128))
     else:
         region = replace(region, inner=256, outer=256)
     return replace(entry, region=region, rows=min(entry.rows, 32), goals={})

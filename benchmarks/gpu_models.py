@@ -51,6 +51,7 @@ PLAIN: dict[str, Any] = {"rounding": "nearest", "correct_bias": False, "embeddin
 OURS: dict[str, Callable[[], Any]] = {
     "w8a8-dynamic": lambda: Quantize("dynamic", **PLAIN),
     "fp8": lambda: Quantize("fp8-e4m3-token", "fp8-e4m3-channel", **PLAIN),
+    "w6a6": lambda: Quantize("int6-token", "int6-channel", **PLAIN),
     "w4a16": lambda: Quantize(None, "int4-g128-asym", **PLAIN),
 }
 

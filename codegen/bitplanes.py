@@ -2,7 +2,7 @@
 
 a = sum_i c_i a_i,  c = (1, 2, 4, .., -2^(b - 1))         the bits a_i of two's complement
 sum_k a_k w_k = sum_ij c_i c_j popcount(a_i and w_j)      over 32 inputs at once
-y_mn = sum_g s_mg t_ng sum_(k in g) a_mk w_nk             exact but for the sum over groups
+y_mn = act(sum_g s_mg t_ng sum_(k in g) a_mk w_nk + b_n)  exact but for the sum over groups
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from ..ir.errors import InputError
-from .description import Product, Tensors, Value
+from .description import Activation, Product, Tensors, Value, activated
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,9 @@ class Bitplanes(Product):
         bits: Of a code of the input.
         weight_bits: Of a code of the weight.
         group: Of inputs that share a scale on either side: a multiple of 32.
-        dtype: Of the result.
+        bias: Whether there is one.
+        activation: Of the result.
+        dtype: Of the result and the bias.
     """
 
     inner: int
@@ -33,6 +35,8 @@ class Bitplanes(Product):
     bits: int = 6
     weight_bits: int = 6
     group: int = 128
+    bias: bool = False
+    activation: Activation | None = None
     dtype: torch.dtype = torch.bfloat16
 
     def __post_init__(self) -> None:
@@ -50,12 +54,13 @@ class Bitplanes(Product):
         words = self.group // 32
         codes = (rows, self.groups, self.bits, words)
         weight = (self.groups, self.weight_bits, words, self.outer)
-        return {
-            "input": Value(codes, torch.int32, "whole"),
-            "weight": Value(weight, torch.int32, "whole"),
+        found = {
+            "input": Value(codes, torch.int32, "planes"),
+            "weight": Value(weight, torch.int32, "planes"),
             "steps": Value((rows, self.groups), torch.float32),
             "weight_steps": Value((self.groups, self.outer), torch.float32),
         }
+        return found | ({"bias": Value((self.outer,), self.dtype)} if self.bias else {})
 
     def results(self, rows: int) -> dict[str, Value]:
         return {"output": Value((rows, self.outer), self.dtype)}
@@ -72,7 +77,9 @@ class Bitplanes(Product):
         x = integers(operands["input"]).double() * operands["steps"].double()[..., None]
         w = integers(operands["weight"].permute(3, 0, 1, 2)).double()
         w = w * operands["weight_steps"].double().T[..., None]
-        return {"output": x.flatten(1) @ w.flatten(1).T}
+        y = x.flatten(1) @ w.flatten(1).T
+        y = y + operands["bias"].double() if self.bias else y
+        return {"output": activated(y, self.activation)}
 
     def example(self, rows: int, seed: int) -> dict[str, torch.Tensor]:
         found = super().example(rows, seed)

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from .bitplanes import integers
 from .description import Region, Tensors, Value
 
 
@@ -32,9 +33,11 @@ def excess(
 
 
 def _excess(value: Value, exact: torch.Tensor, found: torch.Tensor) -> float:
+    if value.step == "planes":
+        found = integers(found).flatten(1)
     error = (found.double() - exact).abs()
     error = torch.where(found.double().isnan() & ~exact.isnan(), torch.inf, error)
-    if value.step == "whole":
+    if value.step != "float":
         return max(float(error.max()) - 0.5, 0.0)
     half = _half_step(exact, value.dtype)
     size = exact.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)

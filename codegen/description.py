@@ -35,12 +35,13 @@ class Value:
     Args:
         shape: Its sizes.
         dtype: Of its elements.
-        step: What numbers it holds: whole ones, or those of a ``dtype`` in floating point.
+        step: What numbers it holds: whole ones, those of a ``dtype`` in floating point, or words of
+            the bits of whole ones (``bitplanes.planes``).
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    step: Literal["float", "whole"] = "float"
+    step: Literal["float", "whole", "planes"] = "float"
 
 
 class Region(ABC):
@@ -130,18 +131,33 @@ class Quantize:
         per: ``tensor``: the scale is an operand, and so is the zero point of ``uint8``. ``token``:
             a scale for each row, from its greatest magnitude, is a result; the zero point of
             ``uint8`` is 128.
+        bits: Of a code of ``int8``, where a token's take fewer than it has.
+        planes: Whether such codes come as words of their bits, as ``Bitplanes`` takes them.
     """
 
     dtype: torch.dtype = torch.int8
     per: Literal["tensor", "token"] = "token"
+    bits: int = 8
+    planes: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in REACH:
             raise InputError(f"a kernel quantizes to int8, uint8 or E4M3, not {self.dtype}")
+        if (self.bits < 8 or self.planes) and (self.dtype, self.per) != (torch.int8, "token"):
+            raise InputError("a kernel quantizes to few bits as int8 by the token")
+        if not 2 <= self.bits <= 8:
+            raise InputError(f"codes are of 2 to 8 bits, not {self.bits}")
 
     @property
     def limits(self) -> tuple[float, float]:
+        if self.bits < 8:
+            return -(2.0 ** (self.bits - 1)), self.reach
         return (-448.0, 448.0) if self.dtype == E4M3 else LIMITS[self.dtype]
+
+    @property
+    def reach(self) -> float:
+        """The code of a row's greatest magnitude."""
+        return 2.0 ** (self.bits - 1) - 1 if self.bits < 8 else REACH[self.dtype]
 
     @property
     def middle(self) -> int:
@@ -159,14 +175,17 @@ class Quantize:
     def gives(self, shape: tuple[int, ...]) -> dict[str, Value]:
         """The results of quantizing a value of a shape."""
         codes = Value(shape, self.dtype, "float" if self.dtype == E4M3 else "whole")
+        if self.planes:
+            words = (*shape[:-1], 1, self.bits, shape[-1] // 32)
+            codes = Value(words, torch.int32, "planes")
         steps = {"scales": Value((*shape[:-1], 1), torch.float32)} if self.per == "token" else {}
         return {"codes": codes} | steps
 
     def reference(self, x: torch.Tensor, operands: Tensors) -> dict[str, torch.Tensor]:
-        """The codes before rounding, and the scales of tokens; as ``regauge::quantize`` and
-        ``regauge::dynamic_quantize`` have them."""
+        """The codes before rounding, and the scales of tokens; as ``regauge::quantize``,
+        ``regauge::dynamic_quantize`` and the formats of ``regauge::fake_quantize`` have them."""
         if self.per == "token":
-            scale = x.abs().amax(-1, keepdim=True) / REACH[self.dtype]
+            scale = x.abs().amax(-1, keepdim=True) / self.reach
             scale = torch.where(scale == 0, 1.0, scale)
             return {"codes": (x / scale + self.middle).clamp(*self.limits), "scales": scale}
         zero = operands["zero"].double() if "zero" in operands else 0

@@ -83,6 +83,8 @@ class Rows(Region):
             raise InputError("only what a softmax gives is quantized in its logarithm")
         if size and (size & (size - 1) or size < 2 or self.width % size):
             raise InputError(f"blocks of {size} for a Hadamard matrix in rows of {self.width}")
+        if isinstance(self.quantize, Quantize) and self.quantize.planes and self.width % 32:
+            raise InputError(f"words of 32 bits do not divide rows of {self.width}")
         if self.whole and self.width > WIDEST:
             raise InputError(f"a row of {self.width} does not fit into a program: {WIDEST} do")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ...ir import Graph, Node, ops
+from ...ir.formats import Format, Integer
 from ...ir.types import TensorType
 from ..description import Region
 from ..op import NAME, leading, spelled
@@ -127,6 +128,16 @@ def activation(node: Node) -> str | None:
             return "gelu" if exact else "gelu_tanh"
         case _:
             return None
+
+
+def integer_bits(form: Format, granularity: str) -> int:
+    """How many bits the integers of a format have, which share a scale in float32 and no zero point
+    in each ``token`` or ``channel``; 0 for other formats."""
+    element = form.element
+    if not isinstance(element, Integer) or str(form) != f"{element}-{granularity}":
+        return 0
+    plain = element.signed and not element.fraction and not element.narrow
+    return element.width if plain else 0
 
 
 def value_of(build: Build, node: object) -> torch.Tensor | None:

@@ -10,6 +10,7 @@ import torch
 from ...ir import Graph
 from ..op import NAME
 from .build import Build, Placed, constants
+from .planes import place_planes
 from .products import place_products
 from .rows import place_rows
 
@@ -71,6 +72,8 @@ def divide(
     """
     build = Build(graph.copy(), capability, half, tries)
     build.graph.enter = build.graph.leave = None
+    place_planes(build)
+    build.graph.prune()
     place_rows(build, all=False)
     build.graph.prune()
     place_products(build)

@@ -1,7 +1,7 @@
 """Regions of products: linear layers on codes, and on weights of few bits.
 
 linear(dequantize(codes), dequantize(codes))      int8, with its activation and quantizer
-linear(dequantize(codes), decode(codes))          E4M3
+linear(dequantize(codes), decode(codes))          E4M3, and integers of few bits as int8
 linear(x, decode(codes))                          integers of 2 to 6 bits in groups
 """
 
@@ -12,13 +12,13 @@ from collections.abc import Mapping
 import torch
 
 from ...ir import InputError, Node
-from ...ir.formats import Packed, named
+from ...ir.formats import Integer, Packed, named
 from ...ir.graph import Arg
 from ..description import E4M3, FLOATS, Quantize, Region
 from ..grouped import of_packed
 from ..matmul import Matmul, weight_sums
 from ..sparse import BlockSparse, SemiSparse, of_blocks, semi_sparse
-from .build import Build, activation, sole, value_of
+from .build import Build, activation, integer_bits, sole, value_of
 
 E4M3_CHANNELS = "fp8-e4m3-channel"
 
@@ -43,7 +43,7 @@ def _linear(build: Build, node: Node) -> None:
             raise InputError("no kernel multiplies int8 weights by what is no codes")
         _codes(build, node, x, weight)
     elif weight.op == "decode" and all(part.op == "param" for part in weight.inputs):
-        if weight.attrs["format"] == E4M3_CHANNELS and x.op == "dequantize":
+        if x.op == "dequantize" and _by_channel(weight):
             _codes(build, node, x, weight)
         else:
             _grouped(build, node, weight)
@@ -51,6 +51,12 @@ def _linear(build: Build, node: Node) -> None:
         _sparse(build, node, value)
     else:
         raise InputError("its weight comes with the data")
+
+
+def _by_channel(weight: Node) -> bool:
+    """Whether codes of a weight are multiplied as they are."""
+    form = named(weight.attrs["format"])
+    return str(form) == E4M3_CHANNELS or bool(integer_bits(form, "channel"))
 
 
 def _uncast(node: Node) -> Node:
@@ -62,7 +68,7 @@ def _uncast(node: Node) -> Node:
 
 def _codes(build: Build, node: Node, x: Node, weight: Node) -> None:
     codes, steps, zero = x.args[0], x.args[1], x.operand(2)
-    values, weight_steps = _weight(build, weight)
+    values, weight_steps = weight_codes(build, weight)
     if (codes.dtype == E4M3) != (values.dtype == E4M3):
         raise InputError(f"no kernel multiplies codes of {codes.dtype} by {values.dtype}")
     operands: dict[str, Node] = {"input": codes}
@@ -73,7 +79,7 @@ def _codes(build: Build, node: Node, x: Node, weight: Node) -> None:
     if zero is not None and (middle is None or middle.dim()):
         raise InputError("a kernel takes codes with a zero point of the tensor")
     outer, inner = values.shape
-    end, kind = _activated(node)
+    end, kind = end_of(node)
     end, quantize = _quantized(build, end)
     region = Matmul(
         inner,
@@ -113,11 +119,12 @@ def _single(build: Build, scale: Node) -> Node:
     return build.constant(f"{scale.name}_single", value.float())
 
 
-def _weight(build: Build, weight: Node) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes ``[O, I]`` and steps ``[O]``."""
+def weight_codes(build: Build, weight: Node) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes ``[O, I]``, int8 or E4M3, and steps ``[O]``."""
     if weight.op == "decode":
         found = _packed(build, weight).unpack()
-        codes = found.codes.reshape(found.shape).view(E4M3)
+        codes, element = found.codes.reshape(found.shape), found.format.element
+        codes = element.integers(codes) if isinstance(element, Integer) else codes.view(E4M3)
         return codes, found.parameters.step.float().reshape(-1)
     codes, scale = (value_of(build, part) for part in weight.args[:2])
     if codes is None or scale is None or codes.dtype != torch.int8:
@@ -131,8 +138,9 @@ def _weight(build: Build, weight: Node) -> tuple[torch.Tensor, torch.Tensor]:
     return codes, scale.float().reshape(-1).expand(len(codes))
 
 
-def _activated(node: Node) -> tuple[Node, Arg]:
-    """The activation that alone reads a product, and its kind."""
+def end_of(node: Node) -> tuple[Node, Arg]:
+    """The last node of a product with the activation that alone reads it, and the activation's
+    kind."""
     reader = sole(node)
     if reader is None or (kind := activation(reader)) is None:
         return node, None
@@ -178,7 +186,7 @@ def _packed(build: Build, weight: Node) -> Packed:
 
 def _grouped(build: Build, node: Node, weight: Node) -> None:
     bias = node.operand(2) is not None
-    _, kind = _activated(node)
+    _, kind = end_of(node)
     dtype = node.dtype if node.dtype != torch.float32 else build.half
     packed = _packed(build, weight)
     region, found = of_packed(packed, dtype or torch.bfloat16, bias=bias, activation=kind)
@@ -201,7 +209,7 @@ def _place_half(
     dtype: torch.dtype,
 ) -> None:
     """A kernel whose input, bias and result are of a dtype that may not be the graph's."""
-    end, _ = _activated(node)
+    end, _ = end_of(node)
     operands = {
         "input": build.cast(node.args[0], dtype, node),
         **{name: build.constant(f"{node.name}_{name}", part) for name, part in constants.items()},
@@ -220,7 +228,7 @@ def _sparse(build: Build, node: Node, weight: torch.Tensor) -> None:
     outer, inner = weight.shape
     dtype = node.dtype if node.dtype != torch.float32 else build.half
     bias = node.operand(2) is not None
-    _, kind = _activated(node)
+    _, kind = end_of(node)
     if float((weight == 0).float().mean()) < 0.5:
         raise InputError("its weight is in floating point, for which PyTorch has the kernels")
     if dtype is None:

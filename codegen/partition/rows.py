@@ -5,8 +5,8 @@
     H x                      a product with Sylvester's matrix, on the last axis
     softmax(x)
 
-each quantized by ``quantize``, ``dynamic_quantize`` or ``fake_quantize`` of E4M3 or log2; the first
-and second also without.
+each quantized by ``quantize``, ``dynamic_quantize`` or ``fake_quantize`` of tokens to integers or
+E4M3; the first and second also without.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...ir.graph import Arg
 from ...ir.types import TensorType
 from ..description import E4M3, FLOATS, LogQuantize, Quantize
 from ..rows import Norm, Rows, rotated
-from .build import Build, activation, sole, value_of
+from .build import Build, activation, integer_bits, sole, value_of
 
 E4M3_TOKENS = "fp8-e4m3-token"
 
@@ -60,22 +60,26 @@ def place_rows(build: Build, *, all: bool) -> None:
                 build.reasons[node.name] = error.what
     for node in list(build.graph.nodes):
         if node.op in ("rms_norm", "layer_norm", "mul") and node.users:
-            front = _front(build, node, node)
+            front = front_of(build, node, node)
             if "residual" in front.fields or "gate" in front.fields:
                 try:
-                    _place(build, node, front, None)
+                    place(build, node, front, None)
                     build.graph.prune()
                 except InputError as error:
                     build.reasons[node.name] = error.what
 
 
-def _place(
+def place(
     build: Build,
     end: Node,
     front: Front,
     quantize: Quantize | LogQuantize | None,
     operands: dict[str, Node] | None = None,
 ) -> dict[str, Node]:
+    """Add the kernel of a front and what quantizes it, and give its results by name.
+
+    ``end`` is the last node that it stands for, which gives way here where nothing is quantized.
+    """
     width, dtype = front.input.shape[-1], front.input.dtype
     if not isinstance(width, int) or dtype not in FLOATS:
         raise InputError(f"no kernel for rows of {front.input.type}")
@@ -111,7 +115,7 @@ def _static(build: Build, node: Node, all: bool) -> None:
         operands["zero"] = build.constant(f"{node.name}_middle", known)
     elif bool(known):
         raise InputError("a kernel quantizes to int8 without a zero point")
-    found = _place(build, node, _front(build, x, node), quantize, operands)
+    found = place(build, node, front_of(build, x, node), quantize, operands)
     build.graph.replace(node, found["codes"])
 
 
@@ -132,26 +136,31 @@ def _dynamic(build: Build, node: Node, all: bool) -> None:
     others = {user for part in (scale, zero) if part is not None for user in part.users}
     if others - set(readers) or len(parts) != len(node.users):
         raise InputError("its scales are read by more than what reads its codes")
-    found = _place(build, node, _front(build, x, node), Quantize(torch.int8))
+    found = place(build, node, front_of(build, x, node), Quantize(torch.int8))
     for reader in readers:
         value = _value(build, found["codes"], found["scales"], reader)
         build.graph.replace(reader, value)
 
 
 def _fake(build: Build, node: Node, all: bool) -> None:
-    """E4M3, and logarithms of what a softmax gives, of tokens."""
+    quantize = of_tokens(build, node)
+    found = place(build, node, front_of(build, node.args[0], node), quantize)
+    value = _value(build, found["codes"], found["scales"], node)
+    build.graph.replace(node, value)
+
+
+def of_tokens(build: Build, node: Node) -> Quantize:
+    """What rounds tokens to integers or E4M3, of a ``fake_quantize``."""
     if len([part for part in node.args if part is not None]) > 1:
         raise InputError("no kernel rounds to a format with a scale that is given")
     form = named(node.attrs["format"])
-    front = _front(build, node.args[0], node)
-    if str(form) == E4M3_TOKENS:
-        if build.capability < 89:
-            raise InputError(f"a device of capability {build.capability} has no numbers in E4M3")
-        found = _place(build, node, front, Quantize(E4M3))
-        value = _value(build, found["codes"], found["scales"], node)
-        build.graph.replace(node, value)
-        return
-    raise InputError(f"no kernel rounds to {form}")
+    if bits := integer_bits(form, "token"):
+        return Quantize(bits=bits)
+    if str(form) != E4M3_TOKENS:
+        raise InputError(f"no kernel rounds to {form}")
+    if build.capability < 89:
+        raise InputError(f"a device of capability {build.capability} has no numbers in E4M3")
+    return Quantize(E4M3)
 
 
 _QUANTIZERS = {"quantize": _static, "dynamic_quantize": _dynamic, "fake_quantize": _fake}
@@ -180,7 +189,7 @@ def _of_product(x: Node) -> bool:
 # -- what stands in front ------------------------------------------------------------------------
 
 
-def _front(build: Build, x: Node, end: Node) -> Front:
+def front_of(build: Build, x: Node, end: Node) -> Front:
     """What can be fused before a value is quantized; nothing where others read it too.
 
     Args:

@@ -27,22 +27,26 @@ def count(x, INLINE: tl.constexpr):
 
 @triton.jit
 def bitplanes_kernel(
-    input_ptr, weight_ptr, steps_ptr, weight_steps_ptr, output_ptr, parts_ptr, counts_ptr, M,
-    N: tl.constexpr, GROUPS: tl.constexpr, WORDS: tl.constexpr,
-    BITS: tl.constexpr, WEIGHT_BITS: tl.constexpr,
+    input_ptr, weight_ptr, steps_ptr, weight_steps_ptr, bias_ptr, output_ptr, parts_ptr, counts_ptr,
+    M, N: tl.constexpr, GROUPS: tl.constexpr, WORDS: tl.constexpr, CHUNK: tl.constexpr,
+    BITS: tl.constexpr, WEIGHT_BITS: tl.constexpr, ACTIVATION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLIT: tl.constexpr, INLINE: tl.constexpr,
 ):  # fmt: skip
-    """A tile of the result, or one of ``SPLIT`` parts of its sum over groups."""
+    """A tile of the result, or one of ``SPLIT`` parts of its sum over chunks of ``CHUNK`` words, of
+    which each group has some."""
     columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     rows = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     split = tl.program_id(2)
     inside, there = columns < N, rows < M
     x_ptrs = input_ptr + rows.to(tl.int64) * (GROUPS * BITS * WORDS)
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    share: tl.constexpr = (GROUPS + SPLIT - 1) // SPLIT
-    for group in range(split * share, tl.minimum((split + 1) * share, GROUPS)):
+    each: tl.constexpr = WORDS // CHUNK
+    share: tl.constexpr = (GROUPS * each + SPLIT - 1) // SPLIT
+    for chunk in range(split * share, tl.minimum((split + 1) * share, GROUPS * each)):
         part = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
-        for word in range(0, WORDS):
+        group = chunk // each
+        first = (chunk % each) * CHUNK
+        for word in range(first, first + CHUNK):
             w_ptrs = weight_ptr + (group * WEIGHT_BITS * WORDS + word) * N + columns
             for j in range(0, WEIGHT_BITS):
                 w = tl.load(w_ptrs + j * WORDS * N, inside, 0)[None, :]
@@ -55,7 +59,9 @@ def bitplanes_kernel(
         weight_step = tl.load(weight_steps_ptr + group * N + columns, inside, 0.0)
         sums += part.to(tl.float32) * (step[:, None] * weight_step[None, :])
 
-    finish(sums, None, output_ptr, parts_ptr, counts_ptr, rows, columns, M, N, SPLIT, None)
+    finish(
+        sums, bias_ptr, output_ptr, parts_ptr, counts_ptr, rows, columns, M, N, SPLIT, ACTIVATION
+    )
 
 
 def launch(
@@ -75,6 +81,7 @@ def launch(
             "weight_ptr": operands["weight"],
             "steps_ptr": operands["steps"],
             "weight_steps_ptr": operands["weight_steps"],
+            "bias_ptr": operands.get("bias"),
             "output_ptr": results["output"],
             **sums,
             "M": rows,
@@ -83,14 +90,21 @@ def launch(
             "N": region.outer,
             "GROUPS": region.groups,
             "WORDS": region.group // 32,
+            "CHUNK": _chunk(region),
             "BITS": region.bits,
             "WEIGHT_BITS": region.weight_bits,
+            "ACTIVATION": region.activation,
             **{name: options[name] for name in ("BLOCK_M", "BLOCK_N", "SPLIT")},
             "INLINE": not knobs.runtime.interpret,
         },
         grid=grid,
         options=options,
     )
+
+
+def _chunk(region: Bitplanes) -> int:
+    """Words of a group that are counted at a time: up to 4, which groups of 128 have."""
+    return next(size for size in (4, 3, 2, 1) if region.group // 32 % size == 0)
 
 
 def space(region: Bitplanes, rows: int, processors: int, capability: int) -> list[Options]:
@@ -106,7 +120,7 @@ def space(region: Bitplanes, rows: int, processors: int, capability: int) -> lis
     found: list[Options] = []
     for block_n, warps in ((128, 4), (64, 2), (256, 4), (256, 8)):
         programs = triton.cdiv(region.outer, block_n) * triton.cdiv(rows, block_m)
-        for split in splits(programs, region.groups, 16 * processors):
+        for split in splits(programs, region.inner // 32 // _chunk(region), 16 * processors):
             found.append(
                 {"BLOCK_M": block_m, "BLOCK_N": block_n, "SPLIT": split}
                 | {"num_warps": warps, "num_stages": 3}

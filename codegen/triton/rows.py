@@ -5,7 +5,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..description import E4M3, REACH, LogQuantize, Quantize
+from ..description import E4M3, LogQuantize, Quantize
 from ..launch import Launch, Options
 from ..rows import Rows
 from .pieces import LOG2E, activate, divide, rotate, rotate_by_products, round_to_code
@@ -21,10 +21,12 @@ def rows_kernel(
     SOFTMAX: tl.constexpr, LEVELS: tl.constexpr, PRODUCTS: tl.constexpr, SHORT: tl.constexpr,
     FORM: tl.constexpr, PER_TOKEN: tl.constexpr,
     LOW: tl.constexpr, HIGH: tl.constexpr, REACH: tl.constexpr, PARTS: tl.constexpr,
+    BITS: tl.constexpr,
 ):  # fmt: skip
     """Tiles of ``TILE`` rows by ``BLOCK`` columns; the programs of axis 0 share out the tiles.
 
-    ``FORM``: ``none``, ``int``, ``uint``, ``float`` (E4M3) or ``log``.
+    ``FORM``: ``none``, ``int``, ``uint``, ``float`` (E4M3), ``log``, or ``planes``: words of the
+    ``BITS`` bits of integers.
     """
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
     inside = columns < WIDTH
@@ -108,7 +110,17 @@ def rows_kernel(
                 tl.store(output_ptr + place, x.to(tl.float8e4nv), there)
             else:
                 codes = round_to_code(x, zero, LOW, HIGH, PER_TOKEN)
-                tl.store(output_ptr + place, codes.to(output_ptr.dtype.element_ty), there)
+                if FORM == "planes":
+                    words: tl.constexpr = WIDTH // 32
+                    word = tl.arange(0, BLOCK // 32)[None, :]
+                    kept = (word < words) & (row < rows)
+                    lane = tl.arange(0, 32)[None, None, :]
+                    codes = tl.reshape(codes, (TILE, BLOCK // 32, 32))
+                    for bit in tl.static_range(BITS):
+                        plane = tl.sum(((codes >> bit) & 1) << lane, 2)
+                        tl.store(output_ptr + (row * BITS + bit) * words + word, plane, kept)
+                else:
+                    tl.store(output_ptr + place, codes.to(output_ptr.dtype.element_ty), there)
 
 
 def launch(
@@ -124,10 +136,10 @@ def launch(
     x, other = operands["input"], operands.get("other")
     rows, width = x.shape
     norm, quantize = region.norm, region.quantize
-    limits = {"LOW": 0.0, "HIGH": 0.0, "REACH": 1.0, "PARTS": 1}
+    limits = {"LOW": 0.0, "HIGH": 0.0, "REACH": 1.0, "PARTS": 1, "BITS": 8}
     if isinstance(quantize, Quantize):
         limits |= dict(zip(("LOW", "HIGH"), map(float, quantize.limits), strict=True))
-        limits["REACH"] = REACH[quantize.dtype]
+        limits |= {"REACH": quantize.reach, "BITS": quantize.bits}
     elif quantize:
         limits |= {"HIGH": 2.0**quantize.width - 1, "PARTS": quantize.parts}
     tiles = triton.cdiv(rows, options["TILE"])
@@ -172,6 +184,8 @@ def _form(quantize: Quantize | LogQuantize | None) -> str:
         return "none"
     if isinstance(quantize, LogQuantize):
         return "log"
+    if quantize.planes:
+        return "planes"
     return {torch.int8: "int", torch.uint8: "uint", E4M3: "float"}[quantize.dtype]
 
 

@@ -79,6 +79,7 @@ def check(art: rg.Artifact, inputs: tuple[Any, ...], bound: float) -> KernelRunn
     [
         ("llama", "w8a8-dynamic", {"linear": 8, "silu mul dynamic_quantize": 1}, 1e-4),
         ("llama", "fp8", {"linear": 8, "add rms_norm fake_quantize": 2}, 1e-4),
+        ("llama", "w6a6", {"linear": 8, "add rms_norm fake_quantize": 2}, 1e-4),
         ("bert", "w8a8", {"linear": 11, "linear gelu": 2, "add layer_norm": 4}, 1e-4),
         ("vit", "w8a8", {"linear": 11, "linear gelu": 2, "add rms_norm quantize": 3}, 1e-4),
     ],
@@ -93,6 +94,19 @@ def test_models_run_in_kernels(
     assert not runner.division.reasons
     assert any(note.startswith("kernels: ") and "linear" in note for note in art.report.notes)
     assert any("scaled_dot_product_attention" in note for note in art.report.notes)
+
+
+def test_one_token_is_multiplied_by_bits() -> None:
+    zoo = llama()
+    token = (torch.tensor([[5]]),)
+    art = rg.compile(
+        zoo.model, token, zoo.kwargs, passes="w6a6", calibration=[token],
+        target="torch", measure=False, options=CPU,
+    )  # fmt: skip
+    runner = check(art, token, 1e-4)
+    families = [type(part.region).__name__ for part in runner.division.placed]
+    assert families.count("Bitplanes") == 8 and "Matmul" not in families
+    assert not runner.division.reasons
 
 
 def test_weights_of_four_bits_and_an_artifact(tmp_path: Path) -> None:

@@ -18,10 +18,20 @@ SMALL = {"BLOCK_M": 4, "BLOCK_N": 32, "SPLIT": 1, "num_warps": 4, "num_stages": 
 
 
 @pytest.mark.parametrize(
-    ("bits", "group", "split"), [((6, 6), 64, 1), ((8, 6), 32, 1), ((2, 3), 32, 3)]
+    ("bits", "inner", "group", "split"),
+    [
+        ((6, 6), 128, 64, 1),
+        ((8, 6), 128, 32, 1),
+        ((2, 3), 128, 32, 3),
+        ((6, 6), 576, 576, 4),  # of one group 6 chunks
+        ((6, 4), 160, 160, 2),
+    ],
 )
-def test_products(bits: tuple[int, int], group: int, split: int) -> None:
-    region = Bitplanes(128, 48, *bits, group, F32)
+@pytest.mark.parametrize("end", [{}, {"bias": True, "activation": "silu"}])
+def test_products(
+    bits: tuple[int, int], inner: int, group: int, split: int, end: dict[str, Any]
+) -> None:
+    region = Bitplanes(inner, 48, *bits, group, dtype=F32, **end)
     operands = region.example(5, seed=0)
     found = excess(region, operands, run(region, operands, SMALL | {"SPLIT": split}))
     assert max(found.values()) < 2e-5, found

@@ -34,7 +34,7 @@ def divided(graph: Graph, inputs: list[torch.Tensor], **given: Any) -> Division:
             names = region.operands(1)
             operands = dict(zip(names, seen[node.name], strict=True))
             flat = {
-                name: v.reshape(-1, v.shape[-1]) if names[name].shape[:1] == (1,) else v
+                name: v.reshape(-1, *names[name].shape[1:]) if names[name].shape[:1] == (1,) else v
                 for name, v in operands.items()
             }
             rows = flat["input"].shape[0]
@@ -158,6 +158,46 @@ def test_numbers_in_e4m3() -> None:
     older = divide(graph, capability=80)
     assert older.placed == ()
     assert older.reasons["v"] == "a device of capability 80 has no numbers in E4M3"
+
+
+FEW = "v: f32[n, 7, 32] = fake_quantize(y, format='int6-token')"
+
+
+@pytest.mark.parametrize("form", ["int6-channel", "int3-channel", "int8-channel"])
+def test_codes_of_few_bits(form: str) -> None:
+    graph = graph_of(
+        X, "g: f32[32], w: f32[48, 32], bias: f32[48]", NORM, FEW,
+        "r: f32[n, 7, 48] = linear(v, w, bias)", "o: f32[n, 7, 48] = silu(r)",
+    )  # fmt: skip
+    encode(graph, "w", form)
+    found = divided(graph, feed(graph))
+    assert kinds(found) == ["rms_norm fake_quantize", "linear silu"]
+    assert [type(part.region).__name__ for part in found.placed] == ["Rows", "Matmul"]
+    assert (found.rest, found.reasons, found.decoded) == ({}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("reader", "regions"),
+    [
+        ("s: f32[1, 1, 48] = linear(v, k)", ["Rows", "Bitplanes", "Bitplanes"]),
+        ("s: f32[1, 1, 1] = sum(v, dim=(-1,), keepdim=True)", ["Rows", "Matmul"]),
+    ],
+)
+def test_codes_of_few_bits_of_one_row(reader: str, regions: list[str]) -> None:
+    """Products by bits, where nothing else reads the codes."""
+    body = [
+        NORM, FEW, "r: f32[n, 7, 48] = linear(v, w, bias)", "o: f32[n, 7, 48] = silu(r)",
+        "t: f32[n, 7, 48] = mul(o, s)",
+    ]  # fmt: skip
+    x, *lines = [line.replace("n, 7", "1, 1") for line in (X, *body)]
+    params = "g: f32[32], w: f32[48, 32], k: f32[48, 32], bias: f32[48]"
+    graph = graph_of(x, params, *lines[:-1], reader, lines[-1])
+    for name, form in {"w": "int6-channel", "k": "int4-channel"}.items():
+        encode(graph, name, form)
+    found = divided(graph, feed(graph))
+    assert [type(part.region).__name__ for part in found.placed] == regions
+    assert kinds(found)[:2] == ["rms_norm fake_quantize", "linear silu"]
+    assert found.decoded == {}
 
 
 def encode(graph: Graph, name: str, form: str) -> None:

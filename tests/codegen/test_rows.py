@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from regauge.codegen import LogQuantize, Norm, Quantize, Rows, excess, run
+from regauge.codegen.bitplanes import integers
 from regauge.codegen.description import E4M3, Region
 from regauge.codegen.kernels import space
 from regauge.ir import own
@@ -23,6 +24,9 @@ QUANTIZERS = {
     "uint8": Quantize(torch.uint8, "tensor"),
     "int8 of tokens": Quantize(torch.int8),
     "uint8 of tokens": Quantize(torch.uint8),
+    "6 bits of tokens": Quantize(bits=6),
+    "6 planes of tokens": Quantize(bits=6, planes=True),
+    "8 planes of tokens": Quantize(planes=True),
     "E4M3": Quantize(E4M3, "tensor"),
     "E4M3 of tokens": Quantize(E4M3),
 }
@@ -129,6 +133,21 @@ def test_codes_of_tokens_are_those_of_the_graph(dtype: torch.dtype) -> None:
     codes, scales, _ = own.dynamic_quantize(x, dtype=dtype)
     assert torch.equal(found["codes"], codes)
     assert torch.equal(found["scales"], scales)
+
+
+@pytest.mark.parametrize("bits", [3, 6, 8])
+def test_codes_of_few_bits_are_those_of_the_format(bits: int) -> None:
+    x = torch.cat([ties(F32)[:, :576], torch.randn(12, 576), torch.zeros(1, 576)])
+    wanted = named(f"int{bits}-token").quantize(x)
+    signed = wanted.codes.view(x.shape).to(torch.int16)
+    signed = torch.where(signed >= 2 ** (bits - 1), signed - 2**bits, signed).to(torch.int8)
+    for planes in (False, True):
+        found = run(Rows(576, F32, quantize=Quantize(bits=bits, planes=planes)), {"input": x})
+        codes = integers(found["codes"]).flatten(1) if planes else found["codes"]
+        assert torch.equal(codes, signed.to(codes.dtype))
+        step = wanted.parameters.step.view(-1, 1)
+        full = x.abs().amax(1) > 0  # whatever the scale of zeros is, they are zeros
+        assert torch.equal(found["scales"][full], step[full])
 
 
 def test_operands_may_be_columns_of_a_wider_matrix() -> None:

@@ -53,6 +53,9 @@ ROWS: dict[str, Case] = {
         Rows(4096, residual=True, norm=Norm(), quantize=Quantize()), words=WIDE
     ),
     "rms of 5120 to int8": Case(Rows(5120, norm=Norm(), quantize=Quantize())),
+    "rms to words of 6 bits": Case(
+        Rows(4096, norm=Norm(), quantize=Quantize(bits=6, planes=True)), rows=1
+    ),
     "layer norm to uint8": Case(
         Rows(1024, norm=Norm("layer", bias=True), quantize=Quantize(torch.uint8, "tensor"))
     ),
@@ -142,6 +145,9 @@ BITPLANES: dict[str, Case] = {
     "6 by 6 bits": Case(Bitplanes(4096, 4096), rows=1, words=COUNTED),
     "6 by 6 bits, 16 rows": Case(Bitplanes(4096, 4096), rows=16, registers=168, words=COUNTED),
     "8 by 6 bits": Case(Bitplanes(4096, 4096, 8), rows=4, words=COUNTED),
+    "6 by 6 bits, a scale of each row": Case(
+        Bitplanes(4096, 4096, group=4096, bias=True, activation="silu"), rows=1, words=COUNTED
+    ),
 }
 
 
