@@ -1,6 +1,6 @@
 """Our artifacts beside the peers': latency interleaved, error on data nobody calibrated on, size.
 
-    python benchmarks/compare.py [minilm|smollm2|vit|resnet|whisper ...] [--rounds N]
+    python benchmarks/compare.py [minilm|smollm2|vit|resnet|whisper|resnet18|deit ...] [--rounds N]
 
 Latency is CPU time on one thread, every contestant once a round, as a ratio to the plain export of
 the same round; the median of the rounds and their middle half are shown. On a machine that others

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import transformers as hf
 import zoo
 
 import regauge as rg
@@ -119,6 +120,61 @@ def resnet() -> Task:
     return images(title, zoo.digits_resnet())
 
 
+def photograph_like(count: int, size: int, seed: int) -> torch.Tensor:
+    """Noise whose spectrum falls as that of photographs does, ``(count, 3, size, size)``."""
+    generator = torch.Generator().manual_seed(seed)
+    frequencies = torch.fft.fftfreq(size).square()
+    falling = 1 / (frequencies[:, None] + frequencies[None, :]).sqrt().clamp(min=1 / size)
+    noise = torch.fft.fft2(torch.randn(count, 3, size, size, generator=generator))
+    images = torch.fft.ifft2(noise * falling).real
+    return images / images.std((2, 3), keepdim=True)
+
+
+def of_its_size(title: str, make: Callable[[], torch.nn.Module], size: int) -> Task:
+    """A model that is as large as the trained ones are, with random weights: what latency and
+    rounding depend on. Its batch norms, where it has some, know their inputs."""
+    torch.manual_seed(0)
+    model = make().train()
+    with torch.no_grad():
+        model(pixel_values=photograph_like(16, size, seed=0))
+    model.eval()
+    calibration = photograph_like(16, size, seed=1).split(1)
+    evaluation = photograph_like(16, size, seed=2).split(1)
+    with torch.no_grad():
+        wanted = torch.cat([model(pixel_values=part).logits for part in evaluation])
+
+    def quality(run: Run) -> float:
+        return zoo.relative_l2(torch.cat([run([part])[0] for part in evaluation]), wanted)
+
+    return Task(
+        title,
+        model,
+        {"pixel_values": evaluation[0]},
+        [{"pixel_values": part} for part in calibration],
+        quality,
+        "relative L2 error",
+        f"one image of {size} x {size}",
+        "Error of the logits against float32 on 16 images of noise with the spectrum of "
+        "photographs, calibrated on others. Weights are random: the error says how rounding adds "
+        "up, and nothing of a task.",
+        ("exact", "w8a8"),
+    )
+
+
+def resnet18() -> Task:
+    layers: dict[str, Any] = {"layer_type": "basic", "depths": [2, 2, 2, 2]}
+    config = hf.ResNetConfig(hidden_sizes=[64, 128, 256, 512], num_labels=1000, **layers)
+    title = "ResNet-18 (11.7M parameters, random weights)"
+    return of_its_size(title, lambda: hf.ResNetForImageClassification(config), 224)
+
+
+def deit() -> Task:
+    sizes = {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6}
+    config = hf.ViTConfig(num_labels=1000, **sizes)
+    title = "DeiT-S (ViT, pre-LN, 22M parameters, random weights)"
+    return of_its_size(title, lambda: hf.ViTForImageClassification(config), 224)
+
+
 def whisper() -> Task:
     encoder = zoo.whisper_encoder()
     features = zoo.whisper_features("evaluation")
@@ -155,4 +211,6 @@ TASKS: dict[str, Callable[[], Task]] = {
     "vit": vit,
     "resnet": resnet,
     "whisper": whisper,
+    "resnet18": resnet18,
+    "deit": deit,
 }
