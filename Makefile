@@ -49,7 +49,8 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 bench: $(READY)
-	PYTHONPATH=examples $(BIN)/python benchmarks/compare.py minilm vit resnet whisper smollm2
+	PYTHONPATH=examples $(BIN)/python benchmarks/compare.py minilm vit resnet whisper smollm2 \
+		resnet18 deit
 	$(BIN)/python benchmarks/scaling.py
 
 # What is in benchmarks/results/weight_only.json and widths.json already is not measured again;
