@@ -216,9 +216,7 @@ def test_a_pool_has_the_codes_of_what_it_reads(graph_of: Make, inputs_of: Feed, 
 
 @pytest.mark.parametrize("op", ["avg_pool2d(a, kernel_size=(8, 8))",
                                 "adaptive_avg_pool2d(a, output_size=(1, 1))"])  # fmt: skip
-def test_means_have_all_of_what_they_are_taken_of(
-    graph_of: Make, inputs_of: Feed, op: str
-) -> None:
+def test_means_have_all_of_what_they_are_taken_of(graph_of: Make, inputs_of: Feed, op: str) -> None:
     graph = graph_of(
         "x: f32[2, 4, 8, 8], *, w: f32[5, 4]",
         "a = relu(x)",
