@@ -10,18 +10,20 @@ from typing import Any
 
 import torch
 
-from ..ir import Graph, Node, TargetError, TensorType
+from ..ir import Graph, Node, TargetError
 from ..ir.state import find_caches
 from .onnx import WIDE_SUMS, ModelFile, emit
 from .onnx.forms.cached import Unfit, find_fits
 from .onnx.half import computed, stored
-from .onnx.runner import OnnxRunner
+from .onnx.runner import OnnxRunner, check_precision
 from .onnx.sparse import without_zeros
 from .onnx.state import BoundSteps, Past
 from .pages import in_huge_pages
 from .runner import Steps
 
 HALF = "float16"
+# Where a provider fails, Python's session is by default made anew on the CPU.
+NO_FALLBACK: dict[str, Any] = {"enable_fallback": 0}
 _CPU = "CPUExecutionProvider"
 
 
@@ -100,6 +102,8 @@ class OnnxRuntimeRunner(OnnxRunner):
 
         try:
             return _session(self.model, self.threads, self.providers)
+        except TargetError:
+            raise
         except Exception as error:
             instead = self._instead("pip install --upgrade onnxruntime, or target='torch'")
             who = f"ONNX Runtime {onnxruntime.__version__}"
@@ -156,7 +160,8 @@ def lower(
         raise TargetError(
             f"target 'onnxruntime' has no half precision {half!r}", do=f"give {HALF!r}"
         )
-    _check_precision(graph, _known(providers))
+    if _known(providers) == [_CPU]:
+        check_precision(graph, "ONNX Runtime has no kernels for on a CPU")
     model, notes = emit(graph), list[str]()
     if half is not None:
         if _known(providers) == [_CPU]:
@@ -196,17 +201,6 @@ def _known(providers: str | Sequence[str]) -> list[str]:
     return [*(name for name in names if name != _CPU), _CPU]
 
 
-def _check_precision(graph: Graph, providers: Sequence[str]) -> None:
-    """Raise ``TargetError`` for numbers that the CPU has no kernels for."""
-    for node in (*graph.inputs, *graph.nodes) if list(providers) == [_CPU] else ():
-        if isinstance(node.type, TensorType) and node.dtype == torch.bfloat16:
-            raise TargetError(
-                f"{node.name} is in bfloat16, which ONNX Runtime has no kernels for on a CPU",
-                where=node.at,
-                do="compile model.float(), or for target='torch'",
-            )
-
-
 def _session(model: ModelFile, threads: int | None, providers: list[str]) -> Any:
     import onnxruntime
 
@@ -215,11 +209,18 @@ def _session(model: ModelFile, threads: int | None, providers: list[str]) -> Any
     if threads is not None:
         options.intra_op_num_threads = threads
     source = model.source if isinstance(model.source, bytes) else str(model.source)
-    session = onnxruntime.InferenceSession(source, options, providers=providers)
+    session = onnxruntime.InferenceSession(source, options, providers, **NO_FALLBACK)
     if WIDE_SUMS.items() <= session.get_modelmeta().custom_metadata_map.items():
         # the slower kernels where there is no VNNI; elsewhere it changes nothing
         options.add_session_config_entry("session.x64quantprecision", "1")
-        session = onnxruntime.InferenceSession(source, options, providers=providers)
+        session = onnxruntime.InferenceSession(source, options, providers, **NO_FALLBACK)
+    if absent := [name for name in providers if name not in session.get_providers()]:
+        # which it says nowhere but in its log
+        raise TargetError(
+            f"ONNX Runtime could not start its {absent[0]}, and would run the model without it",
+            do="check that this machine has the device and the libraries that the provider needs "
+            "(CUDA and cuDNN for NVIDIA's), or leave out the option 'providers'",
+        )
     return session
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from ..ir import Graph, TargetError
+from ..ir import Graph, Node, TargetError, TensorType
 from .onnx import Dialect, ModelFile, emit
-from .onnx.runner import OnnxRunner
+from .onnx.runner import OnnxRunner, check_precision
 
 DIALECT = Dialect("openvino")
 
@@ -45,6 +45,10 @@ class OpenVinoRunner(OnnxRunner):
         dynamic_quantization: int = 0,
     ) -> None:
         super().__init__(model, graph)
+        if wide := [node.name for node in graph.nodes if _is_wide(node)]:
+            more = f" and {len(wide) - 3} more" if len(wide) > 3 else ""
+            names = ", ".join(wide[:3])
+            self.notes = (f"in float64, which OpenVINO computes in float32: {names}{more}",)
         self._compiled = self._compile(threads, dynamic_quantization)
         self._fed = {name for port in self._compiled.inputs for name in port.names}
 
@@ -91,6 +95,7 @@ def lower(
     graph: Graph, *, threads: int | None = None, dynamic_quantization: int = 0
 ) -> OpenVinoRunner:
     """The graph as a compiled model."""
+    check_precision(graph, "OpenVINO's Python interface does not take")
     model = ModelFile.of(emit(graph, DIALECT))
     return OpenVinoRunner(model, graph, threads=threads, dynamic_quantization=dynamic_quantization)
 
@@ -101,6 +106,10 @@ def load(
     """The compiled model of a saved one."""
     model = ModelFile.within(folder)
     return OpenVinoRunner(model, graph, threads=threads, dynamic_quantization=dynamic_quantization)
+
+
+def _is_wide(node: Node) -> bool:
+    return isinstance(node.type, TensorType) and node.dtype == torch.float64
 
 
 def _reason(error: Exception) -> str:

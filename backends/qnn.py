@@ -16,7 +16,8 @@ import torch
 from ..ir import Graph, Node, TargetError, ops
 from ..ir.types import DTYPE_NAMES
 from .onnx import Dialect, ModelFile, emit
-from .onnxruntime import OnnxRuntimeRunner, reason
+from .onnx.runner import check_precision
+from .onnxruntime import NO_FALLBACK, OnnxRuntimeRunner, reason
 
 DIALECT = Dialect("qnn")
 # The generations that the plugin compiles for, each by a system on a chip that has it.
@@ -51,8 +52,10 @@ class QnnRunner(OnnxRuntimeRunner):
             raise TargetError(
                 f"the HTP does not take {', '.join(left)}",
                 where="\n".join(self._at(name) for name in left[:3]),
-                do="quantize all of the model, such as passes='w8a16', or write it with other "
-                "PyTorch functions",
+                do=self._instead(
+                    "quantize all of the model, such as passes='w8a16', or write it with other "
+                    "PyTorch functions"
+                ),
             )
         return session
 
@@ -79,11 +82,11 @@ class QnnRunner(OnnxRuntimeRunner):
         options, source = _options(generation, settings), self.model.source
         try:
             return import_module("onnxruntime").InferenceSession(
-                source if isinstance(source, bytes) else str(source), options
+                source if isinstance(source, bytes) else str(source), options, **NO_FALLBACK
             )
         except Exception as error:  # its classes are all plain exceptions
             who = "ONNX Runtime's plugin for the HTP"
-            instead = "compile for target='onnxruntime'"
+            instead = self._instead("compile for target='onnxruntime'")
             raise self._not_taken(who, reason(error), error, instead) from error
 
 
@@ -91,8 +94,9 @@ def lower(graph: Graph, *, generation: int = DEFAULT) -> QnnRunner:
     """The graph as a session.
 
     Raises:
-        TargetError: An op is one that the HTP computes wrong, or does not take.
+        TargetError: An op or a precision is one that the HTP computes wrong, or does not take.
     """
+    check_precision(graph, "the HTP does not compute in")
     for node in graph.nodes:
         made = [user.dtype for user in node.users if user.op == "quantize"]
         if node.op in WRONG and WRONG[node.op] in made:

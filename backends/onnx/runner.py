@@ -17,6 +17,17 @@ from .file import ModelFile
 _NAME = re.compile(r"['(](\w+)\.[\w.]+[')]")  # of ours, as runtimes quote those of ONNX nodes
 
 
+def check_precision(graph: Graph, lack: str) -> None:
+    """Raise ``TargetError`` for a value in bfloat16; ``lack`` says what there is not for it."""
+    for node in (*graph.inputs, *graph.nodes):
+        if isinstance(node.type, TensorType) and node.dtype == torch.bfloat16:
+            raise TargetError(
+                f"{node.name} is in bfloat16, which {lack}",
+                where=node.at,
+                do="compile model.float(), or for target='torch'",
+            )
+
+
 class OnnxRunner(ABC):
     """A runtime with a model in it.
 

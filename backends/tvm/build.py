@@ -45,6 +45,17 @@ def built(module: Any, target: Any) -> Any:
     return tvm.relax.build(module, target=target, relax_pipeline=None)
 
 
+def linker() -> str:
+    """What links a library; raises ``TargetError`` where there is nothing."""
+    found = next(filter(None, map(shutil.which, LINKERS)), None)
+    if found is None:
+        raise TargetError(
+            f"target 'tvm' links a library with one of {', '.join(LINKERS)}, and finds none",
+            do="apt-get install g++",
+        )
+    return found
+
+
 def _steps(target: Any) -> Any:
     kind = "cuda" if target.kind.name == "cuda" else "cpu_generic"
     return import_module(f"tvm.relax.backend.{kind}.pipeline")
@@ -119,12 +130,6 @@ class Library:
         if self.path is not None:
             shutil.copy(self.path, folder / LIBRARY)
             return
-        linker = next(filter(None, map(shutil.which, LINKERS)), None)
-        if linker is None:
-            raise TargetError(
-                f"target 'tvm' links a library with one of {', '.join(LINKERS)}, and finds none",
-                do="apt-get install g++",
-            )
         cc: Any = import_module("tvm.support.cc")
-        link = functools.partial(cc.create_shared, cc=linker)
+        link = functools.partial(cc.create_shared, cc=linker())
         self.code.export_library(str(folder / LIBRARY), fcompile=link)

@@ -31,6 +31,9 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+_OPAQUE = 8  # the pattern of a function that is fused with no other
+
+
 class Turned:
     """A tensor expression ``[N, ..., C]`` read as ``[N, C, ...]``."""
 
@@ -130,6 +133,8 @@ class Builder:
         ]
         code = self.te_module.create_prim_func([*held, *more, *made], "int64")
         code = self._renewed(code.without_attr("global_symbol"))
+        if more:  # TVM cannot fuse what has a size as an argument with what has it as a size
+            code = code.with_attr("op_pattern", _OPAQUE)
         types = [self.relax.TensorType(list(tensor.shape), tensor.dtype) for tensor in made]
         call = self.relax.call_tir(
             self.block.add_func(code, name),

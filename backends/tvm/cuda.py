@@ -34,7 +34,7 @@ def gpu(arch: str) -> Any:
     Raises:
         TargetError: It is no name of an architecture.
     """
-    if re.fullmatch(r"sm_\d+a?", arch) is None:
+    if re.fullmatch(r"sm_\d{2,3}a?", arch) is None:
         raise TargetError(
             f"target 'tvm' knows no architecture {arch!r}",
             do="name one as nvcc does, such as sm_80 (A100) or sm_90 (H100)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from ...ir import Graph, TargetError
 from ...ir.types import show, symbols
 from ..outputs import Outputs
-from .build import Library, Source, built, prepared
+from .build import Library, Source, built, linker, prepared
 from .cuda import ARCH, Kernels, gpu, present
 from .device import Device
 from .emit import MAIN, emit, fed
@@ -71,6 +72,10 @@ class TvmRunner:
         return machine[MAIN], list(map(self._given, self._weights.values()))
 
     def _given(self, value: torch.Tensor) -> Any:
+        if not value.numel():  # TVM multiplies sizes to strides, PyTorch takes zeros for ones
+            sizes = value.shape[1:]
+            strides = [math.prod(sizes[place:]) for place in range(value.dim())]
+            return value.as_strided(value.shape, strides)
         return value if value.data_ptr() % _ALIGNMENT == 0 else value.clone()
 
     def _taken(self, value: Any) -> torch.Tensor:
@@ -158,6 +163,16 @@ def lower(
             f"target 'tvm' compiles for no device {device!r}",
             do=f"choose one of: {', '.join(DEVICES)}",
         )
+    if not isinstance(tune, int) or tune < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TargetError(
+            f"target 'tvm' times a number of schedules, and tune is {tune!r}",
+            do="give a number, such as 200; 0 for the default schedules",
+        )
+    if device == "cpu" and arch != ARCH:
+        raise TargetError(
+            f"target 'tvm' compiles for this processor, and arch is {arch!r}, of a GPU",
+            do="choose options={'device': 'cuda'} as well, or leave out 'arch'",
+        )
     place = Tracker.named(tracker, key) if tracker or key else None
     target = host() if device == "cpu" else gpu(arch)
     program = emit(graph, dots=device == "cpu" and has_dots(target))
@@ -166,6 +181,7 @@ def lower(
 
     def clock() -> Clock:
         check_packages()
+        linker()  # of what is timed
         _check_sizes(graph)
         if place is not None:
             return place.clock(target)

@@ -15,8 +15,8 @@ _DO = {
     "dynamic_quantize": "choose static scales, such as passes='w8a8'",
     "decode": "choose weights in eight bits, such as passes='w8a8'",
     "fake_quantize": "choose codes of eight bits, such as passes='w8a8'",
-    "batch_norm": "fold it into the layer before it: passes='exact' does",
 }
+_KNOWN = ", ".join(op for op in LOWERINGS if "quantize" not in op and "." not in op)
 
 
 def generate(graph: Graph) -> Source:
@@ -64,8 +64,8 @@ def _lower(program: Program, node: Node) -> None:
         raise TargetError(
             f"target 'c' has no kernel for {node.op}",
             where=node.at,
-            do=_DO.get(node.op, "write it with layers that the target has (`regauge targets` lists "
-            "them), or choose target='onnxruntime'"),
+            do=_DO.get(node.op, f"write it with ops that it has ({_KNOWN}), or choose "
+            "target='onnxruntime'"),
         )  # fmt: skip
     value = lowering(program, node)
     if value is not None:

@@ -5,6 +5,7 @@
     silu(x)          =  x sigmoid(x)
     gelu(x)          =  x (1 + erf(x / sqrt 2)) / 2
     sdpa(q, k, v)    =  softmax(s q k' + mask) v
+    batch_norm(x)    =  x (w / r) + (b - m w / r), r = sqrt(v + eps)
 
 Recurrent layers are written out step by step (``steps``).
 
@@ -20,6 +21,7 @@ import torch
 
 from ...ir import Node
 from ...ir.graph import Arg
+from ..fusion.fold_batch_norm import affine
 from .steps import STEPS
 from .writing import Apart, Ops
 
@@ -87,6 +89,29 @@ def _affine(o: Ops, x: Node, weight: Node | None, bias: Node | None) -> Node:
     return x if bias is None else o.add(x, bias)
 
 
+def batch_norm(
+    o: Ops,
+    node: Node,
+    input: Node,
+    weight: Node | None,
+    bias: Node | None,
+    running_mean: Node,
+    running_var: Node,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = False,
+) -> Node:
+    """As one factor and one summand a channel, where these are constants."""
+    parts = (weight, bias, running_mean, running_var)
+    if training or any(part is not None and part.op != "param" for part in parts):
+        raise Apart("its statistics are computed")
+    beside = (-1, *(1,) * (len(node.shape) - 2))
+    scale, shift = (part.reshape(beside) for part in affine(o.graph, node))
+    product = o.mul(input, o.graph.param(f"{node.name}_scale", scale))
+    return o.add(product, o.graph.param(f"{node.name}_shift", shift))
+
+
 def mean(o: Ops, node: Node, self: Node, dim: tuple[int, ...] = (), keepdim: bool = False) -> Node:
     """Of images by pooling, which integer kernels have; of others as a sum."""
     if any(isinstance(size, str) for size in self.shape):
@@ -98,6 +123,11 @@ def mean(o: Ops, node: Node, self: Node, dim: tuple[int, ...] = (), keepdim: boo
         return pooled if keepdim else o.reshape(pooled, shape=tuple(sizes[:2]))
     count = math.prod(sizes[axis] for axis in axes)
     return o.mul(o.sum(self, dim=tuple(axes), keepdim=keepdim), 1 / count)
+
+
+def sub(o: Ops, node: Node, self: Arg, other: Arg) -> Node:
+    negative = o.mul(other, -1) if isinstance(other, Node) else -other
+    return o.add(self, negative) if isinstance(self, Node) else o.add(negative, self)
 
 
 def div(o: Ops, node: Node, self: Node, other: Arg) -> Node:
@@ -164,7 +194,7 @@ def _lower(o: Ops, node: Node, query: Node, key: Node) -> Node:
 
 
 _OWN: tuple[Callable[..., Node], ...] = (
-    silu, mish, hardsigmoid, hardswish, gelu, rms_norm, layer_norm, mean, div, matmul, log_softmax,
-    softmax, scaled_dot_product_attention,
+    silu, mish, hardsigmoid, hardswish, gelu, rms_norm, layer_norm, batch_norm, mean, sub, div,
+    matmul, log_softmax, softmax, scaled_dot_product_attention,
 )  # fmt: skip
 EQUALS: Mapping[str, Callable[..., Node]] = {**STEPS, **{own.__name__: own for own in _OWN}}

@@ -35,8 +35,8 @@ _ARITHMETIC = ("add", "sub", "mul", "div")
 # is what processors take for granted.
 _BOUNDED = {"sigmoid": (0, 1), "hardsigmoid": (0, 1), "softmax": (0, 1), "tanh": (-1, 1)}
 # Ops that give some of the numbers that they read, or means of them.
-_POOLS = (f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg") for n in (1, 2, 3))
-_WITHIN = ("amax", "amin", *_POOLS)
+_MEANS = tuple(f"{kind}_pool{n}d" for kind in ("avg", "adaptive_avg") for n in (1, 2, 3))
+_WITHIN = ("amax", "amin", *(f"max_pool{n}d" for n in (1, 2, 3)), *_MEANS)
 
 _Coding: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # scale and zero point, scalars
 
@@ -124,13 +124,13 @@ def _sharing(values: list[Node]) -> Iterator[set[Node]]:
 
 def _counts(value: Node, group: set[Node]) -> bool:
     """Whether the codes of a group must hold a value: a constant, or one that something computes
-    with, be it by its codes."""
+    with, be it by its codes. So do means: what is cut off of their parts is missing in them."""
     if value.op == "param":
         return True
     readers = [user for user in value.users if user.op != "quantize"]
     codes = _quantized(value)
     back = [] if codes is None else [user for part in codes.users for user in part.users]
-    return any(user not in group for user in (*readers, *back))
+    return any(user not in group or user.op in _MEANS for user in (*readers, *back))
 
 
 def _widest(codings: list[_Coding]) -> _Coding:

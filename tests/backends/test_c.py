@@ -9,6 +9,7 @@ import torch
 
 from regauge.backends import onnxruntime
 from regauge.backends.base import TARGETS
+from regauge.codegen.c.lower import LOWERINGS
 from regauge.ir import Graph, TargetError, parse
 from regauge.ir.interpret import execute
 
@@ -213,6 +214,8 @@ def test_linear_layers_on_codes(code: str, shape: str, graph_of: Make, check: Ch
          "d = dequantize(q, scale, z)"),
         ("x: f32[2, 6, 4, 4], *, scale: f32[], z: u8[]", "q = quantize(x, scale, z, dtype=u8)",
          "d = dequantize(q, scale, z)", "m = mean(d, dim=(2, 3))"),
+        ("x: f32[2, 6, 4, 4], *, scale: f32[], z: u8[]", "q = quantize(x, scale, z, dtype=u8)",
+         "d = dequantize(q, scale, z)", "m = adaptive_avg_pool2d(d, output_size=(2, 1))"),
     ],
     ids=lambda words: words[-1].split("= ")[1].split("(")[0],
 )  # fmt: skip
@@ -235,6 +238,7 @@ def test_names_that_c_keeps_to_itself(graph_of: Make) -> None:
     assert torch.equal(TARGETS["c"].lower(graph)([x])[0], torch.relu(x) + 1)
 
 
+OPS = [op for op in LOWERINGS if not op.startswith("ort.") and "quantize" not in op]
 HELP = "write it in another form, or choose target='onnxruntime'"
 
 
@@ -249,7 +253,7 @@ HELP = "write it in another form, or choose target='onnxruntime'"
          "  do  give the model and its inputs as float32: model.float(), x.float()"),
         ("def graph(x: f32[2, 3]):\n    y: f32[2, 3] = gelu(x)\n    return y",
          "target 'c' has no kernel for gelu\n  at  y: f32[2, 3] = gelu(x)\n"
-         "  do  write it with layers that the target has (`regauge targets` lists them), or choose "
+         f"  do  write it with ops that it has ({', '.join(OPS)}), or choose "
          "target='onnxruntime'"),
         ("def graph(x: f32[2, 3]):\n    y = dynamic_quantize(x)\n    z = getitem(y, 0)\n"
          "    return z",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import onnx
+import onnxruntime
 import pytest
 import small_models
 import torch
@@ -144,3 +145,13 @@ def test_a_missing_provider_is_named(graph_of: Make) -> None:
     with pytest.raises(TargetError, match="this ONNX Runtime has no SuchProvider") as caught:
         lower(graph_of(*GRAPH), providers="SuchProvider,CPUExecutionProvider")
     assert "CPUExecutionProvider" in str(caught.value)
+
+
+def test_a_provider_that_does_not_start_is_named(
+    graph_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, cpu = "AzureExecutionProvider", "CPUExecutionProvider"
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [first, cpu])
+    monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda _: [cpu])
+    with pytest.raises(TargetError, match=f"could not start its {first}, and would run"):
+        lower(graph_of(*GRAPH), providers=first)

@@ -97,6 +97,15 @@ class TestRuns:
             (found,), (wanted,) = runner(inputs), execute(new, inputs)
             assert float((found - wanted).norm() / wanted.norm()) < most
 
+    def test_bfloat16_is_refused_and_float64_noted(self, graph_of: Make) -> None:
+        from regauge.backends.openvino import lower
+
+        with pytest.raises(TargetError, match="x is in bfloat16, which OpenVINO's Python"):
+            lower(graph_of("x: bf16[2, 8]", "y = tanh(x)"))
+        (note,) = lower(graph_of("x: f64[2, 8]", "y = tanh(x)")).notes
+        assert note == "in float64, which OpenVINO computes in float32: y"
+        assert not lower(graph_of("x: f32[n, 8]", "n = sym_size(x, dim=0)", "y = tanh(x)")).notes
+
     @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
     @pytest.mark.parametrize("layers", [1, 2])
     @pytest.mark.parametrize("first", [True, False])

@@ -168,6 +168,34 @@ class TestRuns:
             lower(graph)
         assert "y: f32[1, 8] = erf(a)" in str(caught.value)
 
+    def test_what_fails_on_it_is_not_run_elsewhere(self, graph_of: Make) -> None:
+        from regauge.backends.qnn import lower
+
+        runner = lower(graph_of("i: i64[2, 3], *, t: f32[10, 4]", "y = embedding(t, i)"))
+        with pytest.raises(TargetError, match="QNN graph execute error"):
+            runner([torch.full((2, 3), 10)])
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_a_batch_norm_that_no_layer_takes_up_is_right_in_codes(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        norm, x = nn.BatchNorm2d(8).eval(), torch.randn(2, 8, 6, 6)
+        norm.running_var = torch.rand(8) + 0.5
+        norm.running_mean = torch.randn(8) / 2
+        for passes, most in (("w8a8", 0.03), ("w8a16", 0.003)):
+            art = rg.compile(norm, x, passes=passes, calibration=[x], target="qnn", measure=False)
+            assert difference((art(x),), (norm(x).detach(),)) < most
+
+    @pytest.mark.parametrize(
+        ("precision", "words"),
+        [("f64", "compile model.float()"), ("bf16", "is in bfloat16, which the HTP does not")],
+    )
+    def test_another_precision_is_refused(self, graph_of: Make, precision: str, words: str) -> None:
+        from regauge.backends.qnn import lower
+
+        with pytest.raises(TargetError) as caught:
+            lower(graph_of(f"x: {precision}[2, 8]", "y = tanh(x)"))
+        assert words in str(caught.value)
+
     def test_weights_that_meet_no_codes_are_decoded(self, graph_of: Make, inputs_of: Feed) -> None:
         from regauge.backends.qnn import lower
 

@@ -202,3 +202,46 @@ def test_symbolic_sizes_are_not_tuned(graph_of: Make) -> None:
         TargetError, match=r"tunes for sizes that are numbers, and x is f32\[n, 8\]"
     ):
         target("tvm").lower(graph_of("x: f32[n, 8]", "y = relu(x)"), tune=4)
+
+
+def test_a_decoder_goes_on_from_its_caches() -> None:
+    """Where a size is an argument of one function and a size of another's, caches begin empty."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=100, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2,
+    )  # fmt: skip
+    model: Any = LlamaForCausalLM(config)
+    ids = torch.randint(0, 100, (2, 5))
+    art = rg.compile(model.eval(), ids, cache=True, target="tvm", measure=False)
+    wanted = model.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0)
+    assert torch.equal(art.generate(ids, max_new_tokens=6), wanted)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tune": -1}, "times a number of schedules, and tune is -1"),
+        ({"tune": "lots"}, "times a number of schedules, and tune is 'lots'"),
+        ({"arch": "sm_80"}, "compiles for this processor, and arch is 'sm_80', of a GPU"),
+        ({"device": "cuda", "arch": "sm_1"}, "knows no architecture 'sm_1'"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(
+    options: dict[str, Any], words: str, graph_of: Make
+) -> None:
+    with pytest.raises(TargetError, match=words):
+        lower(graph_of("x: f32[4]", "y = relu(x)"), **options)
+
+
+def test_tuning_without_a_linker_is_refused(
+    graph_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(program: str) -> Any:
+        return None
+
+    monkeypatch.setattr(shutil, "which", nothing)
+    with pytest.raises(TargetError, match=r"links a library with one of c\+\+, g\+\+"):
+        lower(graph_of("x: f32[4]", "y = relu(x)"), tune=4)

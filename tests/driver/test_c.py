@@ -138,7 +138,7 @@ def test_an_op_without_a_kernel_is_named_with_the_users_line() -> None:
         "  at  gelu: f32[2, 3] = gelu(x)",
     ]
     assert "test_c.py:" in lines[2] and lines[2].endswith("in forward")
-    assert lines[3].startswith("  do  write it with layers that the target has")
+    assert lines[3].startswith("  do  write it with ops that it has (linear, ")
 
 
 # -- on the board ---------------------------------------------------------------------------------

@@ -8,8 +8,6 @@ from ....ir import Node
 from ..program import Program, Value
 from .windows import signed, starts, zero_point
 
-AVERAGES = ("mean", "adaptive_avg_pool1d", "adaptive_avg_pool2d")
-
 
 def scale_of(program: Program, scale: Node, node: Node) -> float:
     """The one scale of a tensor, as a number."""
@@ -26,14 +24,20 @@ def quantize(program: Program, node: Node) -> Value:
 
 
 def dequantize(program: Program, node: Node) -> Value | None:
-    """``dequantize_u8``; nothing where only averages read it, which take codes."""
+    """``dequantize_u8``; nothing where only means read it, which take codes."""
     source, scale, *zero = node.args
-    if node.users and all(user.op in AVERAGES for user in node.users):
+    if node.users and all(_is_mean(program, user) for user in node.users):
         return None
     middle = zero_point(program, zero[0] if zero else None, node)
     x, factor = program.operand(source), scale_of(program, scale, node)
     y = program.result(node, channels_last=x.channels_last)
     return program.call(f"dequantize_{x.kind}", x, y, x.count, factor, middle, into=y)
+
+
+def _is_mean(program: Program, node: Node) -> bool:
+    """Whether it is one mean of all positions, or of whole axes."""
+    adaptive = node.op in ("adaptive_avg_pool1d", "adaptive_avg_pool2d")
+    return node.op == "mean" or (adaptive and set(program.shape(node)[2:]) == {1})
 
 
 def add_integer(program: Program, node: Node) -> Value:

@@ -16,6 +16,11 @@ from regauge.passes.manager import difference
 ROWS = (
     "def graph(x: f64[2, 5, 8], *, w: f64[8], b: f64[8]):\n    y: f64[2, 5, 8] = {}\n    return y"
 )
+NORMED = """
+def graph(x: f64[{0}], *, w: f64[3], b: f64[3], m: f64[3], v: f64[3]):
+    y: f64[{0}] = batch_norm({1}, training=False, momentum=0.1, eps=0.001, cudnn_enabled=False)
+    return y
+"""
 IMAGES = "def graph(x: f64[2, 3, 4, 6]):\n    y = {}\n    return y"
 STEPS = """
 def graph(
@@ -44,10 +49,15 @@ FORMS = {
     "rms_norm, without weights": ROWS.format("rms_norm(x, normalized_shape=(8,), eps=0.1)"),
     "layer_norm": ROWS.format("layer_norm(x, w, b, normalized_shape=(8,))"),
     "layer_norm, two axes": ROWS.format("layer_norm(x, normalized_shape=(5, 8), eps=0.1)"),
+    "batch_norm": NORMED.format("2, 3, 4, 6", "x, w, b, m, v"),
+    "batch_norm, of rows, without weights": NORMED.format("5, 3", "x, None, None, m, v"),
     "mean": ROWS.format("mean(x, dim=(1,))"),
     "mean of images": IMAGES.format("mean(x, dim=(2, 3))"),
     "mean of images, with their axes": IMAGES.format("mean(x, dim=(-1, -2), keepdim=True)"),
     "mean of all": ROWS.format("mean(x, dim=(0, 1, 2))"),
+    "sub": ROWS.format("sub(x, w)"),
+    "sub of a number": ROWS.format("sub(x, 0.3)"),
+    "sub from a number": ROWS.format("sub(1.0, x)"),
     "div": ROWS.format("div(x, w)"),
     "div by a number": ROWS.format("div(x, 3.0)"),
     "matmul": STACKS.format("matmul(q, k)"),

@@ -212,3 +212,19 @@ def test_a_pool_has_the_codes_of_what_it_reads(graph_of: Make, inputs_of: Feed, 
     inputs = inputs_of(graph)
     new, _ = QuantizeResults()(graph, Context(inputs=inputs, calibration=[inputs]))
     assert parameters(new, "p") == parameters(new, "a") != parameters(new, "y")
+
+
+@pytest.mark.parametrize("op", ["avg_pool2d(a, kernel_size=(8, 8))",
+                                "adaptive_avg_pool2d(a, output_size=(1, 1))"])  # fmt: skip
+def test_means_have_all_of_what_they_are_taken_of(graph_of: Make, inputs_of: Feed, op: str) -> None:
+    graph = graph_of(
+        "x: f32[2, 4, 8, 8], *, w: f32[5, 4]",
+        "a = relu(x)",
+        f"p = {op}",
+        "f = reshape(p, shape=(2, 4))",
+        "y = linear(f, w)",
+    )
+    inputs = inputs_of(graph)
+    new = coded(graph, inputs)
+    assert parameters(new, "a")[0] * 255 == pytest.approx(inputs[0].max().item())
+    assert difference(execute(new, inputs), execute(graph, inputs)) < 0.03
