@@ -6,7 +6,7 @@ Each group takes a few minutes, most of them for tuning, whose results are kept 
 ``benchmarks/results/gpu-<device>.tuned.json``; ``--limit`` tries fewer options. Times are medians
 with a cold cache. Results go to benchmarks/results/gpu-<device>.{md,json}; a group that is run
 again replaces its own, and what is there is kept after each kernel. ``--dry`` runs all of it on
-small shapes where no GPU is, in Triton's interpreter (``TRITON_INTERPRET=1``), and keeps nothing.
+small shapes where no GPU is, in Triton's interpreter, and keeps nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import argparse
 import datetime
 import json
 import math
+import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -352,6 +354,14 @@ def dry(groups: list[str]) -> dict[str, list[Figures]]:
     return found
 
 
+def interpret() -> None:
+    """Start this process anew with Triton's interpreter, unless it has it: it is chosen before triton
+    is imported."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        command = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, "TRITON_INTERPRET": "1"})
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(GROUPS)}; all, if none is named")
@@ -364,6 +374,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"there is no group {', '.join(sorted(unknown))}")
     torch.manual_seed(0)
     if given.dry:
+        interpret()
         dry(given.groups or list(GROUPS))
         return
     if not torch.cuda.is_available():

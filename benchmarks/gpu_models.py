@@ -5,7 +5,7 @@
 
 A LLaMA of random weights in bfloat16 takes a number of tokens at once, without a cache. Peers that
 are not installed are named and left out. ``--dry`` runs a tiny one on the CPU, our kernels in
-Triton's interpreter (``TRITON_INTERPRET=1``), and keeps nothing.
+Triton's interpreter, and keeps nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu import RESULTS, seconds
+from gpu import RESULTS, interpret, seconds
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import regauge as rg
@@ -222,6 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown := set(given.ways) - set(WAYS):
         parser.error(f"there is no way {', '.join(sorted(unknown))}")
     if given.dry:
+        interpret()
         for _ in run(given.ways or [*WAYS], [8], 1, True):
             pass
         return

@@ -162,15 +162,15 @@ def of_its_size(title: str, make: Callable[[], torch.nn.Module], size: int) -> T
 
 
 def resnet18() -> Task:
-    layers: dict[str, Any] = {"layer_type": "basic", "depths": [2, 2, 2, 2]}
-    config = hf.ResNetConfig(hidden_sizes=[64, 128, 256, 512], num_labels=1000, **layers)
+    layers: dict[str, Any] = {"layer_type": "basic", "depths": [2, 2, 2, 2], "num_labels": 1000}
+    config = hf.ResNetConfig(hidden_sizes=[64, 128, 256, 512], **layers)
     title = "ResNet-18 (11.7M parameters, random weights)"
     return of_its_size(title, lambda: hf.ResNetForImageClassification(config), 224)
 
 
 def deit() -> Task:
-    sizes = {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6}
-    config = hf.ViTConfig(num_labels=1000, **sizes)
+    sizes: dict[str, Any] = {"hidden_size": 384, "intermediate_size": 1536, "num_labels": 1000}
+    config = hf.ViTConfig(num_attention_heads=6, **sizes)
     title = "DeiT-S (ViT, pre-LN, 22M parameters, random weights)"
     return of_its_size(title, lambda: hf.ViTForImageClassification(config), 224)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +17,8 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
+
+from .triton.interpreter import mended
 
 Options: TypeAlias = dict[str, int]
 
@@ -71,7 +74,8 @@ class Launch:
 
     def run(self) -> None:
         """On the device of the tensors; on the CPU by Triton's interpreter."""
-        self.kernel[self.grid](**self.arguments, **self.constants, **self._compiler())
+        with mended() if knobs.runtime.interpret else nullcontext():
+            self.kernel[self.grid](**self.arguments, **self.constants, **self._compiler())
 
     def warm(self) -> None:
         """Compile for the device of the tensors, and do not run."""

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from interpreted import mended
 from small_models import ZooModel, zoo_model
 
 import regauge as rg
@@ -25,12 +24,6 @@ from regauge.passes import Quantize
 pytest.importorskip("triton")
 
 CPU = {"device": "cpu"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def interpreter() -> Any:
-    with mended():
-        yield
 
 
 def llama() -> ZooModel:

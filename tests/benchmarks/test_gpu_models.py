@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from interpreted import mended
 
 pytest.importorskip("triton")
 
@@ -11,8 +10,7 @@ pytest.importorskip("triton")
 def test_a_dry_run_does_what_a_run_does(capsys: pytest.CaptureFixture[str]) -> None:
     from gpu_models import OURS, markdown, run
 
-    with mended():
-        figures = list(run(["torch", "ours", "onnxruntime"], [8], 1, dry=True))
+    figures = list(run(["torch", "ours", "onnxruntime"], [8], 1, dry=True))
     ours = [found for found in figures if found.name.startswith("Regauge")]
     assert len(ours) == len(OURS)
     # The graph rounds to bfloat16 after each op, and kernels at their end: so values at the border

@@ -11,14 +11,6 @@ from typing import Any
 
 import kernel_cases
 import pytest
-from interpreted import mended
-
-
-@pytest.fixture(autouse=True, scope="session")
-def mended_interpreter() -> Any:
-    with mended():
-        yield
-
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a block can have
 ASSEMBLE = """
