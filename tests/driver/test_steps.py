@@ -113,6 +113,12 @@ def test_the_report_says_why_tokens_are_read_one_by_one(compiled: Compiled) -> N
     assert "cannot be called with a cache of keys and values" in note
 
 
+@pytest.mark.parametrize("name", ["mamba2", "lfm2"])
+def test_onnx_runtime_keeps_state_in_place(name: str, compiled: Compiled) -> None:
+    _, art = compiled(name, "onnxruntime")
+    assert not [note for note in art.report.notes if note.startswith("caches are copied")]
+
+
 def test_a_text_in_pieces_scores_as_the_whole_does(compiled: Compiled) -> None:
     model, art = compiled("lfm2")
     ids = prompts(2, 11)
