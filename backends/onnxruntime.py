@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..ir import Graph, Node, TargetError
-from ..ir.state import find_caches
+from ..ir.state import find_caches, find_state
 from .onnx import WIDE_SUMS, ModelFile, emit
 from .onnx.forms.cached import Unfit, find_fits
 from .onnx.half import computed, stored
@@ -64,7 +64,7 @@ class OnnxRuntimeRunner(OnnxRunner):
     @property
     def copies(self) -> str:
         """Why caches are copied at each call; empty where they stay."""
-        if self._past is not None:
+        if self._past is not None or not find_state(self._graph):
             return ""
         try:
             find_fits(self._graph)
@@ -85,13 +85,16 @@ class OnnxRuntimeRunner(OnnxRunner):
             return None
         values = [place for place, arg in enumerate(self._graph.outputs) if isinstance(arg, Node)]
         name_of = dict(zip(values, self._given, strict=True))
+        grown = {cache.past.name for cache in find_caches(self._graph)}
+        outputs = {name: name_of[place] for name, place in state.items()}
         return BoundSteps(
             self._session,
             self._run_bound,
             past=self._past,
             ids=ids,
             scores=(name_of[scores], self._graph.outputs[scores]),
-            state={name: name_of[place] for name, place in state.items()},
+            state={name: output for name, output in outputs.items() if name in grown},
+            turns={name: output for name, output in outputs.items() if name not in grown},
             given=given,
             capacity=capacity,
             to_runtime=_to_runtime,

@@ -355,8 +355,8 @@ def dry(groups: list[str]) -> dict[str, list[Figures]]:
 
 
 def interpret() -> None:
-    """Start this process anew with Triton's interpreter, unless it has it: it is chosen before triton
-    is imported."""
+    """Start this process anew with Triton's interpreter, unless it has it: which it is, is chosen
+    before triton is imported."""
     if os.environ.get("TRITON_INTERPRET") != "1":
         command = [sys.executable, *sys.orig_argv[1:]]
         os.execve(sys.executable, command, {**os.environ, "TRITON_INTERPRET": "1"})

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..driver.compile import capture
+from ..driver.capture import capture
 from ..driver.figures import count, shorten, size
 from ..ir import Graph
 from ..ir.gauge import Region, Site, classes, pairs, sites

@@ -33,7 +33,7 @@ from ..ir.interpret import unflatten
 from . import folder as files
 from .convention import bind, spec_from_json, spec_to_json
 from .decoder import Decoder
-from .generation import Sampling, check_prompt, stream
+from .generation import Sampling, check_prompt, read_all, stream
 from .report import Report
 
 FORMAT = "regauge artifact"
@@ -72,10 +72,13 @@ class Artifact:
 
         A cache that is not given has no tokens.
         """
-        if self.decoder is not None:
-            kwargs = self.decoder.started(self.graph, args, kwargs)
-        flat = bind(self.graph, self.constants, args, kwargs)
-        return unflatten(self.graph, self.runner(flat))
+        if self.decoder is None:
+            flat = bind(self.graph, self.constants, args, kwargs)
+            return unflatten(self.graph, self.runner(flat))
+        kwargs = self.decoder.started(self.graph, args, kwargs)
+        calls = self.decoder.each_token(args, kwargs)
+        flats = [bind(self.graph, self.constants, *call) for call in calls]
+        return unflatten(self.graph, read_all(self.graph, self.runner, self.decoder, flats))
 
     def generate(self, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
         """The prompts and what follows them: ``[batch, tokens] -> [batch, tokens + new]``.

@@ -41,7 +41,8 @@ def read(
         calibration: An iterable of inputs; it is read to its end, once.
         graph: What the inputs must fit.
         known: The arguments that the trace took as constants; a batch may leave them out.
-        decoder: Where its state is, which a batch may leave out too: it then has no tokens.
+        decoder: Where its state is, which a batch may leave out too: it then has no tokens. Of one
+            that takes a token a call, a text becomes as many batches as it has tokens.
     """
     if calibration is None:
         return []
@@ -52,7 +53,9 @@ def read(
         kind = type(calibration).__name__
         raise InputError(f"calibration is a {kind}, which cannot be iterated over", do=WRAP)
     batches = [
-        _read(index, batch, graph, known, decoder) for index, batch in enumerate(calibration)
+        flat
+        for index, batch in enumerate(calibration)
+        for flat in _read(index, batch, graph, known, decoder)
     ]
     if not batches:
         raise InputError(
@@ -63,18 +66,26 @@ def read(
 
 def _read(
     index: int, batch: Any, graph: Graph, known: dict[str, Any], decoder: Decoder | None
-) -> list[Any]:
-    args, kwargs = as_call(batch)
+) -> list[list[Any]]:
+    """The flat inputs of a batch: one call, or one for each token of a decoder that takes one."""
+    calls = [as_call(batch)]
     if decoder is not None:
-        kwargs = decoder.started(graph, args, kwargs)
+        ((args, kwargs),) = calls
+        calls = decoder.each_token(args, decoder.started(graph, args, kwargs))
     try:
-        flat = bind(graph, known, args, kwargs)
-        check_finite(graph, flat)
+        flats = [bind(graph, known, args, kwargs) for args, kwargs in calls]
+        for flat in flats:
+            check_finite(graph, flat)
     except InputError as error:
         raise InputError(
             f"calibration batch {index}: {error.what}", where=error.where, do=error.do
         ) from None
-    return flat
+    if decoder is not None:
+        for place in range(1, len(flats)):
+            with torch.no_grad():
+                outputs = execute(graph, flats[place - 1])
+            flats[place] = decoder.following(graph, flats[place], outputs)
+    return flats
 
 
 def check_finite(graph: Graph, flat: list[Any]) -> None:

@@ -16,9 +16,7 @@ from torch.export import ExportedProgram
 from ..backends.base import Target
 from ..backends.base import target as find_target
 from ..backends.runner import KeepsState, Runner
-from ..frontend.caches import CachedCall, with_cache
-from ..frontend.trace import trace
-from ..ir import Graph, InputError, NoDevice, PromiseError, TargetError, TraceError, formats
+from ..ir import Graph, NoDevice, PromiseError, TargetError, formats
 from ..ir.interpret import execute
 from ..ir.state import answered, entered, left, need_closed
 from ..ir.text import line
@@ -27,8 +25,9 @@ from ..passes.journal import Journal, fingerprint
 from ..passes.manager import check_order
 from . import calibration as data
 from .artifact import Artifact
+from .capture import capture, capture_decoder
 from .convention import constants, output_names
-from .decoder import Decoder, ends_of, without_unread
+from .decoder import without_unread
 from .eager import unlike
 from .measure import errors, latency
 from .presets import Asked, label, legalized, resolve, with_open_state
@@ -64,9 +63,11 @@ def compile(
         calibration: An iterable of inputs: tensor (one argument), tuple (args) or dict (kwargs).
         target: Where it shall run; ``regauge targets`` lists the known.
         dynamic_shapes: Which sizes may vary, as ``torch.export.export`` takes it.
-        cache: Whether a causal language model of transformers shall take its keys and values and
-            give them back, so that ``Artifact.generate`` goes on from them; it is called with token
-            ids. How many sequences and tokens there are, old and new, may then vary.
+        cache: Whether a causal language model of transformers shall take its keys and values, or
+            what else it keeps, and give them back, so that ``Artifact.generate`` goes on from them;
+            it is called with token ids. How many sequences and tokens there are, old and new, may
+            then vary; of a model that keeps something else, such as the state of a recurrence, a
+            call has one new token.
         measure: Whether to measure error and latency on the example.
         resume: A folder that keeps what passes decide as they go. The same call with the same
             folder goes on where one that was interrupted was, and ends with the same bytes.
@@ -95,14 +96,14 @@ def compile(
             place.check_activations(name)
     with Bars() as bars:
         with bars.stage("tracing"):
-            graph, flat = capture(model, args, kwargs, dynamic_shapes, release_weights, cache=cache)
+            asked = (model, args, kwargs, dynamic_shapes, release_weights)
+            graph, flat, decoder = capture_decoder(*asked) if cache else (*capture(*asked), None)
         compared = measure and flat and not cache and not release_weights
         unequal = ""
         if compared and isinstance(model, torch.nn.Module):
             with bars.stage("comparing the graph with the model"):
                 positional, named = data.as_call(args)
                 unequal = unlike(graph, flat, model, positional, {**named, **(kwargs or {})})
-        decoder = Decoder.of(graph, ends_of(model)) if cache else None
         place.check_graph(graph)
         with bars.stage("reading calibration data"):
             known = constants(graph, flat) if flat else {}
@@ -139,10 +140,12 @@ def compile(
     report.notes += [unequal] if unequal else []
     report.model.name = "graph" if isinstance(model, Graph) else type(model).__name__
     if decoder is not None:  # of the form in which passes have left its state
-        decoder = Decoder.of(final, decoder.ends)
+        decoder = decoder.within(final)
+        report.notes += [decoder.one_by_one] if decoder.one_by_one else []
         if report.errors:
+            part = "last token" if decoder.one_by_one else "second half"
             report.notes.append(
-                "errors are of the second half of the example, behind a cache that the original "
+                f"errors are of the {part} of the example, behind a cache that the original "
                 "filled; behind one of its own they add up"
             )
         if isinstance(runner, KeepsState) and runner.copies:
@@ -212,77 +215,6 @@ def _build(
     with bars.stage("measuring"):
         _measure(report, graph, final, runner, place, flat, options, wanted)
     return final, runner, report
-
-
-def capture(
-    model: torch.nn.Module | ExportedProgram | Graph,
-    args: Any,
-    kwargs: Mapping[str, Any] | None,
-    dynamic_shapes: Any,
-    release_weights: bool = False,
-    *,
-    cache: bool = False,
-) -> tuple[Graph, list[Any]]:
-    """The graph, and the example as its flat inputs (empty if there is none)."""
-    positional, named = data.as_call(args)
-    named = {**named, **(kwargs or {})}
-    if cache:
-        return _with_cache(model, positional, named, dynamic_shapes, release_weights)
-    if isinstance(model, ExportedProgram) and not positional and not named and model.example_inputs:
-        positional, named = model.example_inputs
-    graph = model
-    if isinstance(graph, Graph) and release_weights:
-        graph.checkpoint = None  # which has them too
-    if not isinstance(graph, Graph):
-        graph = trace(
-            graph,
-            positional,
-            named,
-            dynamic_shapes=dynamic_shapes,
-            release_weights=release_weights,
-        )
-    elif dynamic_shapes is not None:
-        raise InputError(
-            "dynamic_shapes is given with a graph, whose shapes are settled",
-            do="give it to regauge.trace",
-        )
-    if not positional and not named and graph.inputs:
-        return graph, []
-    return graph, data.bind(graph, {}, tuple(positional), dict(named))
-
-
-def _with_cache(
-    model: torch.nn.Module | ExportedProgram | Graph,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    dynamic_shapes: Any,
-    release_weights: bool,
-) -> tuple[Graph, list[Any]]:
-    """The graph of a decoder that takes its cache, and the example with its first half there."""
-    if not isinstance(model, torch.nn.Module):
-        raise InputError(
-            f"cache=True is given with a {type(model).__name__}, whose inputs are settled",
-            do="give the module",
-        )
-    if dynamic_shapes is not None:
-        raise InputError(
-            "dynamic_shapes is given with cache=True, which lets the batch and the lengths vary",
-            do="leave out one of the two",
-        )
-    call = with_cache(model, args, kwargs)
-
-    def traced(call: CachedCall) -> Graph:
-        return trace(
-            model, (), call.traced, dynamic_shapes=call.shapes, release_weights=release_weights
-        )
-
-    try:
-        graph = traced(call)
-    except TraceError as error:
-        if (bounded := call.within(error)) is None:
-            raise
-        graph = traced(bounded)
-    return graph, data.bind(graph, {}, (), call.example)
 
 
 def _working_dtype(graph: Graph) -> torch.dtype:

@@ -3,7 +3,8 @@
     scores, state = graph(ids, state)      next ids = argmax(scores[:, -1])
 
 State is what comes in and goes out under the same name in the model's calling convention, in
-whatever form passes have brought it; it begins with no tokens.
+whatever form passes have brought it; it begins with no tokens, or where it is of one size, as that
+of a recurrence, with zeros. A graph that takes one token is given a text token by token.
 """
 
 from __future__ import annotations
@@ -34,16 +35,28 @@ class Decoder:
         scores: The place of the output ``[batch, length, vocabulary]``.
         state: The name of each input of state, and the place of the output that follows it.
         ends: The ids that end a text, as the model has them.
+        fixed: Of the state, what is of one size for any number of tokens, and begins with zeros.
+        one_by_one: Why the graph takes one token; empty where it takes any number.
     """
 
     ids: str
     scores: int
     state: tuple[tuple[str, int], ...]
     ends: tuple[int, ...] = ()
+    fixed: tuple[str, ...] = ()
+    one_by_one: str = ""
 
     @staticmethod
-    def of(graph: Graph, ends: Sequence[int] = ()) -> Decoder:
+    def of(
+        graph: Graph, ends: Sequence[int] = (), fixed: Sequence[str] = (), one_by_one: str = ""
+    ) -> Decoder:
         """What the calling convention of a graph says.
+
+        Args:
+            graph: The decoder.
+            ends: The ids that end a text.
+            fixed: What the user would call each input of state that begins with zeros.
+            one_by_one: Why the graph takes one token.
 
         Raises:
             InputError: The graph is no such decoder; says what is missing.
@@ -68,9 +81,14 @@ class Decoder:
                 where=f"inputs {', '.join(entries)}; outputs {', '.join(results)}",
                 do="compile a causal language model of transformers, with cache=True",
             )
-        found = Decoder(given[0].name, places[LOGITS], state, tuple(ends))
+        begins = tuple(
+            node.name
+            for node, name in zip(graph.inputs, entries, strict=True)
+            if name in fixed and node.name in held
+        )
+        found = Decoder(given[0].name, places[LOGITS], state, tuple(ends), begins, one_by_one)
         for node in found.inputs(graph):
-            if min(found.shape(graph, node, 1)) != 0:
+            if node.name not in begins and 0 not in found.shape(graph, node, 1):
                 raise InputError(
                     f"{node.name} is {show(node.type)}: it cannot begin with no tokens",
                     where=node.at,
@@ -78,8 +96,18 @@ class Decoder:
                 )
         return found
 
+    def within(self, graph: Graph) -> Decoder:
+        """The same for what passes have made of its graph.
+
+        Raises:
+            InputError: It cannot begin any more.
+        """
+        names = dict(zip((node.name for node in graph.inputs), input_names(graph), strict=True))
+        fixed = [names[name] for name in self.fixed if name in names]
+        return Decoder.of(graph, self.ends, fixed, self.one_by_one)
+
     def empty(self, graph: Graph, batch: int) -> dict[str, torch.Tensor]:
-        """The state of no tokens, by the names of inputs."""
+        """The state where there are no tokens, by the names of inputs."""
         return {
             node.name: torch.zeros(self.shape(graph, node, batch), dtype=node.dtype)
             for node in self.inputs(graph)
@@ -119,13 +147,31 @@ class Decoder:
         }
         return {**kwargs, **made}
 
+    def each_token(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """A call as those on one token each, where the graph takes one."""
+        ids = kwargs.get(self.ids, args[0] if args else None)
+        if not self.one_by_one or not isinstance(ids, torch.Tensor) or ids.dim() != 2:
+            return [(args, kwargs)]
+        if self.ids in kwargs:
+            return [(args, {**kwargs, self.ids: token}) for token in ids.split(1, 1)]
+        return [((token, *args[1:]), kwargs) for token in ids.split(1, 1)]
+
+    def following(self, graph: Graph, flat: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
+        """The flat inputs of a call with the state that the call before has left."""
+        places = dict(self.state)
+        pairs = zip(graph.inputs, flat, strict=True)
+        return [outputs[places[n.name]] if n.name in places else value for n, value in pairs]
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @staticmethod
     def from_json(found: Mapping[str, Any]) -> Decoder:
         state = tuple((str(name), int(place)) for name, place in found["state"])
-        return Decoder(found["ids"], found["scores"], state, tuple(found["ends"]))
+        rest = tuple(found.get("fixed", ())), found.get("one_by_one", "")  # of later versions
+        return Decoder(found["ids"], found["scores"], state, tuple(found["ends"]), *rest)
 
 
 def without_unread(graph: Graph) -> Graph:

@@ -90,4 +90,9 @@ def _gap(one: Any, other: Any) -> float:
     if not (other.is_floating_point() or other.is_complex()):
         return 0.0
     gap = difference([one], [other])
-    return gap if gap > max(LEAST, torch.finfo(other.dtype).eps ** 0.5) else 0.0
+    return gap if gap > tolerance(other.dtype) else 0.0
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """The relative L2 that rounding may come to."""
+    return max(LEAST, torch.finfo(dtype).eps ** 0.5)

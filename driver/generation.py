@@ -82,7 +82,7 @@ def stream(
     last = torch.tensor(ends, dtype=ids.dtype)
     ended = torch.zeros(ids.shape[0], dtype=torch.bool)
     generator = torch.Generator().manual_seed(sampling.seed)
-    steps = _begin(graph, runner, decoder, constants, ids, ids.shape[1] + count - 1)
+    steps = begin(graph, runner, decoder, constants, ids, ids.shape[1] + count - 1)
     fresh = ids
     for made in range(count):
         scores = steps(fresh)[:, -1]
@@ -94,7 +94,7 @@ def stream(
         fresh = token.unsqueeze(1)
 
 
-def _begin(
+def begin(
     graph: Graph,
     runner: Runner,
     decoder: Decoder,
@@ -103,13 +103,28 @@ def _begin(
     capacity: int,
 ) -> Steps:
     """A sequence that has no tokens yet."""
-    given = {**constants, **decoder.empty(graph, ids.shape[0]), decoder.ids: ids}
+    first = ids[:, :1] if decoder.one_by_one else ids
+    given = {**constants, **decoder.empty(graph, ids.shape[0]), decoder.ids: first}
     check_inputs(graph, [given[node.name] for node in graph.inputs])
+    steps: Steps | None = None
     if isinstance(runner, KeepsState):
         steps = runner.steps(decoder.ids, decoder.scores, dict(decoder.state), given, capacity)
-        if steps is not None:
-            return steps
-    return _Plain(graph, runner, decoder, given)
+    if steps is None:
+        steps = _Plain(graph, runner, decoder, given)
+    return _OneByOne(steps) if decoder.one_by_one else steps
+
+
+class _OneByOne:
+    """What takes one token is given several; the scores are of the last."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        *before, last = ids.split(1, 1)
+        for token in before:
+            self.steps(token)
+        return self.steps(last)
 
 
 class _Plain:
@@ -126,6 +141,24 @@ class _Plain:
         found = self.runner([self.given[name] for name in self.names])
         self.given |= {name: found[place] for name, place in self.decoder.state}
         return found[self.decoder.scores]
+
+
+def read_all(
+    graph: Graph, runner: Runner, decoder: Decoder, calls: Sequence[Sequence[Any]]
+) -> tuple[Any, ...]:
+    """The outputs of calls that follow one another as those of one call on all of their tokens.
+
+    Args:
+        calls: Flat inputs; of the state, only that of the first counts.
+    """
+    found = [runner(calls[0])]
+    for flat in calls[1:]:
+        found.append(runner(decoder.following(graph, flat, found[-1])))
+    state = {place for _, place in decoder.state}
+    return tuple(
+        parts[-1] if place in state or len(parts) == 1 else torch.cat(parts, 1)
+        for place, parts in enumerate(zip(*found, strict=True))
+    )
 
 
 def check_prompt(ids: Any, mask: Any) -> None:

@@ -15,6 +15,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -118,6 +119,10 @@ class CachedCall:
 
         return replace(self, shapes=pytree.tree_map(bounded, self.shapes))
 
+    def taken_apart(self, model: torch.nn.Module) -> AbstractContextManager[None]:
+        """Where the model takes and gives what it keeps as tensors, if pytrees do not see to it."""
+        return nullcontext()
+
 
 _BOUND = re.compile(r"(\w+) = Dim\('\w+'(?:, min=\d+)?, max=(\d+)\)")
 
@@ -134,20 +139,12 @@ def with_cache(
         InputError: The model takes no cache, or the example holds other tensors than ids.
         TraceError: The model does not fill the cache of keys and values that it is given.
     """
-    given = _by_name(model, args, kwargs)
-    tensors = [name for name, value in given.items() if isinstance(value, torch.Tensor)]
-    if len(tensors) != 1 or given[tensors[0]].dim() != 2 or given[tensors[0]].is_floating_point():
-        found = ", ".join(f"{name} {list(given[name].shape)}" for name in tensors) or "no tensor"
-        raise InputError(
-            f"a graph with a cache takes token ids [batch, tokens] alone, got {found}",
-            do="give input_ids; all tokens of a prompt count, so masks have nothing to say",
-        )
-    (name,) = tensors
-    ids = given.pop(name)
+    _check_takes_cache(model)
+    name, ids, given = call_on_ids(model, args, kwargs)
     many = ids.repeat(2, -(-_TOKENS // ids.shape[1]))[:, :_TOKENS]
     batch, past = torch.export.Dim("batch", min=1), torch.export.Dim("past", min=0)
     length = torch.export.Dim("length", min=1)
-    traced = {
+    traced: dict[str, Any] = {
         name: many[:, _PAST:].contiguous(),
         **_cached(model, {**given, name: many}, _PAST),
         **given,
@@ -170,17 +167,42 @@ def with_cache(
 _TOKENS, _PAST = 7, 4  # in the cache and after it: neither is 0 or 1, and they differ
 
 
+def _check_takes_cache(model: torch.nn.Module) -> None:
+    parameters = inspect.signature(model.forward).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    if CACHE not in parameters or not (
+        USE_CACHE in parameters or inspect.Parameter.VAR_KEYWORD in kinds
+    ):
+        raise InputError(
+            f"the {type(model).__name__} takes no {CACHE}: it has no cache of keys and values",
+            do="compile it without cache=True",
+        )
+
+
+def call_on_ids(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[str, torch.Tensor, dict[str, Any]]:
+    """The argument of token ids, these ids ``[batch, tokens]``, and the other arguments.
+
+    Raises:
+        InputError: There is another tensor, or a cache.
+    """
+    given = _by_name(model, args, kwargs)
+    tensors = [name for name, value in given.items() if isinstance(value, torch.Tensor)]
+    if len(tensors) != 1 or given[tensors[0]].dim() != 2 or given[tensors[0]].is_floating_point():
+        found = ", ".join(f"{name} {list(given[name].shape)}" for name in tensors) or "no tensor"
+        raise InputError(
+            f"a graph with a cache takes token ids [batch, tokens] alone, got {found}",
+            do="give input_ids; all tokens of a prompt count, so masks have nothing to say",
+        )
+    return tensors[0], given.pop(tensors[0]), given
+
+
 def _by_name(
     model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The arguments by name, without those of the cache."""
     signature = inspect.signature(model.forward)
-    names, kinds = signature.parameters.keys(), {p.kind for p in signature.parameters.values()}
-    if CACHE not in names or not (USE_CACHE in names or inspect.Parameter.VAR_KEYWORD in kinds):
-        raise InputError(
-            f"the {type(model).__name__} takes no {CACHE}: it has no cache of keys and values",
-            do="compile it without cache=True",
-        )
     try:
         bound = signature.bind(*args, **kwargs).arguments
     except TypeError as error:

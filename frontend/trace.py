@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._dynamo.exc import UserError
 from torch.export import ExportedProgram
 
 from ..ir import Graph, InputError, TraceError, WeightError
@@ -26,6 +27,7 @@ from .caches import register_caches
 from .canonical import canonicalize, check
 from .checkpoint import describe, example_inputs, load_checkpoint
 from .convert import convert
+from .guards import all_hold
 from .recurrence import AnyLength
 from .symbols import name_symbols
 
@@ -169,14 +171,13 @@ def _export(
     except TypeError as error:
         raise InputError(f"the example inputs do not fit the model: {error}") from None
     try:
-        with torch.no_grad(), warnings.catch_warnings(), _quiet(), AnyLength():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            # Recurrent modules keep a list of their parameters.
-            warnings.filterwarnings("ignore", r"(?s)The tensor attributes .*assigned during export")
-            return torch.export.export(
-                model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
-            )
+        try:
+            return _exported(model, args, kwargs, dynamic_shapes)
+        except UserError as error:
+            if not all_hold(str(error)):
+                raise
+        # As assertions, which the canonical form leaves out.
+        return _exported(model, args, kwargs, dynamic_shapes, guards_as_assertions=True)
     except InputError:  # ours, of a cache
         raise
     except Exception as error:
@@ -185,6 +186,29 @@ def _export(
             where=user_line(error),
             do=_advice(str(error)),
         ) from error
+
+
+def _exported(
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    dynamic_shapes: Any,
+    *,
+    guards_as_assertions: bool = False,
+) -> ExportedProgram:
+    with torch.no_grad(), warnings.catch_warnings(), _quiet(), AnyLength():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        # Recurrent modules keep a list of their parameters.
+        warnings.filterwarnings("ignore", r"(?s)The tensor attributes .*assigned during export")
+        return torch.export.export(
+            model,
+            args,
+            kwargs,
+            dynamic_shapes=dynamic_shapes,
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=guards_as_assertions,
+        )
 
 
 def _advice(message: str) -> str:

@@ -2,14 +2,16 @@
 
 Who emits a graph in the form of ``forms/cached.py`` gives it one more input, the number of tokens
 of the past. A call that hands caches on has as many as they are long. ``BoundSteps`` keeps caches
-in buffers with room for more, which are both what an op reads and what it writes. Another input,
-of ``forms/last.py``, says from which token on scores are wanted: a call wants all, a step the last.
+in buffers with room for more, which are both what an op reads and what it writes. State of one
+size, such as that of a recurrence, has two buffers that take turns. Another input, of
+``forms/last.py``, says from which token on scores are wanted: a call wants all, a step the last.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -87,6 +89,16 @@ def _buffers(empty: Sequence[torch.Tensor], capacity: int) -> list[torch.Tensor]
     return [part.view(shape) for part, shape in zip(whole.split(sizes), shapes, strict=True)]
 
 
+@dataclass
+class _Turns:
+    """State of one size: what a step reads, and what it writes."""
+
+    name: str
+    output: str
+    now: torch.Tensor
+    next: torch.Tensor
+
+
 class BoundSteps:
     """Sequences whose caches stay where they are.
 
@@ -97,6 +109,7 @@ class BoundSteps:
         ids: The input of new ones.
         scores: The output to return, and its node.
         state: The inputs of caches, and the outputs that take their place.
+        turns: The inputs of other state, and the outputs that take their place.
         given: All inputs, with caches of no tokens.
         capacity: How many tokens there may be.
         to_runtime: A tensor as a value of the runtime, in the same memory.
@@ -111,6 +124,7 @@ class BoundSteps:
         ids: str,
         scores: tuple[str, Node],
         state: Mapping[str, str],
+        turns: Mapping[str, str],
         given: Mapping[str, Any],
         capacity: int,
         to_runtime: Callable[[Any], Any],
@@ -124,13 +138,17 @@ class BoundSteps:
         self._bound: Any = session.io_binding()
         known = {info.name for info in session.get_inputs()}
         for name, value in given.items():
-            if name in known and name != ids and name not in state:
+            if name in known and name != ids and name not in state and name not in turns:
                 self._bound.bind_ortvalue_input(name, to_runtime(value))
         self.buffers = _buffers([given[name] for name in state], capacity)
         for (name, output), buffer in zip(state.items(), self.buffers, strict=True):
             value = to_runtime(buffer)
             self._bound.bind_ortvalue_input(name, value)
             self._bound.bind_ortvalue_output(output, value)
+        self._turns = [
+            _Turns(name, output, given[name].clone(), torch.empty_like(given[name]))
+            for name, output in turns.items()
+        ]
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         """The scores, of the last token where the model takes that; the next call may write over
@@ -145,10 +163,16 @@ class BoundSteps:
         given = {name: torch.tensor(number) for name, number in numbers.items() if name}
         for name, value in {**given, self._ids: ids}.items():
             self._bound.bind_ortvalue_input(name, self._to_runtime(value))
+        for state in self._turns:
+            self._bound.bind_ortvalue_input(state.name, self._to_runtime(state.now))
+            self._bound.bind_ortvalue_output(state.output, self._to_runtime(state.next))
         self._run(self._bound)
+        for state in self._turns:
+            state.now, state.next = state.next, state.now
         self._tokens += length
         return self._found
 
     def rewind(self, tokens: int) -> None:
-        """Forget the last tokens."""
+        """Forget the last tokens; only caches can."""
+        assert not self._turns
         self._tokens = max(self._tokens - tokens, 0)

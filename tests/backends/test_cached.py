@@ -123,6 +123,70 @@ def test_caches_grow_in_their_buffers(mask: str, groups: int) -> None:
     torch.testing.assert_close(steps.buffers[0], keys, rtol=2e-5, atol=2e-6)
 
 
+def stepped(mask: str) -> Graph:
+    """A layer on a cache, of one token, beside a recurrence ``h' = h / 2 + x``."""
+    kinds = "f32[n, 2, p, 8]"
+    return parse(
+        f"""
+def graph(x: f32[n, 1, 32], pk: {kinds}, pv: {kinds}, h: f32[n, 1, 32], *, wk: f32[16, 32],
+          at: i64[1]):
+    assert 1 <= n
+    assert 0 <= p
+    batch: int = sym_size(x, dim=0)
+    old: int = sym_size(pk, dim=2)
+    all: int = int_add(old, 1)
+    g: f32[n, 1, 32] = mul(h, 0.5)
+    hh: f32[n, 1, 32] = add(g, x)
+    q4: f32[n, 1, 4, 8] = reshape(hh, shape=(batch, -1, 4, 8))
+    q: f32[n, 4, 1, 8] = permute(q4, dims=(0, 2, 1, 3))
+    k2: f32[n, 1, 16] = linear(x, wk)
+    k4: f32[n, 1, 2, 8] = reshape(k2, shape=(batch, -1, 2, 8))
+    k: f32[n, 2, 1, 8] = permute(k4, dims=(0, 2, 1, 3))
+    v: f32[n, 2, 1, 8] = relu(k)
+    kk: f32[n, 2, p + 1, 8] = cat((pk, k), dim=2)
+    vv: f32[n, 2, p + 1, 8] = cat((pv, v), dim=2)
+    kp: i64[p + 1] = arange(end=all)
+    qq: i64[1] = add(at, old)
+    q1: i64[1, 1] = unsqueeze(qq, dim=1)
+    k1: i64[1, p + 1] = unsqueeze(kp, dim=0)
+    {mask}
+    o: f32[n, 4, 1, 8] = scaled_dot_product_attention(q, kk, vv, m, enable_gqa=True)
+    ot: f32[n, 1, 4, 8] = permute(o, dims=(0, 2, 1, 3))
+    y: f32[n, 1, 32] = reshape(ot, shape=(batch, -1, 32))
+    return y, kk, vv, hh
+"""
+    )
+
+
+NEAR = """c: bool[1, p + 1] = le(k1, q1)
+    near: i64[1, 1] = sub(q1, 3)
+    w: bool[1, p + 1] = gt(k1, near)
+    m: bool[1, p + 1] = logical_and(w, c)"""
+
+
+@pytest.mark.parametrize("mask", ["m: bool[1, p + 1] = le(k1, q1)", NEAR])
+def test_state_of_one_size_takes_turns_beside_caches(mask: str) -> None:
+    graph = filled(stepped(mask))
+    graph.store["at"] = torch.zeros(1, dtype=torch.int64)
+    runner = lower(graph, threads=1)
+    x, *_ = inputs_of(graph, 2, 0, 1)
+    texts = torch.stack([x, x + 1, -x, x * 2, x - 1])
+    _, pk, pv, _ = inputs_of(graph, 2, 0, 1)
+    given = {"x": x, "pk": pk, "pv": pv, "h": torch.zeros(2, 1, 32)}
+    steps = runner.steps("x", 0, {"pk": 1, "pv": 2, "h": 3}, given, 5)
+    assert isinstance(steps, BoundSteps)
+    state = [given["pk"], given["pv"], given["h"]]
+    for token in texts:
+        wanted, *state = execute(graph, [token, *state])
+        torch.testing.assert_close(steps(token), wanted, rtol=2e-5, atol=2e-6)
+
+
+def test_a_query_that_does_not_see_itself_is_left_alone() -> None:
+    graph = filled(stepped("m: bool[1, p + 1] = lt(k1, q1)"))
+    graph.store["at"] = torch.zeros(1, dtype=torch.int64)
+    assert lower(graph, threads=1).copies.startswith("o has a mask that is not causal")
+
+
 def test_all_layers_read_the_lengths_that_are_computed_once() -> None:
     call = with_cache(zoo_model("llama").model, (torch.arange(8).reshape(1, 8),), {})
     graph = trace(zoo_model("llama").model, (), call.traced, dynamic_shapes=call.shapes)

@@ -78,7 +78,7 @@ def find_fits(graph: Graph) -> list[Fit]:
     by_attention: dict[Node, list[Cache]] = {}
     for cache in caches:
         by_attention.setdefault(cache.attention, []).append(cache)
-    fits = [_fit(found, past) for found in by_attention.values()]
+    fits = [_fit(graph, found, past) for found in by_attention.values()]
     _check_batch(graph, caches[0])
     return fits
 
@@ -88,7 +88,7 @@ def node_sizes(node: Node) -> Sequence[int | str]:
     return node.shape if isinstance(node.type, TensorType) else ()
 
 
-def _fit(caches: list[Cache], past: str) -> Fit:
+def _fit(graph: Graph, caches: list[Cache], past: str) -> Fit:
     attention = caches[0].attention
     roles = {cache.role: cache for cache in caches}
     if len(caches) != 2 or len(roles) != 2:
@@ -112,7 +112,7 @@ def _fit(caches: list[Cache], past: str) -> Fit:
         raise Unfit(f"{attention.name} lets a query see as many keys as it comes after queries")
     if mask is None and length == 1:
         return Fit(keys, values, 0)
-    seen = window(mask, past)
+    seen = window(mask, past, graph)
     if seen is None:
         raise Unfit(f"{attention.name} has a mask that is not causal by positions alone")
     return Fit(keys, values, seen)
