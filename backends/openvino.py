@@ -94,8 +94,20 @@ class OpenVinoRunner(OnnxRunner):
 def lower(
     graph: Graph, *, threads: int | None = None, dynamic_quantization: int = 0
 ) -> OpenVinoRunner:
-    """The graph as a compiled model."""
+    """The graph as a compiled model.
+
+    Raises:
+        TargetError: There are complex numbers, which OpenVINO's importer of ONNX takes pairs of
+            numbers for behind some ops and not others; or numbers in bfloat16.
+    """
     check_precision(graph, "OpenVINO's Python interface does not take")
+    for node in graph.nodes:
+        if isinstance(node.type, TensorType) and node.dtype.is_complex:
+            raise TargetError(
+                f"{node.name} is complex, which OpenVINO computes wrong behind some ops",
+                where=node.at,
+                do="compute it before or behind the model, or compile for target='onnxruntime'",
+            )
     model = ModelFile.of(emit(graph, DIALECT))
     return OpenVinoRunner(model, graph, threads=threads, dynamic_quantization=dynamic_quantization)
 

@@ -126,6 +126,8 @@ class Artifact:
                 do="compile a decoder of transformers with cache=True",
             )
         check_prompt(input_ids, attention_mask)
+        if max_new_tokens < 0:
+            raise InputError(f"max_new_tokens is {max_new_tokens}, and must not be negative")
         asked = self.decoder.ends if eos_token_id is None else eos_token_id
         ends = (asked,) if isinstance(asked, int) else tuple(asked)
         return stream(

@@ -150,13 +150,17 @@ class _Converter:
 
 
 def location(node: fx.Node) -> str:
-    """The user's line: the innermost frame outside PyTorch, as ``file:line in function``."""
+    """The user's line: the innermost frame outside PyTorch, as ``file:line in function``. Where all
+    of them are PyTorch's own, as in ``nn.Sequential``, the innermost module by its path."""
     trace = node.meta.get("stack_trace") or ""
     frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
     for frame in reversed(frames):
         path, line, function = frame.removeprefix("File ").split(", ", 2)
         if "/torch/" not in path and not path.startswith('"<'):
             return f"{path.strip(chr(34))}:{line.removeprefix('line ')} {function}"
+    for path, kind in reversed((node.meta.get("nn_module_stack") or {}).values()):
+        if path:
+            return f"module {path}, {kind.rpartition('.')[2]}"
     return ""
 
 

@@ -86,6 +86,8 @@ def lower(builder: Builder, node: Node) -> Value:
 
 
 def _lowered(builder: Builder, node: Node) -> Value:
+    if any(_is_complex(value) for value in (*node.inputs, node)):
+        raise Declined("of complex numbers")  # which ONNX has as pairs, on an axis of their own
     if node.op.startswith("ort."):
         return LOWERINGS[node.op](builder, node, *node.args, **node.attrs)
     return lowered(LOWERINGS, builder, node)
@@ -99,6 +101,10 @@ def _input(builder: Builder, node: Node) -> ValueInfoProto:
     if not isinstance(node.type, TensorType):
         builder.values[node] = builder.op("Reshape", node.name, builder.ints(1))
     return info
+
+
+def _is_complex(node: Node) -> bool:
+    return isinstance(node.type, TensorType) and node.dtype.is_complex
 
 
 def _is_tensor(node: Node) -> bool:

@@ -213,6 +213,26 @@ def test_an_op_that_nobody_exports_is_named() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        ("y: f32[n, 9] = abs(s)",),
+        ("k: c64[n, 9] = mul(s, s)", "y: f32[n, 16] = aten.fft_irfft.default(k)"),
+        ("k: c64[n, 4] = slice(s, dim=1, start=0, end=4)", "y: f32[n, 4] = abs(k)"),
+        ("k: c64[9, n] = transpose(s, dim0=0, dim1=1)", "y: f32[9, n] = abs(k)"),
+        ("k: c64[n] = sum(s, dim=(1,))", "y: f32[n] = abs(k)"),
+        ("k: c64[n, 18] = cat((s, s), dim=1)", "y: f32[n, 18] = abs(k)"),
+        ("k: c64[n, 3, 3] = reshape(s, shape=(-1, 3, 3))", "y: f32[n, 3, 3] = abs(k)"),
+    ],
+)
+def test_complex_numbers_are_pairs(
+    body: tuple[str, ...], graph_of: Make, check_runs: Check
+) -> None:
+    """What is done with a spectrum is done with its numbers, not with their parts."""
+    spectrum = ("t: f32[n, 16] = mul(x, 0.1)", "s: c64[n, 9] = aten.fft_rfft.default(t)")
+    check_runs(graph_of("x: f32[n, 16]", *spectrum, *body))
+
+
 def test_a_complex_weight_is_named() -> None:
     graph = parse("""
         def graph(x: f32[4], *, w: c64[4]):

@@ -156,6 +156,15 @@ class TestRuns:
         assert runner.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
         torch.testing.assert_close(load(tmp_path, graph)(inputs), runner(inputs), rtol=0, atol=0)
 
+    def test_complex_numbers_are_refused(self, graph_of: Make) -> None:
+        from regauge.backends.openvino import lower
+
+        graph = graph_of(
+            "x: f32[n, 16]", "s: c64[n, 9] = aten.fft_rfft.default(x)", "y: f32[n, 9] = abs(s)"
+        )
+        with pytest.raises(TargetError, match="s is complex, which OpenVINO computes wrong"):
+            lower(graph)
+
     def test_what_it_does_not_take_is_said(self, graph_of: Make) -> None:
         from regauge.backends.openvino import lower
 

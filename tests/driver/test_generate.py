@@ -206,6 +206,7 @@ def test_a_seed_decides_what_is_drawn(compiled: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"max_new_tokens": -1}, "max_new_tokens is -1, and must not be negative"),
         ({"temperature": -1.0}, "temperature is -1, and must not be negative"),
         ({"temperature": 1.0, "top_k": 0}, "top_k is 0, and must be at least 1"),
         ({"temperature": 1.0, "top_p": 1.5}, "top_p is 1.5, and must be in (0, 1]"),

@@ -67,6 +67,13 @@ def test_a_module(x: Tensor) -> None:
     assert f"{HERE}:" in graph["linear"].where and "forward" in graph["linear"].where
 
 
+def test_layers_without_a_line_of_the_users_have_their_path() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 2)))
+    graph = trace(model.eval(), (torch.randn(2, 4),))
+    places = [node.where for node in graph.nodes]
+    assert places == ["module 0, Linear", "module 1.0, ReLU", "module 1.1, Linear"]
+
+
 def test_one_tensor_stands_for_a_tuple_of_one(x: Tensor) -> None:
     model = Net().eval()
     assert str(trace(model, x)) == str(trace(model, (x,)))  # type: ignore[arg-type]
