@@ -1,6 +1,6 @@
 """What a target is: what it takes, and how a graph becomes something that runs on it.
 
-Targets are found by name in ``TARGETS``; nothing of a runtime is imported before it is used.
+Each has a file in ``profiles``; nothing of a runtime is imported before it is used.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ import inspect
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..ir import Graph, TargetError
 from ..ir.formats import Format
-from ..ir.recurrence import NAMES as RECURRENCES
 from ..ir.types import show, symbols
-from .blocks import BlockKernels
-from .compressed_tensors.layout import Layouts
 from .runner import Runner
 
 
@@ -65,7 +62,10 @@ class Target:
         module: The module of this package that lowers to it.
         requires: The packages that must be importable.
         install: What to ``pip install`` for them.
-        takes: What it takes and does, in words.
+        about: What becomes of the graph, and where it runs, in words.
+        floats: The numbers in floating point that it computes in; none: integers alone, or what
+            ``about`` says.
+        opset: Of ONNX, where the graph becomes a model of that.
         unsigned_activations: Whether it runs uint8 activations faster than int8.
         pairs_in_16_bits: Whether it may add two products of codes in 16 bits, which saturate.
         closed_convolutions: Whether a convolution on codes gains only where its result is codes.
@@ -91,7 +91,9 @@ class Target:
     module: str
     requires: tuple[str, ...]
     install: str
-    takes: str
+    about: str = ""
+    floats: tuple[str, ...] = ()
+    opset: int | None = None
     unsigned_activations: bool = True
     pairs_in_16_bits: bool = False
     closed_convolutions: bool = False
@@ -106,6 +108,24 @@ class Target:
     dynamic_scales: bool = True
     programs: tuple[str, ...] = ()
     system: str = ""
+
+    @property
+    def takes(self) -> str:
+        """What it takes and does, in words."""
+        if self.simulates:
+            return self.about
+        sizes = "fixed sizes" if self.fixed_sizes else "symbolic sizes"
+        parts = (" or ".join(self.floats), self.codes, sizes, self.about)
+        return "; ".join(part for part in parts if part)
+
+    @property
+    def codes(self) -> str:
+        """The codes that it computes on, in words."""
+        kinds = ["uint8" if self.unsigned_activations else "int8"]
+        kinds += ["uint16"] * self.sixteen_bits
+        scales = "static or per token" if self.dynamic_scales else "static"
+        ends = ", from end to end" if self.integers_only else ""
+        return f"int8 weights and {' or '.join(kinds)} activations, {scales}{ends}"
 
     @property
     def installed(self) -> bool:
@@ -190,12 +210,16 @@ class Target:
                     do="quantize with static scales, such as passes='w8a8'",
                 )
 
+    def options(self, *, loading: bool = False) -> list[str]:
+        """The options that its lowering, or its loading, takes."""
+        takes = self._lowering().load if loading else self._lowering().lower
+        parameters = inspect.signature(takes).parameters.values()
+        return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _OURS]
+
     def check_options(self, options: Mapping[str, Any], *, loading: bool = False) -> None:
         """Raise ``TargetError`` where its lowering, or its loading, has no such option."""
         if options:
-            takes = self._lowering().load if loading else self._lowering().lower
-            parameters = inspect.signature(takes).parameters.values()
-            known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _OURS]
+            known = self.options(loading=loading)
             if unknown := sorted(options.keys() - set(known)):
                 raise TargetError(
                     f"target {self.name!r} has no option {unknown[0]!r}",
@@ -227,166 +251,3 @@ class Target:
 
 
 _OURS = ("progress",)  # what lowerings are handed, and nobody chooses
-
-BLOCKS = BlockKernels(
-    bits=(2, 4, 8),
-    sizes=(16, 32, 64, 128, 256),
-    examples=("int4-g32-asym", "int4-g128", "int8-g128"),
-)
-
-TARGETS: dict[str, Target] = {
-    target.name: target
-    for target in (
-        Target(
-            name="onnxruntime",
-            module="onnxruntime",
-            requires=("onnx", "onnxruntime"),
-            install="regauge",
-            takes="f32; int8 weights and activations, static or per token; symbolic sizes",
-            pairs_in_16_bits=True,  # on x86 without VNNI
-            closed_convolutions=True,
-            weights=BLOCKS,
-        ),
-        Target(
-            name="openvino",
-            module="openvino",
-            requires=("onnx", "openvino"),
-            install="regauge[openvino]",
-            takes="f32; int8 weights and static uint8 activations; symbolic sizes",
-            pairs_in_16_bits=True,  # as above
-            closed_convolutions=True,
-            weights=replace(BLOCKS, bits=(4, 8)),
-            dynamic_scales=False,
-        ),
-        Target(
-            name="qnn",
-            module="qnn",
-            requires=("onnx", "onnxruntime", "onnxruntime_qnn"),
-            install="regauge[qnn]",
-            takes="f16; int8 weights and static uint8 or uint16 activations from end to end; fixed "
-            "sizes; for Qualcomm's HTP, simulated on other processors",
-            weights=NoFormats(),
-            # a batch norm it takes, and computes wrong for some statistics
-            lacks=frozenset({"scaled_dot_product_attention", "batch_norm", *RECURRENCES}),
-            masked=-100.0,  # of no weight, and within what codes of sixteen bits can tell apart
-            fixed_sizes=True,
-            integers_only=True,
-            sixteen_bits=True,
-            dynamic_scales=False,
-        ),
-        Target(
-            name="xnnpack",
-            module="executorch.xnnpack",
-            requires=("executorch",),
-            install="regauge[executorch]",
-            takes="f32; int8 weights and static int8 activations from end to end; fixed sizes; for "
-            "phones, by ExecuTorch",
-            unsigned_activations=False,
-            weights=NoFormats(),
-            lacks=frozenset({"scaled_dot_product_attention", "mean", "rms_norm", *RECURRENCES}),
-            masked=-30.0,
-            fixed_sizes=True,
-            integers_only=True,
-            dynamic_scales=False,
-        ),
-        Target(
-            name="ethos-u",
-            module="executorch.ethos_u",
-            requires=("executorch", "tosa_reference_model", "ethosu"),
-            install="regauge[ethos-u]",
-            takes="int8 weights and static int8 activations from end to end; fixed sizes; for "
-            "Arm's Ethos-U, by ExecuTorch and Vela; runs in Arm's reference model of TOSA",
-            unsigned_activations=False,
-            weights=NoFormats(),
-            lacks=frozenset(
-                {
-                    "scaled_dot_product_attention",
-                    "softmax",
-                    "log_softmax",
-                    "layer_norm",
-                    "rms_norm",
-                    "mean",
-                    "div",
-                    "matmul",
-                    "silu",
-                    "mish",
-                    "hardswish",
-                    "hardsigmoid",
-                    *RECURRENCES,
-                }
-            ),
-            masked=-30.0,
-            fixed_sizes=True,
-            integers_only=True,
-            dynamic_scales=False,
-        ),
-        Target(
-            name="litert",
-            module="litert",
-            requires=("litert_torch", "ai_edge_litert"),
-            install="regauge[litert]",
-            takes="f32; int8 weights and static int8 activations; fixed sizes; for phones, by "
-            "LiteRT",
-            unsigned_activations=False,
-            weights=NoFormats(),
-            lacks=frozenset(RECURRENCES),
-            fixed_sizes=True,
-            integers_only=True,
-            dynamic_scales=False,
-        ),
-        Target(
-            name="tvm",
-            module="tvm.runner",
-            requires=("tvm", "safetensors"),
-            install="regauge[tvm]",
-            takes="f32; int8 weights and activations, static or per token; symbolic sizes; as code "
-            "of this processor, by LLVM, or as CUDA",
-            weights=BLOCKS,
-            lacks=frozenset(RECURRENCES),
-        ),
-        Target(
-            name="torch",
-            module="torch_eager",
-            requires=("torch",),
-            install="regauge",
-            takes="every op and dtype, run eagerly; int8 arithmetic is simulated, unless the "
-            "option 'device' names a GPU, on which it runs in kernels of our own",
-            simulates=True,
-        ),
-        Target(
-            name="compressed-tensors",
-            module="compressed_tensors.runner",
-            requires=("torch", "safetensors"),
-            install="regauge[compressed-tensors]",
-            takes="Hugging Face models, as a checkpoint that transformers and vLLM load",
-            weights=Layouts(),
-            simulates=True,
-            keeps_code=True,
-        ),
-        Target(
-            name="c",
-            module="c",
-            requires=("onnx",),
-            install="regauge",
-            takes="CNNs: f32; int8 weights and static uint8 activations; fixed sizes; as C99 for "
-            "microcontrollers",
-            closed_convolutions=True,
-            weights=NoFormats(),
-            lacks=frozenset({"hardsigmoid", "hardswish", "batch_norm", "sub", "div"}),
-            fixed_sizes=True,
-            dynamic_scales=False,
-            programs=("cc", "gcc", "clang"),
-            system="apt-get install gcc libc6-dev",
-        ),
-    )
-}
-
-
-def target(name: str) -> Target:
-    """The target of this name; raises ``TargetError`` that lists the known."""
-    if name not in TARGETS:
-        raise TargetError(
-            f"there is no target {name!r}",
-            do=f"choose one of: {', '.join(TARGETS)}",
-        )
-    return TARGETS[name]

@@ -125,3 +125,10 @@ class BlockKernels:
     def __str__(self) -> str:
         bits, sizes = (", ".join(map(str, parts)) for parts in (self.bits, self.sizes))
         return f"int2 .. int8, -asym too, as {bits} bits; by channel, or in groups of {sizes}"
+
+
+BLOCKS = BlockKernels(
+    bits=(2, 4, 8),
+    sizes=(16, 32, 64, 128, 256),
+    examples=("int4-g32-asym", "int4-g128", "int8-g128"),
+)

@@ -17,9 +17,9 @@ import torch
 
 from ..codegen.c import Source, generate
 from ..ir import Graph, Node, TargetError
-from .base import target
 from .onnx.forms import padding, quantized
 from .outputs import Outputs
+from .profiles import target
 
 MODEL, HEADER = "model.c", "model.h"
 FLAGS = ("-std=c99", "-O3", "-ffp-contract=off")

@@ -18,7 +18,7 @@ from ..ir import Graph, Node, TargetError, TensorType
 from .onnx import Dialect, ModelFile, emit
 from .onnx.runner import OnnxRunner, check_precision
 
-DIALECT = Dialect("openvino")
+DIALECT = Dialect.of("openvino")
 
 
 class OpenVinoRunner(OnnxRunner):

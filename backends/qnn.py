@@ -19,7 +19,7 @@ from .onnx import Dialect, ModelFile, emit
 from .onnx.runner import check_precision
 from .onnxruntime import NO_FALLBACK, OnnxRuntimeRunner, reason
 
-DIALECT = Dialect("qnn")
+DIALECT = Dialect.of("qnn")
 # The generations that the plugin compiles for, each by a system on a chip that has it.
 CHIPS = {73: 43, 75: 57, 79: 69, 81: 87}
 DEFAULT = 75

@@ -12,7 +12,7 @@ import torch
 from oracle import FirstOfTies, doubled, eager_in_double
 from torch.utils import _pytree as pytree
 
-from regauge.backends.base import target
+from regauge.backends.profiles import target
 from regauge.frontend import trace
 from regauge.ir import Graph, Node, RegaugeError, TensorType, astype
 from regauge.ir.gauge import Blocked, Region, drop, mask, sites, transport, weighted

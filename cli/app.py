@@ -13,7 +13,8 @@ from rich.table import Table
 
 from .. import __version__
 from .. import compile as compile_model
-from ..backends.base import TARGETS
+from ..backends.profiles import TARGETS
+from ..backends.profiles import target as find_target
 from ..driver.artifact import check_folder, read_report
 from ..driver.artifact import load as load_artifact
 from ..driver.progress import Bars
@@ -22,6 +23,7 @@ from .calibration import read
 from .inspect import show
 from .shapes import parse
 from .source import load
+from .targets import show_target, weights
 from .text import write
 
 app = typer.Typer(
@@ -200,14 +202,20 @@ def report(
 
 
 @app.command()
-def targets() -> None:
+def targets(
+    name: Annotated[
+        str | None, typer.Argument(help="Show all of one target.", show_default=False)
+    ] = None,
+) -> None:
     """Show where a model can run, what each target takes, and what it needs."""
+    if name is not None:
+        show_target(find_target(name))
+        return
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("target", no_wrap=True)
     for heading in ("installed", "takes", "weights of few bits"):
         table.add_column(heading)
     for target in TARGETS.values():
         takes = target.takes if target.missing is None else f"{target.takes}\n{target.missing[1]}"
-        weights = "every format" if target.weights is None else str(target.weights)
-        table.add_row(target.name, "yes" if target.installed else "no", takes, weights)
+        table.add_row(target.name, "yes" if target.installed else "no", takes, weights(target))
     Console(markup=False).print(table)

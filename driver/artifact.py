@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from ..backends.base import Target
-from ..backends.base import target as find_target
+from ..backends.profiles import target as find_target
 from ..backends.runner import Runner
 from ..ir import ArtifactError, Graph, InputError, Lazy, parse
 from ..ir.interpret import unflatten

@@ -14,7 +14,7 @@ import torch
 from torch.export import ExportedProgram
 
 from ..backends.base import Target
-from ..backends.base import target as find_target
+from ..backends.profiles import target as find_target
 from ..backends.runner import KeepsState, Runner
 from ..ir import Graph, NoDevice, PromiseError, TargetError, formats
 from ..ir.interpret import execute

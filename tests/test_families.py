@@ -11,7 +11,7 @@ import small_models
 import torch
 from oracle import doubled
 
-from regauge.backends.base import target
+from regauge.backends.profiles import target
 from regauge.frontend import trace
 from regauge.ir import Graph, GraphError, astype
 from regauge.ir.gauge import (

@@ -20,7 +20,7 @@ import torch
 import zoo
 
 import regauge as rg
-from regauge.backends.base import target
+from regauge.backends.profiles import target
 from regauge.ir import Graph, astype
 from regauge.ir.interpret import Read, execute
 from regauge.passes import Context, Pass

@@ -11,7 +11,7 @@ from typing import Any
 from base import Figures, Subject, digits_vit, latencies, least_time, publish
 from vision import EXACT, IMAGES, learned, products
 
-from regauge.backends.base import target
+from regauge.backends.profiles import target
 from regauge.ir import Graph
 from regauge.passes import Prune
 from regauge.passes.budget import DynamicProgramming

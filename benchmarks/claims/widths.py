@@ -6,7 +6,7 @@ from typing import Any
 
 from base import Figures, digits_vit, minilm, publish
 
-from regauge.backends.base import target
+from regauge.backends.profiles import target
 from regauge.passes import PRESETS
 
 WIDTHS = ("w8a8", "fp8", "w6a6", "w4a8", "w4a4", "mxfp4")

@@ -11,7 +11,7 @@ from contest import Case, Made, contend, layers
 from torch import nn
 
 import regauge as rg
-from regauge.backends.base import target
+from regauge.backends.profiles import target
 from regauge.ir import Graph
 from regauge.ir.interpret import execute
 from regauge.passes import PRESETS, Context, JoinReaders, Pass, Quantize, Rotate, Smooth, awq

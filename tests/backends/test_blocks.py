@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import regauge as rg
-from regauge.backends.base import TARGETS
-from regauge.backends.base import target as find
 from regauge.backends.onnx import emit
 from regauge.backends.onnxruntime import lower
+from regauge.backends.profiles import TARGETS
+from regauge.backends.profiles import target as find
 from regauge.ir import Graph, InputError, TargetError
 from regauge.ir.formats import named, searched
 from regauge.ir.interpret import execute

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from regauge.backends import onnxruntime
-from regauge.backends.base import TARGETS
+from regauge.backends.profiles import TARGETS
 from regauge.codegen.c.lower import LOWERINGS
 from regauge.ir import Graph, TargetError, parse
 from regauge.ir.interpret import execute

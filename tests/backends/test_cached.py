@@ -239,7 +239,7 @@ def test_a_fixed_past_is_left_alone(kinds: Kinds) -> None:
 
 
 def test_who_reads_standard_onnx_gets_standard_attention() -> None:
-    ops = [node.op for node in fuse(filled(graph_of()), Dialect("openvino")).nodes]
+    ops = [node.op for node in fuse(filled(graph_of()), Dialect.of("openvino")).nodes]
     assert "ort.cached_attention" not in ops and "ort.attention" in ops
     assert "ort.cached_attention" in [
         node.op for node in fuse(filled(graph_of()), ONNX_RUNTIME).nodes

@@ -141,4 +141,4 @@ def test_left_alone(graph: Graph) -> None:
 
 
 def test_who_reads_standard_onnx_is_asked_for_nothing() -> None:
-    assert len(fuse(graph_of(), Dialect("openvino")).inputs) == 3
+    assert len(fuse(graph_of(), Dialect.of("openvino")).inputs) == 3

@@ -9,8 +9,8 @@ import small_models
 import torch
 
 import regauge as rg
-from regauge.backends.base import target
 from regauge.backends.litert import LiteRtRunner
+from regauge.backends.profiles import target
 from regauge.frontend import trace
 from regauge.ir import Graph, TargetError
 from regauge.ir.interpret import execute, flatten

@@ -11,10 +11,10 @@ import small_models
 import torch
 from onnx import TensorProto
 
-from regauge.backends.base import target
 from regauge.backends.onnx import ModelFile, emit
 from regauge.backends.onnx.half import computed, stored
 from regauge.backends.onnxruntime import OnnxRuntimeRunner, lower
+from regauge.backends.profiles import target
 from regauge.frontend import trace
 from regauge.ir import Graph, TargetError
 from regauge.ir.interpret import execute, flatten

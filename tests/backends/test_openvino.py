@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from regauge.backends.base import TARGETS
 from regauge.backends.onnx import Dialect, emit
 from regauge.backends.openvino import DIALECT
+from regauge.backends.profiles import TARGETS
 from regauge.frontend import trace
 from regauge.ir import Graph, TargetError
 from regauge.ir.interpret import execute

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from zoo import digits, digits_resnet, digits_vit
 
 import regauge as rg
-from regauge.backends.base import TARGETS
+from regauge.backends.profiles import TARGETS
 from regauge.ir import Graph, TargetError
 from regauge.ir.interpret import execute
 from regauge.passes import Context, QuantizeResults

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import regauge as rg
-from regauge.backends.base import target
+from regauge.backends.profiles import target
 from regauge.backends.tvm.build import prepared
 from regauge.backends.tvm.emit import emit
 from regauge.backends.tvm.processor import host

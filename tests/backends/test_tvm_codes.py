@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import pytest
 import torch
 
-from regauge.backends.base import target
+from regauge.backends.profiles import target
 from regauge.backends.tvm.emit import emit
 from regauge.backends.tvm.processor import has_dots, host
 from regauge.backends.tvm.runner import lower

@@ -10,7 +10,7 @@ import small_models
 import torch
 
 import regauge
-from regauge.backends.base import target
+from regauge.backends.profiles import target
 from regauge.backends.tvm import cuda
 from regauge.backends.tvm.runner import CudaRunner
 from regauge.frontend import trace

@@ -10,7 +10,7 @@ import pytest
 import torch
 from graphs import feed, make
 
-from regauge.backends.base import target
+from regauge.backends.profiles import target
 from regauge.backends.tvm.processor import host
 from regauge.backends.tvm.runner import TvmRunner, lower
 from regauge.backends.tvm.tuning import FILES

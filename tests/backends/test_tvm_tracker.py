@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import pytest
 import torch
 
-from regauge.backends.base import target
+from regauge.backends.profiles import target
 from regauge.backends.tvm import measuring
 from regauge.backends.tvm.build import prepared
 from regauge.backends.tvm.emit import emit

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import regauge as rg
-from regauge.backends.base import TARGETS
+from regauge.backends.profiles import TARGETS
 from regauge.cli import main
 
 Run = Callable[..., tuple[int, str, str]]
@@ -284,6 +284,18 @@ def test_targets(run: Run) -> None:
     assert code == 0 and ["torch", "yes"] in [row[:2] for row in rows]
     text = " ".join(out.split())
     assert "every format" in text and "int2 .. int8" in text
+
+
+def test_all_of_one_target(run: Run) -> None:
+    code, out, _ = run("targets", "torch")
+    text = " ".join(out.split())
+    assert code == 0 and "installed yes" in text and "options device, half, tries, fuse" in text
+    code, out, _ = run("targets", "ethos-u")
+    text = " ".join(out.split())
+    assert "int8 weights and int8 activations, static, from end to end; fixed sizes" in text
+    assert "hardsigmoid, hardswish, layer_norm" in text and "scores that do not count -30" in text
+    code, _, error = run("targets", "far")
+    assert code == 2 and error.startswith("TargetError: there is no target 'far'")
 
 
 def test_targets_that_are_not_installed_come_with_the_command(

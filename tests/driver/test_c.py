@@ -11,8 +11,8 @@ from zoo import digits, digits_resnet
 
 import regauge as rg
 from regauge.backends import onnxruntime
-from regauge.backends.base import TARGETS
 from regauge.backends.c import source
+from regauge.backends.profiles import TARGETS
 from regauge.ir import ArtifactError, Graph, TargetError, parse
 from regauge.ir.interpret import execute
 

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 import regauge as rg
 from regauge import ir
-from regauge.backends.base import target
+from regauge.backends.profiles import target
 from regauge.driver.presets import label, legalized, resolve
 from regauge.passes import FoldAttentionBias, FoldNormAffine, Pass, Prune, Quantize, manager
 from regauge.passes.quantization.rounder import Rounder
@@ -151,10 +151,10 @@ def test_options_reach_the_target(net: nn.Module, x: Tensor) -> None:
 def test_a_target_that_is_not_installed_says_what_to_install(
     net: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from regauge.backends import base
+    from regauge.backends import base, profiles
 
     absent = base.Target("far", "far", ("far_runtime",), "regauge[far]", "nothing")
-    monkeypatch.setitem(base.TARGETS, "far", absent)
+    monkeypatch.setitem(profiles.TARGETS, "far", absent)
     with pytest.raises(ir.TargetError) as error:
         rg.compile(net, (x,), target="far")
     assert str(error.value) == (
@@ -200,7 +200,7 @@ def test_dynamic_shapes_with_a_graph(net: nn.Module, x: Tensor) -> None:
 
 
 def test_passes_mix_names_classes_and_values(passes: Passes) -> None:
-    from regauge.backends.base import target
+    from regauge.backends.profiles import target
     from regauge.passes.presets import PRESETS
 
     place = target("torch")

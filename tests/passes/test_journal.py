@@ -147,7 +147,7 @@ def test_fingerprints_tell_dtypes_shapes_and_numbers_apart() -> None:
 def test_a_run_is_known_by_its_passes_in_any_process() -> None:
     """What a set of names shows is in another order in each process; an address is another too."""
     line = (
-        "from regauge.backends.base import target;"
+        "from regauge.backends.profiles import target;"
         "from regauge.driver.presets import legalized, resolve;"
         "from regauge.passes.journal import fingerprint;"
         "place = target('tvm'); chosen = legalized(resolve('w8a8', place), place);"

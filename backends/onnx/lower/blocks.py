@@ -17,8 +17,8 @@ import torch
 from ....ir import Node, TargetError
 from ....ir.formats import Packed, named, unpack
 from ....ir.graph import Arg
-from ...base import target
 from ...blocks import BlockKernels, Blocks, joined
+from ...profiles import target
 from ..builder import MICROSOFT, Builder, Declined, rank
 from .contractions import affine
 

@@ -18,10 +18,10 @@ import torch
 from ....ir import Node, TargetError
 from ....ir.formats import Packed, named
 from ....ir.graph import Arg
-from ...base import target
 from ...blocks import BlockKernels, Blocks
 from ...lowering import rank
 from ...onnx.forms.quantized import activation_codes, weight_codes
+from ...profiles import target
 from ..builder import Builder, dtype_name
 from .windows import DOT, Window, channels_last, in_dots
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from graphs import filled
 
-from regauge.backends.base import target
+from regauge.backends.profiles import target
 from regauge.ir import Graph
 from regauge.ir.interpret import execute, flatten
 from regauge.passes import Context, JoinReaders, Quantize, Remark, apply

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from regauge.backends.base import target
+from regauge.backends.profiles import target
 from regauge.frontend import trace
 from regauge.ir import Graph, parse
 from regauge.ir.interpret import execute

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from regauge.backends.base import target
+from regauge.backends.profiles import target
 from regauge.frontend import trace
 from regauge.ir.interpret import execute
 from regauge.passes import Context, MergeChains, Remark, apply

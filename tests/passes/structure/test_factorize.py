@@ -12,8 +12,8 @@ from graphs import filled
 from timed import Counting
 
 import regauge as rg
-from regauge.backends.base import target
 from regauge.backends.onnxruntime import lower
+from regauge.backends.profiles import target
 from regauge.ir import Graph, InputError, SiteError, astype
 from regauge.ir.interpret import execute
 from regauge.passes import (

@@ -10,7 +10,7 @@ import torch
 from graphs import filled
 from timed import Counting
 
-from regauge.backends.base import target
+from regauge.backends.profiles import target
 from regauge.ir import InputError
 from regauge.passes import Context
 from regauge.passes.structure.costs import Costs

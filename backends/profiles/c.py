@@ -1,0 +1,21 @@
+"""C99 of our own for microcontrollers."""
+
+from __future__ import annotations
+
+from ..base import NoFormats, Target
+
+TARGET = Target(
+    name="c",
+    module="c",
+    requires=("onnx",),
+    install="regauge",
+    about="CNNs, as C99 for microcontrollers",
+    floats=("f32",),
+    closed_convolutions=True,
+    weights=NoFormats(),
+    lacks=frozenset({"hardsigmoid", "hardswish", "batch_norm", "sub", "div"}),
+    fixed_sizes=True,
+    dynamic_scales=False,
+    programs=("cc", "gcc", "clang"),
+    system="apt-get install gcc libc6-dev",
+)
