@@ -65,6 +65,12 @@ def _traced(model: torch.nn.Module, call: CachedCall, release_weights: bool) -> 
     try:
         return traced(call)
     except TraceError as error:
-        if (bounded := call.within(error)) is None:
+        if (bounded := call.within(error)) is not None:
+            return traced(bounded)
+        if "dynamic_shapes" not in error.do:
             raise
-        return traced(bounded)
+        raise TraceError(  # the advice is for who gives them
+            error.what,
+            where=error.where,
+            do="compile it without cache=True, which lets the batch and the lengths vary",
+        ) from error

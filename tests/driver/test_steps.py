@@ -224,3 +224,18 @@ def test_a_state_that_does_not_begin_with_zeros_is_refused() -> None:
 def test_a_python_number_that_counts_tokens_is_refused() -> None:
     with pytest.raises(TraceError, match="counts tokens in a Python number, read of its memory"):
         rg.compile(Recurrence(counts=True).eval(), texts(2, 5), cache=True, target="torch")
+
+
+def test_steps_for_one_batch_alone_are_refused_with_advice_that_fits() -> None:
+    """Nobody gave ``dynamic_shapes``, which PyTorch advises to change."""
+
+    class Pairs(Recurrence):
+        def forward(
+            self, input_ids: Tensor, memory: Memory | None = None, use_cache: bool = False
+        ) -> dict[str, Any]:
+            assert memory is None or input_ids.shape[0] == 2
+            return super().forward(input_ids, memory, use_cache)
+
+    with pytest.raises(TraceError, match=r"Constraints violated \(batch\)") as caught:
+        rg.compile(Pairs().eval(), texts(2, 5), cache=True, target="torch")
+    assert caught.value.do.startswith("compile it without cache=True")
