@@ -197,8 +197,8 @@ class Target:
                     f"target {self.name!r} needs every size as a number, and {node.name} is "
                     f"{show(node.type)}",
                     where=node.at,
-                    do="compile without dynamic_shapes and cache=True, with an example as large as what "
-                    "shall run",
+                    do="compile without dynamic_shapes and cache=True, with an example as large as "
+                    "what shall run",
                 )
 
     def _check_scales(self, graph: Graph) -> None:

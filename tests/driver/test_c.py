@@ -120,7 +120,8 @@ def test_weights_in_few_bits_and_symbolic_sizes_are_errors(model: nn.Module) -> 
     assert str(error.value) == (
         "target 'c' needs every size as a number, and images is f32[batch, 1, 16, 16]\n"
         "  at  images: f32[batch, 1, 16, 16]\n"
-        "  do  compile without dynamic_shapes, with an example as large as what shall run"
+        "  do  compile without dynamic_shapes and cache=True, with an example as large as what "
+        "shall run"
     )
 
 
