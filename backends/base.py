@@ -81,6 +81,8 @@ class Target:
         fixed_sizes: Whether every size must be a number.
         integers_only: Whether an op takes codes only where it gives codes, so that all ops of a
             quantized graph do.
+        gives_floats: Of these, the ops that may give floats of codes: at its end the graph stays in
+            floating point from the last of them on.
         sixteen_bits: Whether it runs activations in codes of sixteen bits.
         dynamic_scales: Whether it runs codes whose scales come with the data.
         programs: Of these, one must be on the path.
@@ -104,6 +106,7 @@ class Target:
     keeps_code: bool = False
     fixed_sizes: bool = False
     integers_only: bool = False
+    gives_floats: frozenset[str] = frozenset()
     sixteen_bits: bool = False
     dynamic_scales: bool = True
     programs: tuple[str, ...] = ()

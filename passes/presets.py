@@ -38,6 +38,11 @@ class Profile(Protocol):
         ...
 
     @property
+    def gives_floats(self) -> frozenset[str]:
+        """Of these, the ops that may give floats, which stay so up to the end of the graph."""
+        ...
+
+    @property
     def keeps_code(self) -> bool:
         """Whether it runs the model's own code, so that only weights can change."""
         ...
@@ -82,8 +87,8 @@ def from_end_to_end(profile: Profile, quantize: Quantize) -> tuple[Pass, ...]:
     if not profile.integers_only:
         return (quantize,)
     assert quantize.activations is not None
-    results = QuantizeResults(quantize.activations)
-    return (replace(quantize, least=0, embeddings=False), results)
+    results = QuantizeResults(quantize.activations, floats=profile.gives_floats)
+    return (replace(quantize, least=0, embeddings=False, coded_results=True), results)
 
 
 def w8a8_dynamic(profile: Profile) -> tuple[Pass, ...]:

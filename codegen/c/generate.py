@@ -6,6 +6,7 @@ import torch
 
 from ...ir import Graph, Node, TargetError, TensorType
 from ...ir.interpret import compute
+from . import forms, regions
 from .lower import LOWERINGS
 from .memory import plan
 from .program import Program, Value
@@ -16,7 +17,7 @@ _DO = {
     "decode": "choose weights in eight bits, such as passes='w8a8'",
     "fake_quantize": "choose codes of eight bits, such as passes='w8a8'",
 }
-_KNOWN = ", ".join(op for op in LOWERINGS if "quantize" not in op and "." not in op)
+_ELSE = "write it with other PyTorch functions, or choose target='onnxruntime'"
 
 
 def generate(graph: Graph) -> Source:
@@ -25,6 +26,8 @@ def generate(graph: Graph) -> Source:
     Raises:
         TargetError: A size is a symbol, or there is no kernel for an op.
     """
+    forms.fuse(graph)
+    regions.fuse(graph)
     program = Program(graph)
     inputs = [_input(program, node) for node in graph.inputs]
     program.values.update(zip(graph.inputs, inputs, strict=True))
@@ -32,7 +35,7 @@ def generate(graph: Graph) -> Source:
         if not _folded(program, node):
             _lower(program, node)
     outputs = _outputs(program)
-    arena = plan(program.steps)
+    arena = plan(program.steps, program.alignment)
     return render(program, inputs, outputs, arena)
 
 
@@ -64,9 +67,8 @@ def _lower(program: Program, node: Node) -> None:
         raise TargetError(
             f"target 'c' has no kernel for {node.op}",
             where=node.at,
-            do=_DO.get(node.op, f"write it with ops that it has ({_KNOWN}), or choose "
-            "target='onnxruntime'"),
-        )  # fmt: skip
+            do=_DO.get(node.op, _ELSE),
+        )
     value = lowering(program, node)
     if value is not None:
         program.values[node] = value

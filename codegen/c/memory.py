@@ -11,22 +11,21 @@ from collections.abc import Sequence
 
 from .program import Buffer, Step
 
-ALIGNMENT = 4  # of float32
 
-
-def plan(steps: Sequence[Step], *, in_place: bool = True) -> int:
-    """Give every buffer its offset; returns the bytes of the arena."""
+def plan(steps: Sequence[Step], alignment: int = 4, *, in_place: bool = True) -> int:
+    """Give every buffer its offset, a multiple of some bytes; returns the bytes of the arena."""
     shared = _lives(steps)
     if in_place:
         shared = _merged(steps, shared)
     placed: list[Buffer] = []
     buffers = [buffer for buffer in dict.fromkeys(shared.values()) if not buffer.array]
     for buffer in sorted(buffers, key=lambda b: (-b.bytes, b.first)):
-        buffer.offset = _lowest(buffer, [other for other in placed if _meet(buffer, other)])
+        beside = [other for other in placed if _meet(buffer, other)]
+        buffer.offset = _lowest(buffer, beside, alignment)
         placed.append(buffer)
     for buffer, holder in shared.items():
         buffer.offset = holder.offset
-    return max((b.offset + _rounded(b.bytes) for b in placed), default=0)
+    return max((b.offset + _rounded(b.bytes, alignment) for b in placed), default=0)
 
 
 def _lives(steps: Sequence[Step]) -> dict[Buffer, Buffer]:
@@ -58,15 +57,15 @@ def _meet(one: Buffer, other: Buffer) -> bool:
     return one.first <= other.last and other.first <= one.last
 
 
-def _lowest(buffer: Buffer, others: Sequence[Buffer]) -> int:
+def _lowest(buffer: Buffer, others: Sequence[Buffer], alignment: int) -> int:
     """The lowest offset at which a buffer does not overlap any of these."""
     place = 0
     for other in sorted(others, key=lambda b: b.offset):
         if place + buffer.bytes <= other.offset:
             break
-        place = max(place, _rounded(other.offset + other.bytes))
+        place = max(place, _rounded(other.offset + other.bytes, alignment))
     return place
 
 
-def _rounded(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+def _rounded(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment

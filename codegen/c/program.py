@@ -12,11 +12,18 @@ import torch
 
 from ...ir import Graph, Node, TargetError
 from ...ir.graph import Arg
-from .kernels import KERNELS, RESERVED
+from .kernels import KERNELS, MATHEMATICS, RESERVED
+from .moves import Loops
 
-KINDS = {torch.float32: "f32", torch.uint8: "u8", torch.int8: "s8"}
-C_TYPES = {"f32": "float", "u8": "uint8_t", "s8": "int8_t", "s32": "int32_t"}
-BYTES = {"f32": 4, "u8": 1, "s8": 1, "s32": 4}
+KINDS = {
+    torch.float32: "f32",
+    torch.uint8: "u8",
+    torch.int8: "s8",
+    torch.int32: "s32",
+    torch.int64: "s64",
+}
+C_TYPES = {"f32": "float", "u8": "uint8_t", "s8": "int8_t", "s32": "int32_t", "s64": "int64_t"}
+BYTES = {"f32": 4, "u8": 1, "s8": 1, "s32": 4, "s64": 8}
 
 Argument: TypeAlias = "Value | Window | str | int | float"
 
@@ -78,10 +85,12 @@ class Step:
     arguments: tuple[Argument, ...]
     writes: tuple[Value, ...]
     over: Value | None = None
+    reads: tuple[Value, ...] = ()  # besides arguments
 
     @property
     def values(self) -> list[Value]:
-        return [a for a in self.arguments if isinstance(a, Value)]
+        given = (a for a in self.arguments if isinstance(a, Value))
+        return [*dict.fromkeys((*given, *self.reads, *self.writes))]
 
 
 @dataclass
@@ -93,10 +102,11 @@ class Program:
     constants: dict[str, tuple[str, torch.Tensor]] = field(
         default_factory=dict[str, tuple[str, torch.Tensor]]
     )
+    held: dict[tuple[str, bytes], str] = field(default_factory=dict[tuple[str, bytes], str])
     values: dict[Node, Value] = field(default_factory=dict[Node, Value])
     decoded: dict[str, None] = field(default_factory=dict[str, None])  # codes held as floats
     taken: set[str] = field(  # in small letters, as the header has names in capitals too
-        default_factory=lambda: {name.lower() for name in (*RESERVED, *KERNELS)}
+        default_factory=lambda: {name.lower() for name in (*RESERVED, *MATHEMATICS, *KERNELS)}
     )
 
     # -- values ---------------------------------------------------------------------------------
@@ -131,10 +141,13 @@ class Program:
 
     def constant(self, hint: str, value: torch.Tensor) -> Value:
         """A value that the program holds."""
-        kind = {**KINDS, torch.int32: "s32"}[value.dtype]
-        name = self.name(hint)
-        self.constants[name] = (kind, value)
+        kind = KINDS[value.dtype]
         size = value.numel() * BYTES[kind]
+        same = (kind, value.detach().contiguous().numpy().tobytes())
+        if same not in self.held:
+            self.held[same] = self.name(hint)
+            self.constants[self.held[same]] = (kind, value)
+        name = self.held[same]
         return Value(name, kind, tuple(value.shape), Buffer(size, name))
 
     def kind(self, node: Node) -> str:
@@ -144,7 +157,9 @@ class Program:
             raise TargetError(
                 f"target 'c' computes in float32, uint8 and int8, and {node.name} is {node.type}",
                 where=node.at,
-                do="give the model and its inputs as float32: model.float(), x.float()",
+                do="give the model and its inputs as float32: model.float(), x.float()"
+                if node.dtype.is_floating_point
+                else "write it with other PyTorch functions, or choose target='onnxruntime'",
             )
         return found
 
@@ -166,6 +181,20 @@ class Program:
             self.kind(arg)
             self.values[arg] = self.constant(arg.name, self.graph.value(arg))
         return self.values[arg]
+
+    def floats(self, arg: Arg, reader: Node) -> Value:
+        """An operand's value, which must be of floats."""
+        value = self.operand(arg)
+        if value.kind != "f32":
+            raise self.refuses(f"operands in {C_TYPES[value.kind]}", reader)
+        return value
+
+    def per_channel(
+        self, node: Node, what: str, value: torch.Tensor | None, count: int, rest: float
+    ) -> Value:
+        """A constant number for each channel, that of all where an op has none."""
+        numbers = torch.full((count,), rest) if value is None else value.reshape(-1)
+        return self.constant(f"{node.name}_{what}", numbers)
 
     def fixed(self, arg: Arg, what: str, at: Node) -> torch.Tensor:
         """The tensor of an operand that must be a parameter."""
@@ -196,6 +225,13 @@ class Program:
         if codes.op == "param" and codes.dtype in (torch.int8, torch.uint8):
             self.decoded[codes.name] = None
 
+    @property
+    def alignment(self) -> int:
+        """Of the arena and all that lies there, in bytes: that of float32, or what is longer."""
+        return max(
+            [4, *(BYTES[v.kind] for s in self.steps for v in s.values if not v.buffer.array)]
+        )
+
     # -- steps ----------------------------------------------------------------------------------
 
     def call(
@@ -204,12 +240,26 @@ class Program:
         *arguments: Argument,
         into: Value,
         over: Value | None = None,
-        scratch: Value | None = None,
+        scratch: tuple[Value, ...] = (),
+        reads: tuple[Value, ...] = (),
     ) -> Value:
-        """Add a call that writes ``into`` one of its arguments; gives that."""
-        writes = (into,) if scratch is None else (into, scratch)
-        self.steps.append(Step(kernel, arguments, writes, over))
+        """Add a call that writes ``into``; gives that.
+
+        Args:
+            over: What ``into`` may take the place of.
+            scratch: Other values that it writes.
+            reads: Values that no argument is, as arguments start within them.
+        """
+        self.steps.append(Step(kernel, arguments, (into, *scratch), over, reads))
         return into
+
+    def copy(self, source: Value, into: Value, loops: Loops) -> Value:
+        """Add a copy of some numbers."""
+        places = [
+            f"{value.name} + {place}" if place else value
+            for value, place in ((source, loops.first), (into, loops.into))
+        ]
+        return self.call(f"copy_{into.kind}", *places, str(loops), reads=(source,), into=into)
 
     def plain(self, value: Value) -> Value:
         """The value in PyTorch's order."""
@@ -225,14 +275,37 @@ class Program:
             return self.channels_last(one), self.channels_last(other)
         return one, other
 
+    def permuted(self, value: Value, order: Sequence[int]) -> Value:
+        """The value with its axes in another order, in PyTorch's order before and after."""
+        shape = [value.shape[axis] for axis in order]
+        loops = tuple(
+            (size, math.prod(value.shape[axis + 1 :]), math.prod(shape[place + 1 :]))
+            for place, (axis, size) in enumerate(zip(order, shape, strict=True))
+        )
+        new = self.new(f"{value.name}_permuted", value.kind, shape)
+        return self.copy(value, new, Loops(0, 0, 0, loops))
+
+    def repeated(self, value: Value, shape: tuple[int, ...]) -> Value:
+        """The value repeated along axes that it lacks or has one number on, in PyTorch's order."""
+        value = self.plain(value)
+        padded = (*(1,) * (len(shape) - len(value.shape)), *value.shape)
+        loops: list[tuple[int, int, int]] = []
+        for axis, size in enumerate(shape):
+            step = math.prod(padded[axis + 1 :]) if padded[axis] != 1 else 0
+            loops.append((size, step, math.prod(shape[axis + 1 :])))
+        new = self.new(f"{value.name}_repeated", value.kind, shape)
+        return self.copy(value, new, Loops(0, 0, 0, tuple(loops)))
+
     def _swapped(self, value: Value, channels_last: bool) -> Value:
         batch, channels, *rest = value.shape
         positions = math.prod(rest)
         if channels == 1 or positions == 1:  # both orders are the same
             return replace(value, channels_last=channels_last)
-        sizes = (channels, positions) if channels_last else (positions, channels)
+        rows, columns = (channels, positions) if channels_last else (positions, channels)
         order = "by_channels" if channels_last else "by_positions"
         new = self.new(
             f"{value.name}_{order}", value.kind, value.shape, channels_last=channels_last
         )
-        return self.call(f"swap_{value.kind}", value, new, batch, *sizes, into=new)
+        whole = rows * columns
+        loops = ((batch, whole, whole), (columns, 1, rows), (rows, columns, 1))
+        return self.copy(value, new, Loops(0, 0, 0, loops))

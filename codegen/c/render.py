@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from .kernels import KERNELS, sources
+from .kernels import KERNELS, MATHEMATICS, sources
 from .program import BYTES, C_TYPES, Argument, Program, Step, Value, Window
 
 _ROW = {"s8": 16, "u8": 16, "s32": 8, "f32": 6}  # numbers in a line
@@ -105,15 +106,16 @@ def _model(
         f"/* Written by Regauge: {constants} bytes of constants, {arena} bytes of arena.\n"
         "   Build with -std=c99 -O3 -ffp-contract=off, and without -ffast-math. */"
     )
-    used = {"math.h": ("rintf", "fmaf", "expf", "INFINITY"), "string.h": ("memcpy",)}
+    heads = {"math.h": MATHEMATICS, "string.h": frozenset({"memcpy"})}
     calls = [line for step in program.steps for line in _call(step)]
-    whole += "\n".join(calls)
-    needed = [head for head, words in used.items() if any(word in whole for word in words)]
+    words = set(re.findall(r"\w+", whole + "\n".join(calls)))
+    needed = [head for head, known in heads.items() if known & words]
     includes = [f"#include <{head}>" for head in (*needed, "stddef.h", "stdint.h")]
     yield "\n".join([*includes, '#include "model.h"'])
     if arena:
         # Bytes may stand for anything, and floats for floats: no two other types share a place.
-        yield f"static union {{ float aligned; uint8_t bytes[{arena}]; }} arena;"
+        aligned = "float" if program.alignment == 4 else "int64_t"
+        yield f"static union {{ {aligned} aligned; uint8_t bytes[{arena}]; }} arena;"
     yield from texts
     for name, (kind, value) in program.constants.items():
         yield _constant(name, kind, value)

@@ -49,9 +49,11 @@ class IntegerResults:
         context: Context,
         activations: str,
         others: frozenset[Node] = frozenset(),
+        closed: bool | None = None,
     ) -> IntegerResults:
-        """The greatest set in which each reads codes, and is read as the others can."""
-        if not context.closed_convolutions:
+        """The greatest set in which each reads codes, and is read as the others can; none where
+        convolutions need not be ``closed``, which the context says unless it is given."""
+        if not (context.closed_convolutions if closed is None else closed):
             return cls(frozenset(), False)
         if activations != "static":
             return cls(frozenset())

@@ -78,6 +78,8 @@ class Quantize(Pass):
         embeddings: Whether embedding tables are quantized.
         tables: The format of embedding tables, where it is another.
         least: Matrices of fewer elements stay as they are: they weigh nothing.
+        coded_results: Whether all results get codes later (``QuantizeResults``), so that
+            convolutions can read codes wherever they are.
         choices: For readers of weights by name, in place of ``weights`` and ``activations``; for an
             embedding, the format of its table.
     """
@@ -95,6 +97,7 @@ class Quantize(Pass):
     embeddings: bool = True
     tables: str | None = None
     least: int = 1024
+    coded_results: bool = False
     choices: Mapping[str, Choice] = field(default_factory=dict[str, Choice])
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.QUANTIZE
@@ -144,7 +147,8 @@ class Quantize(Pass):
         if set(kinds.values()) != {None}:
             others = frozenset(node for node, kind in kinds.items() if kind != "static")
             kind = "static" if len(others) < len(kinds) else "dynamic"
-            results = IntegerResults.find(graph, context, kind, others)
+            closed = context.closed_convolutions and not self.coded_results
+            results = IntegerResults.find(graph, context, kind, others, closed)
         floats = [] if results is None else results.floats(graph)
         choices.without_codes(floats)
         found: list[Decision] = []

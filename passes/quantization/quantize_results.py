@@ -13,7 +13,7 @@ weights it keeps. Approximate.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias, TypeGuard
 
 import networkx as nx
@@ -26,6 +26,7 @@ from ...ir.graph import Arg
 from ...ir.laws import Movement, Normalize, Parts
 from ..base import Context, Pass, Promise, Remark, Stage, applied
 from ..calibration import observe
+from .choices import reads_weights
 from .insertion import insert_static, range_to_scale
 from .values import Activations, codes_dtype, static_parameters
 
@@ -50,9 +51,12 @@ class QuantizeResults(Pass):
 
     Args:
         activations: ``static`` or ``static16``, as ``Quantize`` has them.
+        floats: Ops with weights that may give floats of codes: what comes of the last of them up
+            to the end of the graph is not rounded.
     """
 
     activations: Activations = "static"
+    floats: frozenset[str] = field(default=frozenset(), repr=False)
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.QUANTIZE
 
@@ -66,8 +70,11 @@ class QuantizeResults(Pass):
         for weight in _weights_of_norms(graph):
             coding = _range_of(graph.value(weight), context.activation_dtype)
             remarks.append(applied(_in_codes(graph, weight, coding), "weights in codes"))
-        constants = _constants(graph)
-        values = [node for node in (*graph.inputs, *graph.nodes) if _is_rounded(node)]
+        end = _end(graph, self.floats)
+        constants = _constants(graph, end)
+        values = [
+            node for node in (*graph.inputs, *graph.nodes) if _is_rounded(node) and node not in end
+        ]
         codings = self._codings(graph, context, constants, values, dtype)
         for value in values:
             known = _quantized(value)
@@ -229,7 +236,20 @@ def _weights_of_norms(graph: Graph) -> list[Node]:
     return list(found)
 
 
-def _constants(graph: Graph) -> list[Node]:
+def _end(graph: Graph, ops: frozenset[str]) -> set[Node]:
+    """What stays in floating point: from these ops on, where no weights come after."""
+    before, found = set[Node](), set[Node]()
+    for node in reversed(graph.nodes):
+        if any(user in before or reads_weights(user) for user in node.users):
+            before.add(node)
+    for node in graph.nodes:
+        begins = node.op in ops and node not in before
+        if begins or any(part in found for part in node.inputs):
+            found.add(node)
+    return found
+
+
+def _constants(graph: Graph, end: set[Node]) -> list[Node]:
     """The constants that ops read beside values, numbers among them, which become constants.
 
     Weights of contractions have codes. Biases stay: runtimes round them to 32 bits, in units of the
@@ -237,7 +257,7 @@ def _constants(graph: Graph) -> list[Node]:
     """
     found: dict[Node, None] = {}
     for node in list(graph.nodes):
-        if node.op in _CODED or weighted(node):
+        if node.op in _CODED or weighted(node) or node in end:
             continue
         if node.op in _ARITHMETIC and node.dtype.is_floating_point:
             node.set([_as_param(graph, node, arg) for arg in node.args])

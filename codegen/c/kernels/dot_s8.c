@@ -3,6 +3,7 @@
 #include <arm_mve.h>
 static inline int32_t dot_s8(const int8_t *x, const int8_t *weight, int length, int32_t sum)
 {
+    __asm__ volatile("" ::: "memory"); /* GCC 12 moves these loads before stores to x */
     int i = 0;
     for (; i + 16 <= length; i += 16)
         sum = vmladavaq_s8(sum, vldrbq_s8(x + i), vldrbq_s8(weight + i));

@@ -3,6 +3,7 @@
 #include <arm_mve.h>
 static inline int32_t dot_u8(const uint8_t *x, const int8_t *weight, int length, int32_t sum)
 {
+    __asm__ volatile("" ::: "memory"); /* GCC 12 moves these loads before stores to x */
     int i = 0;
     for (; i + 8 <= length; i += 8) {
         int16x8_t codes = vreinterpretq_s16_u16(vldrbq_u16(x + i));

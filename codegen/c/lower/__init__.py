@@ -6,11 +6,15 @@ from collections.abc import Callable
 
 from ....ir import Node
 from ..program import Program, Value
-from . import codes, floats, windows
+from . import codes, floats, movement, pointwise, reductions, sequences, windows
 
 LOWERINGS: dict[str, Callable[[Program, Node], Value | None]] = {
     **codes.LOWERINGS,
     **floats.LOWERINGS,
+    **pointwise.LOWERINGS,
+    **movement.LOWERINGS,
+    **reductions.LOWERINGS,
+    **sequences.LOWERINGS,
     **windows.LOWERINGS,
 }
 

@@ -6,6 +6,7 @@ import torch
 
 from ....ir import Node
 from ..program import Program, Value
+from .pointwise import operands
 from .windows import signed, starts, zero_point
 
 
@@ -24,20 +25,22 @@ def quantize(program: Program, node: Node) -> Value:
 
 
 def dequantize(program: Program, node: Node) -> Value | None:
-    """``dequantize_u8``; nothing where only means read it, which take codes."""
+    """``dequantize_u8``; nothing where all that read it take codes."""
     source, scale, *zero = node.args
-    if node.users and all(_is_mean(program, user) for user in node.users):
+    if node.users and all(_takes_codes(program, user) for user in node.users):
         return None
     middle = zero_point(program, zero[0] if zero else None, node)
     x, factor = program.operand(source), scale_of(program, scale, node)
+    if node.users.keys() == {program.graph.output}:
+        x = program.plain(x)  # while it is small
     y = program.result(node, channels_last=x.channels_last)
     return program.call(f"dequantize_{x.kind}", x, y, x.count, factor, middle, into=y)
 
 
-def _is_mean(program: Program, node: Node) -> bool:
-    """Whether it is one mean of all positions, or of whole axes."""
+def _takes_codes(program: Program, node: Node) -> bool:
+    """Whether it is a mean along whole axes, or the place of the greatest."""
     adaptive = node.op in ("adaptive_avg_pool1d", "adaptive_avg_pool2d")
-    return node.op == "mean" or (adaptive and set(program.shape(node)[2:]) == {1})
+    return node.op in ("mean", "argmax") or (adaptive and set(program.shape(node)[2:]) == {1})
 
 
 def add_integer(program: Program, node: Node) -> Value:
@@ -52,10 +55,36 @@ def add_integer(program: Program, node: Node) -> Value:
     # As its kernel for AVX2 has it: of the two products only the right one is rounded by itself.
     shift = (ratios[0].double() * shifts[0] + (ratios[1] * shifts[1]).double()).float()
     rest = zero_point(program, zero, node) - shift
-    a, b = program.alike(program.operand(left), program.operand(right))
+    first, second = program.operand(left), program.operand(right)
+    a, b, repeats = operands(program, node, first, second, swaps=False)
     y = program.result(node, channels_last=a.channels_last)
     numbers = (ratios[0].item(), ratios[1].item(), float(rest))
-    return program.call(f"add_{y.kind}", a, b, y, y.count, *numbers, into=y, over=a)
+    return program.call(f"add_{y.kind}", a, b, y, y.count, *repeats, *numbers, into=y, over=a)
+
+
+def mul_integer(program: Program, node: Node) -> Value:
+    """``mul_u8``"""
+    left, left_scale, left_zero, right, right_scale, right_zero, scale, zero = node.args
+    steps = [
+        program.fixed(part, "a scale", node).reshape(())
+        for part in (left_scale, right_scale, scale)
+    ]
+    first, second = program.operand(left), program.operand(right)
+    a, b, repeats = operands(program, node, first, second, swaps=True)
+    shifts = [zero_point(program, part, node) for part in (left_zero, right_zero)]
+    if a.count == second.count != first.count:
+        shifts.reverse()
+    y = program.result(node, channels_last=a.channels_last)
+    numbers = (*shifts, (steps[0] * steps[1] / steps[2]).item(), zero_point(program, zero, node))
+    return program.call(f"mul_{y.kind}", a, b, y, y.count, *repeats, *numbers, into=y, over=a)
+
+
+def table(program: Program, node: Node) -> Value:
+    """``table_u8``"""
+    x = program.operand(node.args[0])
+    values = program.operand(node.args[1])
+    y = program.result(node, channels_last=x.channels_last)
+    return program.call(f"table_{y.kind}", x, values, y, y.count, into=y, over=x)
 
 
 def linear_integer(program: Program, node: Node) -> Value:
@@ -84,4 +113,6 @@ LOWERINGS = {
     "dequantize": dequantize,
     "ort.add_integer": add_integer,
     "ort.linear_integer": linear_integer,
+    "c.mul_integer": mul_integer,
+    "c.table": table,
 }

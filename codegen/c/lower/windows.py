@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -85,7 +86,7 @@ def conv(program: Program, node: Node) -> Value:
     patch = _scratch(program, "f32", window)
     w = program.constant(weight.name, matrix)
     b = program.constant(f"{node.name}_bias", offset)
-    return program.call("conv_f32", x, w, b, y, patch, window, into=y, scratch=patch)
+    return program.call("conv_f32", x, w, b, y, patch, window, into=y, scratch=(patch,))
 
 
 def conv_integer(program: Program, node: Node) -> Value:
@@ -116,7 +117,18 @@ def conv_integer(program: Program, node: Node) -> Value:
         return program.call(kernel, x, w, s, r, y, middle, out_middle, window, into=y)
     patch = _scratch(program, x.kind, window)
     return program.call(
-        f"conv_{x.kind}", x, w, s, r, y, patch, middle, out_middle, window, into=y, scratch=patch
+        f"conv_{x.kind}",
+        x,
+        w,
+        s,
+        r,
+        y,
+        patch,
+        middle,
+        out_middle,
+        window,
+        into=y,
+        scratch=(patch,),
     )
 
 
@@ -185,9 +197,53 @@ def average(program: Program, node: Node, kernel: Sequence[int], *, padded: bool
     return program.call("average_f32", x, y, int(padded), window, into=y)
 
 
+def adaptive(program: Program, node: Node, kernel: str) -> Value:
+    """Windows that share an image out."""
+    window = _window(program, node, node.args[0], [1] * (len(program.shape(node)) - 2))
+    x = program.channels_last(program.operand(node.args[0]))
+    y = program.result(node, channels_last=True)
+    return program.call(kernel, x, y, window, into=y)
+
+
+def bilinear(program: Program, node: Node) -> Value:
+    """``bilinear_f32``"""
+    window = _window(program, node, node.args[0], [1, 1])
+    corners = bool(node.attrs["align_corners"])
+    factors: Arg = node.attrs.get("scale_factors")
+    steps: list[float] = []
+    for axis, (size, out) in enumerate(zip(window.size, window.out_size, strict=True)):
+        if corners:
+            steps.append((size - 1) / max(out - 1, 1))
+        elif isinstance(factors, tuple):
+            steps.append(1 / float(factors[axis]))  # type: ignore[arg-type]
+        else:
+            steps.append(size / out)
+    x = program.channels_last(program.floats(node.args[0], node))
+    y = program.result(node, channels_last=True)
+    return program.call("bilinear_f32", x, y, *steps, 0.0 if corners else 0.5, window, into=y)
+
+
+def conv_transpose(program: Program, node: Node) -> Value:
+    """``conv_transpose_f32``"""
+    source, weight, *rest = node.args
+    window = _window(program, node, source, [int(size) for size in weight.shape[2:]])
+    window = replace(window, stride=(max(window.stride[0], 1), window.stride[1]))  # it divides
+    matrix = program.fixed(weight, "a weight", node)  # [I, O / groups, ...]
+    parts = matrix.unflatten(0, (window.groups, -1)).transpose(1, 2).flatten(0, 1)
+    bias = program.fixed(rest[0], "a bias", node) if rest and rest[0] is not None else None
+    x = program.channels_last(program.floats(source, node))
+    y = program.result(node, channels_last=True)
+    w = program.constant(weight.name, in_kernel_order(parts))
+    b = program.per_channel(node, "bias", bias, window.out_channels, 0.0)
+    return program.call("conv_transpose_f32", x, w, b, y, window, into=y)
+
+
 LOWERINGS = {
     "conv1d": conv,
     "conv2d": conv,
+    "conv_transpose1d": conv_transpose,
+    "conv_transpose2d": conv_transpose,
+    "upsample_bilinear2d": bilinear,
     "ort.conv_integer": conv_integer,
     **{f"max_pool{n}d": max_pool for n in (1, 2)},
     **{f"avg_pool{n}d": avg_pool for n in (1, 2)},

@@ -17,11 +17,11 @@ static inline uint8_t to_u8(float steps, int zero)
 }
 
 /* left and right are steps of the result's scale; rest is its zero point less those of the two. */
-static void add_u8(const uint8_t *a, const uint8_t *b, uint8_t *y, int count, float left,
-                   float right, float rest)
+static void add_u8(const uint8_t *a, const uint8_t *b, uint8_t *y, int count, int side, int period,
+                   float left, float right, float rest)
 {
     for (int i = 0; i < count; i++)
-        y[i] = to_u8(fmaf(a[i], left, fmaf(b[i], right, rest)), 0);
+        y[i] = to_u8(fmaf(a[i], left, fmaf(b[i / side % period], right, rest)), 0);
 }
 
 /* x [outer][count][inner], y [outer][inner]: the mean of what the codes stand for */
@@ -52,7 +52,7 @@ int model_run(const float *x, const float *y, float *m)
     uint8_t *q = arena.bytes + 20;  /* [1, 2, 3, 3] */
     quantize_u8(y, q, 18, 0.0299999993f, 100);
     uint8_t *k = arena.bytes;  /* [1, 2, 3, 3] */
-    add_u8(p, q, k, 18, 0.399999976f, 0.599999964f, -111.199997f);
+    add_u8(p, q, k, 18, 1, 18, 0.399999976f, 0.599999964f, -111.199997f);
     mean_u8(k, m, 2, 9, 1, 0.0500000007f, 0);
     return 0;
 }

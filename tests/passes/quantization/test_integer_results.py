@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
 
 from regauge.ir import Graph, Node, parse
@@ -123,3 +126,19 @@ def test_padding_of_zeros_passes_codes_on() -> None:
     ones = (body[0], body[1], "z = constant_pad_nd(q, pad=(0, 1, 1, 0), value=1.0)")
     _, new = quantized(*ones, "r = conv2d(z, b)", "g = mean(r, dim=(2, 3))", "y = linear(g, l)")
     assert next(node for node in new.nodes if node.name == "p").args[0].op == "input"
+
+
+@pytest.mark.parametrize("coded_results", [False, True])
+def test_where_all_results_get_codes_later_convolutions_read_codes_anywhere(
+    coded_results: bool, graph_of: Callable[..., Graph]
+) -> None:
+    graph = graph_of(
+        "x: f32[1, 4, 6, 6], *, w: f32[4, 4, 3, 3], v: f32[4, 4, 3, 3]",
+        "a = conv2d(x, w)",
+        "b = silu(a)",
+        "y = conv2d(b, v)",
+    )
+    x = torch.randn(1, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    context = Context(inputs=[x], calibration=[[x]], closed_convolutions=True)
+    new, _ = Quantize("static", least=0, coded_results=coded_results)(graph, context)
+    assert [new[name].args[0].op == "dequantize" for name in ("a", "y")] == [coded_results] * 2

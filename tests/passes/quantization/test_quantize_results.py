@@ -228,3 +228,23 @@ def test_means_have_all_of_what_they_are_taken_of(graph_of: Make, inputs_of: Fee
     new = coded(graph, inputs)
     assert parameters(new, "a")[0] * 255 == pytest.approx(inputs[0].max().item())
     assert difference(execute(new, inputs), execute(graph, inputs)) < 0.03
+
+
+def test_what_comes_of_the_last_weights_can_stay_in_floats(graph_of: Make, inputs_of: Feed) -> None:
+    graph = graph_of(
+        "x: f32[4, 6], *, w: f32[8, 6], v: f32[3, 8], c: f32[3]",
+        "a = linear(x, w)",
+        "b = relu(a)",
+        "d = linear(b, v)",
+        "e = add(d, c)",
+        "y = softmax(e, dim=-1)",
+    )
+    inputs = inputs_of(graph)
+    context = Context(inputs=inputs, calibration=[inputs])
+    new, _ = QuantizeResults(floats=frozenset({"linear"}))(graph, context)
+    rounded = [node.args[0].name for node in new.nodes if node.op == "quantize"]
+    assert rounded == ["x", "b"]
+    assert new["e"].args == (new["d"], new["c"]) and new["y"].args == (new["e"],)
+    every, _ = QuantizeResults(floats=frozenset({"conv2d"}))(graph, context)
+    rounded = [node.args[0].name for node in every.nodes if node.op == "quantize"]
+    assert rounded == ["x", "b", "d", "e", "y"]

@@ -1,0 +1,18 @@
+/* Maxima of windows that share an image out, of sizes that differ by one where they must. */
+static void adaptive_max_u8(const uint8_t *x, uint8_t *y, struct window w)
+{
+    for (int n = 0; n < w.batch; n++)
+        for (int oy = 0; oy < w.out_height; oy++)
+            for (int ox = 0; ox < w.out_width; ox++)
+                for (int c = 0; c < w.channels; c++, y++) {
+                    int top = oy * w.height / w.out_height, left = ox * w.width / w.out_width;
+                    int bottom = ((oy + 1) * w.height + w.out_height - 1) / w.out_height;
+                    int right = ((ox + 1) * w.width + w.out_width - 1) / w.out_width;
+                    *y = x[((n * w.height + top) * w.width + left) * w.channels + c];
+                    for (int iy = top; iy < bottom; iy++)
+                        for (int ix = left; ix < right; ix++) {
+                            int at = ((n * w.height + iy) * w.width + ix) * w.channels + c;
+                            *y = x[at] > *y ? x[at] : *y;
+                        }
+                }
+}
