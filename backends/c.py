@@ -16,13 +16,16 @@ from typing import Any
 import torch
 
 from ..codegen.c import Source, generate
-from ..ir import Graph, Node, TargetError
+from ..ir import Graph, Node, TargetError, TensorType
+from ..ir.clips import CLIPS
 from .onnx.forms import padding, quantized
+from .onnx.forms.quantized import is_implied
 from .outputs import Outputs
 from .profiles import target
 
 MODEL, HEADER = "model.c", "model.h"
 FLAGS = ("-std=c99", "-O3", "-ffp-contract=off")
+_SUMS = ("conv1d", "conv2d", "add")  # which have kernels that give codes
 
 
 class CRunner:
@@ -67,10 +70,36 @@ class CRunner:
 def source(graph: Graph) -> Source:
     """The C of a graph; the regions on integers are those of ONNX Runtime, so codes are its own."""
     fused = graph.copy()
+    _round_before_clips(fused)
     for form in (padding, quantized):
         form.fuse(fused)
         fused.prune()
     return generate(fused)
+
+
+def _round_before_clips(graph: Graph) -> None:
+    """Let sums give codes where a clip stands between whose code of zero is not the least: to round
+    what is clipped is to clip what is rounded, and on codes that is a table."""
+    for node in list(graph.nodes):
+        if node.op != "quantize" or node.args[0].op not in CLIPS:
+            continue
+        clip, scale, zero = node.args[0], node.args[1], node.operand(2)
+        value = clip.args[0]
+        if is_implied(graph, clip, scale, zero) or value.op not in _SUMS:
+            continue
+        if len(clip.users) == len(value.users) == 1 and scale.op == "param" and not scale.shape:
+            coding, type_ = node.args[1:], TensorType(node.dtype, node.shape)
+            codes = graph.add(
+                "quantize",
+                value,
+                *coding,
+                name=f"{value.name}_codes",
+                type=type_,
+                before=clip,
+                **node.attrs,
+            )
+            again = graph.add("dequantize", codes, *coding, type=value.type, before=clip)
+            clip.set([again, *clip.args[1:]])
 
 
 def lower(graph: Graph) -> CRunner:

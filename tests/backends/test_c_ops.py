@@ -207,3 +207,24 @@ def test_images_with_channels_last_are_read_as_they_lie(graph_of: Make) -> None:
     runner, inputs = lower(graph), feed(graph)
     assert "copy_f32" not in runner.model
     torch.testing.assert_close(runner(inputs)[0], execute(graph, inputs)[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "clip", ["relu(c)", "relu6(c)", "hardtanh(c, min_val=-0.5, max_val=0.7)", "clamp(c, min=-0.3)"]
+)
+def test_what_is_clipped_is_rounded_before(clip: str, graph_of: Make) -> None:
+    """Codes that something else shares need not begin at zero."""
+    graph = graph_of(
+        "q: u8[1, 3, 6, 6], *, s: f32[], z: u8[], w: i8[4, 3, 3, 3], t: f32[4, 1, 1, 1], "
+        "b: f32[4], r: f32[], v: u8[]",
+        "x = dequantize(q, s, z)", "k = dequantize(w, t)", "c = conv2d(x, k, b)",
+        f"a = {clip}", "y = quantize(a, r, v, dtype=u8)",
+    )  # fmt: skip
+    for name, number in {"s": 0.02, "z": 120, "r": 0.013, "v": 99}.items():
+        graph.store[name] = torch.tensor(number).to(graph.store.type(name).dtype)
+    graph.store["t"] = torch.full((4, 1, 1, 1), 4e-5)
+    graph.store["b"] = graph.store["b"] / 8
+    runner, inputs = lower(graph), feed(graph)
+    assert not any("f32" in name or "quantize" in name for name in kernels(runner.model))
+    (found,) = runner(inputs)
+    assert torch.equal(found, execute(graph, inputs)[0]) and len(found.unique()) > 3

@@ -126,7 +126,7 @@ def _quantize(graph: Graph, node: Node) -> _Form | None:
     value, scale, zero = _operands(node)
     if scale.op != "param" or scale.shape not in ((), (1,)) or node.dtype != torch.uint8:
         return None
-    if len(value.users) == 1 and _clips(graph, value, scale, zero):
+    if len(value.users) == 1 and is_implied(graph, value, scale, zero):
         value = value.args[0]
     if len(value.users) > 1:
         return None
@@ -186,7 +186,7 @@ def _conv(value: Node, scale: Node, zero: Node | None) -> _Form | None:
     return "ort.conv_integer", (*activation, *weight[:2], bias, scale, zero), dict(value.attrs)
 
 
-def _clips(graph: Graph, value: Node, scale: Node, zero: Node | None) -> bool:
+def is_implied(graph: Graph, value: Node, scale: Node, zero: Node | None) -> bool:
     """Whether the value is a relu, maybe with a top, that the range of its codes says once more."""
     if zero is not None and (zero.op != "param" or bool(graph.value(zero).any())):
         return False
