@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from ..backends.torch_eager import TorchRunner
+from ..backends.profiles import target
 from ..frontend.decoder import trace_decoder
 from ..frontend.steps import SteppedCall
 from ..frontend.trace import trace
@@ -91,7 +91,9 @@ def _check_steps(
     """Raise ``TraceError`` unless a text read token by token, from state that is empty or zero,
     has the scores that the model gives to all of it at once."""
     wanted = call.whole[LOGITS]
-    steps = begin(graph, TorchRunner(graph), decoder, known, call.text, call.text.shape[1])
+    steps = begin(
+        graph, target("torch").lower(graph), decoder, known, call.text, call.text.shape[1]
+    )
     gap = difference([torch.cat([steps(token) for token in call.text.split(1, 1)], 1)], [wanted])
     if not gap <= tolerance(wanted.dtype):
         raise TraceError(
