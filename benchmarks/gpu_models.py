@@ -1,6 +1,6 @@
 """Whole models on the GPU at hand: the target ``torch`` with kernels beside others.
 
-    python -m benchmarks.gpu_models [ours torchao onnxruntime ...] [--rows 16 2048] [--layers 4]
+    python benchmarks/gpu_models.py [ours torchao onnxruntime ...] [--rows 16 2048] [--layers 4]
                                     [--out FOLDER] [--dry]
 
 A LLaMA of random weights in bfloat16 takes a number of tokens at once, without a cache. Peers that

@@ -15,7 +15,9 @@ OPTIONAL = [
     "onnxscript",
     "openvino",
     "safetensors",
+    "torch._dynamo",  # which takes a second, and brings triton
     "transformers",
+    "triton",
     "tvm",
     "typer",
 ]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from gpu import CHECKED, GROUPS, Figures, dry, main, markdown
 
@@ -43,3 +48,15 @@ def test_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no group gems" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="no GPU here"):
         main([])
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "benchmarks.gpu"], ["benchmarks/gpu_models.py"]], ids=["kernels", "models"]
+)
+def test_it_runs_as_it_is_called(command: list[str]) -> None:
+    """Without the paths that tests have."""
+    here = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = [sys.executable, *command, "--help"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(words, cwd=root, env=here, capture_output=True, text=True)
+    assert done.returncode == 0 and "--dry" in done.stdout, done.stderr
