@@ -23,13 +23,16 @@ ALIKE = 1e-4  # examples by themselves and together, in float32
 WRAP = "pass a list of inputs, each a tensor, a tuple for args, or a dict for kwargs"
 
 
-def as_call(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """One input as positional and keyword arguments."""
+def as_call(
+    batch: Any, kwargs: Mapping[str, Any] | None = None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """One input as positional and keyword arguments, with those of ``kwargs``."""
+    named = dict(kwargs or {})
     if isinstance(batch, Mapping):
-        return (), dict(batch)
+        return (), {**batch, **named}
     if isinstance(batch, (tuple, list)):
-        return tuple(batch), {}
-    return (batch,), {}
+        return tuple(batch), named
+    return (batch,), named
 
 
 def read(

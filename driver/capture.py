@@ -29,8 +29,7 @@ def capture(
     release_weights: bool = False,
 ) -> tuple[Graph, list[Any]]:
     """The graph, and the example as its flat inputs (empty if there is none)."""
-    positional, named = data.as_call(args)
-    named = {**named, **(kwargs or {})}
+    positional, named = data.as_call(args, kwargs)
     if isinstance(model, ExportedProgram) and not positional and not named and model.example_inputs:
         positional, named = model.example_inputs
     graph = model
@@ -51,7 +50,7 @@ def capture(
         )
     if not positional and not named and graph.inputs:
         return graph, []
-    return graph, data.bind(graph, {}, tuple(positional), dict(named))
+    return graph, data.bind(graph, {}, positional, named)
 
 
 def capture_decoder(
@@ -73,8 +72,7 @@ def capture_decoder(
             "dynamic_shapes is given with cache=True, which lets the batch and the lengths vary",
             do="leave out one of the two",
         )
-    positional, named = data.as_call(args)
-    named = {**named, **(kwargs or {})}
+    positional, named = data.as_call(args, kwargs)
     graph, call = trace_decoder(model, positional, named, release_weights=release_weights)
     flat = data.bind(graph, {}, (), call.example)
     if not isinstance(call, SteppedCall):

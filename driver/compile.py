@@ -102,8 +102,7 @@ def compile(
         unequal = ""
         if compared and isinstance(model, torch.nn.Module):
             with bars.stage("comparing the graph with the model"):
-                positional, named = data.as_call(args)
-                unequal = unlike(graph, flat, model, positional, {**named, **(kwargs or {})})
+                unequal = unlike(graph, flat, model, *data.as_call(args, kwargs))
         place.check_graph(graph)
         with bars.stage("reading calibration data"):
             known = constants(graph, flat) if flat else {}

@@ -25,7 +25,7 @@ import torch
 
 from ..ir import TraceError
 from ..ir.errors import first_line
-from .caches import CachedCall, call_on_ids
+from .caches import USE_CACHE, CachedCall, call_on_ids
 from .held import holding, numbers, tensors
 
 LOOKED_AT = 16  # tokens that are read one by one and at once
@@ -136,8 +136,8 @@ def _given_back(model: torch.nn.Module, call: Mapping[str, Any]) -> tuple[str, A
 
 def _asking(model: torch.nn.Module) -> dict[str, Any]:
     """The argument that asks for what is kept."""
-    named = "use_cache" in inspect.signature(model.forward).parameters
-    return {"use_cache": True} if named else {}
+    named = USE_CACHE in inspect.signature(model.forward).parameters
+    return {USE_CACHE: True} if named else {}
 
 
 def _grown(name: str, small: Any, large: Any) -> dict[str, int]:

@@ -19,16 +19,24 @@ def linear(program: Program, node: Node) -> Value:
 def linear_codes(program: Program, node: Node) -> Value:
     """``linear_f32`` with the weights that codes stand for."""
     source, weight, scale, zero, bias = node.args
-    parts = [
-        None if part is None else program.fixed(part, "a scale", node) for part in (scale, zero)
-    ]
-    assert parts[0] is not None
-    codes = program.fixed(weight, "a weight", node)
-    ones = (-1, *(1,) * (codes.dim() - 1))
-    parts = [None if part is None else part.reshape(ones) for part in parts]
-    matrix = dequantize(codes, *parts)  # type: ignore[arg-type]
-    program.note_floats(weight)
-    return _linear(program, node, source, weight.name, matrix, bias)
+    return _linear(
+        program, node, source, weight.name, decoded(program, node, weight, scale, zero), bias
+    )
+
+
+def decoded(
+    program: Program, node: Node, codes: Node, scale: Node, zero: Node | None
+) -> torch.Tensor:
+    """The numbers that codes of a scale a row stand for, to be held as floats."""
+    given = program.fixed(codes, "a weight", node)
+    rows = (-1, *(1,) * (given.dim() - 1))
+    steps, origin = (
+        None if part is None else program.fixed(part, "a scale", node).reshape(rows)
+        for part in (scale, zero)
+    )
+    assert steps is not None
+    program.note_floats(codes)
+    return dequantize(given, steps, origin)
 
 
 def _linear(

@@ -22,6 +22,10 @@ _OPAQUE = (
     *(f"aten._upsample_nearest_exact{n}d.vec" for n in (1, 2, 3)),
 )
 _CHOOSING = ("index", "index_select")  # by constants
+OPS = (
+    *(op.name for op in ops.OPS.values() if isinstance(op.law, Movement | Parts | Pad)),
+    *(*_REPEATING, *_OPAQUE, *_CHOOSING),
+)
 
 
 def moves(node: Node) -> bool:
@@ -29,11 +33,9 @@ def moves(node: Node) -> bool:
     is known."""
     if node.op in _CHOOSING:
         return all(part.op == "param" for part in node.inputs if part is not node.args[0])
-    if node.op in (*_REPEATING, *_OPAQUE):
-        return True
     if node.op == "getitem":
         return isinstance(ops.get(node.args[0].op).law, Parts)
-    return node.op in ops.OPS and isinstance(ops.get(node.op).law, Movement | Parts | Pad)
+    return node.op in OPS
 
 
 def _passes_on(node: Node) -> bool:
@@ -151,8 +153,4 @@ def _copied(
     return y
 
 
-OPS = (
-    *(op.name for op in ops.OPS.values() if isinstance(op.law, Movement | Parts | Pad)),
-    *(*_REPEATING, *_OPAQUE, *_CHOOSING),
-)
 LOWERINGS = dict.fromkeys(OPS, lower)

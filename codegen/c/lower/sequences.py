@@ -7,8 +7,8 @@ import math
 import torch
 
 from ....ir import Node
-from ....ir.own import dequantize
 from ..program import BYTES, Program, Value
+from .floats import decoded
 
 
 def recurrent(program: Program, node: Node) -> Value:
@@ -50,11 +50,7 @@ def embedding(program: Program, node: Node) -> Value:
 def embedding_codes(program: Program, node: Node) -> Value:
     """The same of a table in codes of a scale a row, which is held as floats."""
     weight, scale, zero, places = node.args
-    parts = [None if p is None else program.fixed(p, "a scale", node) for p in (scale, zero)]
-    assert parts[0] is not None
-    codes = program.fixed(weight, "a table", node)
-    program.note_floats(weight)
-    table = program.constant(weight.name, dequantize(codes, *parts))  # type: ignore[arg-type]
+    table = program.constant(weight.name, decoded(program, node, weight, scale, zero))
     return _rows(program, node, table, places)
 
 
