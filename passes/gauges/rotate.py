@@ -29,6 +29,7 @@ from ...ir.gauge import (
     transport,
 )
 from ...ir.laws import Kind
+from ...ir.symbols import spelled_out
 from ..base import Context, Remark, Stage, applied, blocked, missed
 from ..calibration import observe
 from ..sites import Asked, SitePass
@@ -165,7 +166,8 @@ def turn(graph: Graph, value: Node, parts: tuple[torch.Tensor, ...]) -> Node:
     *rows, last = value.shape
     sizes = tuple(len(part) for part in parts)
     rank = len(rows)
-    spread = graph.add("reshape", value, shape=(*rows, *sizes), name=f"{value.name}_spread",
+    lead = spelled_out(graph, rows, value)
+    spread = graph.add("reshape", value, shape=(*lead, *sizes), name=f"{value.name}_spread",
                        type=TensorType(value.dtype, (*rows, *sizes)))  # fmt: skip
     new = spread
     for i, part in enumerate(parts):
@@ -182,7 +184,7 @@ def turn(graph: Graph, value: Node, parts: tuple[torch.Tensor, ...]) -> Node:
         if i < len(parts) - 1:
             new = graph.add("permute", new, dims=swap, type=spread.type, name=f"{value.name}_back")
     return graph.add(
-        "reshape", new, shape=(*rows, last), type=value.type, name=f"{value.name}_turned"
+        "reshape", new, shape=(*lead, last), type=value.type, name=f"{value.name}_turned"
     )
 
 
