@@ -280,7 +280,9 @@ class SiteSearch:
                 case _:
                     s = peak**choice / columns ** (1 - choice)
                     s = s / torch.exp(torch.log(s).mean())  # the mean is no business of a channel's
-            yield f"{self.options.rule} {choice:.3g}", torch.where(region.fixed, 1.0, s)
+            # Powers of equal numbers may differ in the last digit, by where in a vector they are.
+            s = torch.where(region.fixed, 1.0, s)[region.groups]
+            yield f"{self.options.rule} {choice:.3g}", s
 
     def error(self, trial: Trial, z: torch.Tensor, s: torch.Tensor) -> float:
         """The variance of the readers' error over a trial's rows, relative to their power.
