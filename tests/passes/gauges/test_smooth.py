@@ -159,7 +159,8 @@ def test_heads_that_share_values_get_equal_scales() -> None:
     generator = torch.Generator().manual_seed(0)
     fill(graph, generator)
     graph.store["v"] *= torch.logspace(-1, 1, 20)[:, None]
-    x = [torch.randn(node.shape, generator=generator) for node in graph.inputs]
+    shapes = ((2, 6, 16, 10), (2, 2, 16, 10), (2, 16, 30))
+    x = [torch.randn(shape, generator=generator) for shape in shapes]
     context = Context(inputs=x, calibration=[x, x])
     done = 0
     for part in range(1, 20):
