@@ -121,6 +121,13 @@ class Align(SitePass):
                 f"the models differ: {', '.join(sorted(names)[:3])} is in one alone",
                 do="align models of one architecture, traced on inputs of the same shapes",
             )
+        for name, param in graph.params.items():
+            if (other := self.reference.params[name]).shape != param.shape:
+                raise InputError(
+                    f"the models differ: {name} is {param.type} in one and {other.type} in the "
+                    "other",
+                    do="align models of one architecture and of the same widths",
+                )
         axes: dict[str, tuple[int, ...]] = {}
         remarks: list[Remark] = []
         for site in classes(graph):
