@@ -28,7 +28,7 @@ from ...ir import Graph, InputError, Node
 from ...ir.codes import fits_pairs
 from ...ir.formats import named
 from ...ir.gauge import Site, inputs_of_contractions, weighted
-from ...ir.gauge.sites import TRANSPOSED
+from ...ir.gauge.sites import CONTRACTIONS, TRANSPOSED, is_weight
 from ..base import Context, Pass, Promise, Remark, Stage, applied, missed
 from ..options import SHARE, SOME, check_kinds, check_known, check_numbers
 from .choices import CHANNELWISE, Choice, Choices, ChosenRounding, reads_floats
@@ -192,6 +192,7 @@ class Quantize(Pass):
         for reader in choices.readers:
             if choices.of(reader).in_floats:
                 remarks.append(missed(reader, "it stays in floating point, as was chosen"))
+        remarks += _computed(graph)
         if results is not None:
             remarks.extend(results.insert(graph, context, self.name))
         return remarks
@@ -358,6 +359,14 @@ class Quantize(Pass):
             if isinstance(stored, Compensated):
                 stored.attach(graph, reader)
         return applied(site.value, "; ".join([f"{text} of {names}", *decision.notes]))
+
+
+def _computed(graph: Graph) -> Iterator[Remark]:
+    """What reads weights that other ops make."""
+    for node in graph.nodes:
+        if node.op in CONTRACTIONS and not is_weight(weight := node.args[1]):
+            text = f"its weights are no parameter: {weight.name} ({weight.op}) computes them"
+            yield missed(node, text, "put FoldWeights before, where they follow from parameters")
 
 
 def _undivided(
