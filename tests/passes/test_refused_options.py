@@ -10,6 +10,8 @@ import pytest
 from regauge.ir import InputError
 from regauge.passes import (
     Align,
+    Allocate,
+    Budget,
     CacheInputs,
     ChooseBest,
     LearnScales,
@@ -74,6 +76,11 @@ Make = Callable[..., object]
         (QuantizeCache, {"keys": 3}, "no number of bits 3", "2, 4, 8, 16"),
         (QuantizeCache, {"scaling": "chanel"}, "no scaling 'chanel'", "'channel'"),
         (CacheInputs, {"bits": "int4"}, "no number of bits 'int4'", "2, 4, 8, 16"),
+        (Budget, {"limit": 3.0, "of": "bit"}, "no budget of 'bit'", "'bits', 'bytes'"),
+        (Allocate, {"choices": "int4", "budget": 5.0}, "choices='int4' is no tuple", "int4"),
+        (Allocate, {"choices": ("int4",), "budget": "5"}, "limit='5'", "a number"),
+        (Allocate, {"choices": ("int4",), "budget": 5.0, "by": "weigth"}, "'weigth'", "'weight'"),
+        (Allocate, {"choices": ("int4",), "budget": 5.0, "score": "hessian"}, "'hessian'", "Score"),
         (GPTQ, {"order": "foo"}, "no order of columns 'foo'", "'pivot'"),
         (GPTQ, {"damp": -1}, "damp=-1", "from 0"),
         (KBest, {"width": 0}, "width=0", "from 1"),
