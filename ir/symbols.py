@@ -1,11 +1,11 @@
-"""Rename the symbols of a graph's sizes."""
+"""Symbols among the sizes of a graph's values: renamed, and spelled out for ops that take sizes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from .graph import Graph
+from .graph import Arg, Graph, Node
 from .types import Dim, TensorType, Type
 
 
@@ -28,3 +28,25 @@ def rename(graph: Graph, names: Mapping[str, str]) -> None:
     for node in (*graph.inputs, *graph.nodes):
         node.type = renamed(node.type)
     graph.symbols = {names.get(s, s): limits for s, limits in graph.symbols.items()}
+
+
+def spelled_out(
+    graph: Graph, shape: Sequence[Dim], like: Node, before: Node | None = None
+) -> tuple[Arg, ...]:
+    """Sizes as a reshape takes them: one symbol is left open, of several each is asked for.
+
+    Args:
+        shape: The sizes; a symbol is at the same place as in the shape of ``like``.
+        like: A value to ask.
+        before: Where ops that ask go; to the end, if not given.
+    """
+    open_ = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
+    if len(open_) == 1:
+        return tuple(-1 if axis in open_ else size for axis, size in enumerate(shape))
+    return tuple(
+        size
+        if isinstance(size, int)
+        else graph.add("sym_size", like, dim=axis, name=f"{like.name}_size", before=before,
+                       where=like.where)
+        for axis, size in enumerate(shape)
+    )  # fmt: skip

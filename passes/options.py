@@ -56,6 +56,7 @@ AMOUNT = Range(0, math.inf, below=True)
 POSITIVE = Range(0, math.inf, above=True, below=True)
 SHARE = Range(0, 1)
 PART = Range(0, 1, below=True)
+BITS = Range(2, 8, whole=True)  # of codes that are simulated
 
 
 def check_numbers(options: object, **ranges: Range) -> None:
@@ -85,6 +86,7 @@ def check_kinds(options: object, **kinds: Any) -> None:
 _WORDS: Mapping[Any, str] = {
     NoneType: "None",
     str: "a name",
+    bool: "True or False",
     Mapping: "a mapping",
     Callable: "a function",
 }
@@ -101,7 +103,7 @@ def check_several(given: object, option: str, such: object = "name") -> None:
         raise InputError(f"{option}={given!r} is no tuple", do=f"{option}=({one!r},)")
 
 
-def check_known(asked: Iterable[object], known: Iterable[str], what: str) -> None:
+def check_known(asked: Iterable[object], known: Iterable[object], what: str) -> None:
     """Raise ``InputError`` where something is asked for by a name that nothing has."""
     names = list(known)
     for one in asked:

@@ -14,9 +14,10 @@ it, where any choice makes codes. Approximate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, TypeAlias, TypedDict
+from typing import Any, ClassVar, Literal, TypeAlias, TypedDict, get_args
 
 import torch
 
@@ -24,6 +25,7 @@ from ...ir import Graph, InputError, Node
 from ...ir.gauge import weighted
 from ..base import Context, Pass, Promise, Remark, Stage, decided
 from ..budget import Assignment, IntegerProgramming, Problem, Solver
+from ..options import Range, check_kinds, check_known, check_numbers, check_several
 from ..quantization.choices import CHANNELWISE, Choice
 from ..quantization.quantize import Quantize
 from ..structure.sparsity.sparsify import Sparsify
@@ -53,6 +55,10 @@ class Budget:
 
     limit: float
     of: Kind = "bits"
+
+    def __post_init__(self) -> None:
+        check_numbers(self, limit=Range(-math.inf))
+        check_known([self.of], get_args(Kind), "budget of")
 
 
 class _Counted(TypedDict):
@@ -93,6 +99,11 @@ class Allocate(Pass):
     stage: ClassVar[Stage] = Stage.QUANTIZE
 
     def __post_init__(self) -> None:
+        check_several(self.choices, "choices", "int4-g32")
+        check_kinds(self, score=Score, solver=Solver, quantize=Quantize, sparsify=Sparsify)
+        check_known([self.by], get_args(By), "way to decide together")
+        if not isinstance(self.budget, Budget):
+            Budget(self.budget)  # raises where it is no number of bits
         given = (self.sparsify.pattern, self.sparsify.remove, self.sparsify.rates)
         if given != (Sparsify.pattern, Sparsify.remove, Sparsify.rates):
             raise InputError(

@@ -18,8 +18,9 @@ import torch
 from ...ir import Graph, InputError, astype
 from ...ir.interpret import execute
 from ..base import Context, Pass, Promise, Remark, Stage, decided, missed
+from ..options import BITS, COUNT, check_numbers
 from ..quantization.simulated import Simulation, floats, squared_error
-from ..quantization.values import Activations
+from ..quantization.values import Activations, format_of
 from .smooth import Smooth
 
 ALPHAS = tuple(i / 20 for i in range(21))
@@ -43,6 +44,8 @@ class ChooseBest(Pass):
     stage: ClassVar[Stage] = Stage.GAUGE
 
     def __post_init__(self) -> None:
+        format_of(self.activations)  # raises where there is no such format
+        check_numbers(self, bits=BITS, group=COUNT | None)
         for candidate in self.candidates:
             if candidate.promise is not Promise.EXACT or candidate.stage > self.stage:
                 raise InputError(

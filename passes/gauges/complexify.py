@@ -4,8 +4,9 @@ With the input halved into z = x[:n] + i x[n:], and the result likewise, every r
 
     w = U z + V conj(z),    2 U = R11 + R22 + i (R21 - R12),    2 V = R11 - R22 + i (R21 + R12)
 
-for the quarters R of W. The graph then holds the four real parts of U and V, which a quantizer may
-round to {1, -1, i, -i}, and puts W together from them; a runtime folds that when it loads. Exact.
+for the quarters R of W. The graph then holds the four real parts of U and V, and puts W together
+from them; a runtime folds that when it loads. Exact. What rounds complex numbers to {1, -1, i, -i},
+in stages, is ``formats.stages`` with the format ``phase``; no pass stores U and V so.
 """
 
 from __future__ import annotations

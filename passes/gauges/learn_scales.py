@@ -42,8 +42,9 @@ from ...ir.laws import Kind
 from ..base import Context, Pass, Remark, Stage, applied, decided, missed
 from ..calibration import padding_mask
 from ..fitting import damage, orders, split
+from ..options import BITS, COUNT, POSITIVE, check_kinds, check_numbers
 from ..quantization.simulated import Simulation
-from ..quantization.values import Activations
+from ..quantization.values import Activations, format_of
 from .smooth import tied
 
 LEAST_SCALE = 1e-2  # as the source has it
@@ -74,6 +75,11 @@ class LearnScales(Pass):
     steps: int = 100
     rate: float = 1e-2
     stage: ClassVar[Stage] = Stage.GAUGE
+
+    def __post_init__(self) -> None:
+        format_of(self.activations)  # raises where there is no such format
+        check_numbers(self, bits=BITS, group=COUNT | None, steps=COUNT, rate=POSITIVE)
+        check_kinds(self, shift=bool, attention=bool, correct_bias=bool)
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         batches = context.need_calibration(self.name)

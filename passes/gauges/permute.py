@@ -35,6 +35,7 @@ from ...ir.gauge.tensors import places_of
 from ...ir.laws import Kind
 from ..base import Context, Remark, Stage, applied, blocked, missed
 from ..calibration import observe
+from ..options import COUNT, check_kinds, check_numbers
 from ..sites import Asked, SitePass
 from ..ties import tie_in_the_way
 
@@ -54,6 +55,9 @@ class SortChannels(SitePass):
     untie: bool = False
     what: ClassVar[str] = "a contraction with weights or an attention, or what it reads"
     stage: ClassVar[Stage] = Stage.GAUGE
+
+    def __post_init__(self) -> None:
+        check_kinds(self, keys=bool, untie=bool)
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         pairs = attention_pairs(graph)
@@ -106,6 +110,10 @@ class Align(SitePass):
     what: ClassVar[str] = "a value of a class of channels that weights write"
     stage: ClassVar[Stage] = Stage.GAUGE
 
+    def __post_init__(self) -> None:
+        check_kinds(self, reference=Graph)
+        check_numbers(self, rounds=COUNT)
+
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         names = set(graph.params) ^ set(self.reference.params)
         if names:
@@ -113,6 +121,13 @@ class Align(SitePass):
                 f"the models differ: {', '.join(sorted(names)[:3])} is in one alone",
                 do="align models of one architecture, traced on inputs of the same shapes",
             )
+        for name, param in graph.params.items():
+            if (other := self.reference.params[name]).shape != param.shape:
+                raise InputError(
+                    f"the models differ: {name} is {param.type} in one and {other.type} in the "
+                    "other",
+                    do="align models of one architecture and of the same widths",
+                )
         axes: dict[str, tuple[int, ...]] = {}
         remarks: list[Remark] = []
         for site in classes(graph):

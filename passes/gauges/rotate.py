@@ -14,7 +14,7 @@ in their weights. Exact; norms with weights are folded first.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch
 
@@ -29,14 +29,17 @@ from ...ir.gauge import (
     transport,
 )
 from ...ir.laws import Kind
+from ...ir.symbols import spelled_out
 from ..base import Context, Remark, Stage, applied, blocked, missed
 from ..calibration import observe
+from ..options import SOME, check_kinds, check_known, check_numbers
 from ..sites import Asked, SitePass
 from ..ties import broken_tie, tie_in_the_way, transport_with_ties
 from .fold_norm_affine import FoldNormAffine
 from .hadamard import factors, hadamard, product, widest
 
-Matrix: TypeAlias = Literal["hadamard", "random", "pca"]
+Plain: TypeAlias = Literal["hadamard", "random"]
+Matrix: TypeAlias = Plain | Literal["pca"]
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,18 @@ class Rotate(SitePass):
     """
 
     residual: Matrix | None = "hadamard"
-    heads: Literal["hadamard", "random"] | None = "hadamard"
+    heads: Plain | None = "hadamard"
     inputs: bool = False
     ops: int = 2
     untie: bool = False
     what: ClassVar[str] = "what an RMSNorm, an attention or a contraction reads, or the reader"
     stage: ClassVar[Stage] = Stage.GAUGE
+
+    def __post_init__(self) -> None:
+        check_known([self.residual], (*get_args(Plain), "pca", None), "matrix of streams")
+        check_known([self.heads], (*get_args(Plain), None), "matrix of heads")
+        check_numbers(self, ops=SOME)
+        check_kinds(self, inputs=bool, untie=bool)
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         remarks: list[Remark] = []
@@ -131,7 +140,7 @@ class Rotate(SitePass):
         self,
         graph: Graph,
         site: Site,
-        kind: Literal["hadamard", "random"],
+        kind: Plain,
         turned: set[Node],
         generator: torch.Generator,
     ) -> Remark:
@@ -165,7 +174,8 @@ def turn(graph: Graph, value: Node, parts: tuple[torch.Tensor, ...]) -> Node:
     *rows, last = value.shape
     sizes = tuple(len(part) for part in parts)
     rank = len(rows)
-    spread = graph.add("reshape", value, shape=(*rows, *sizes), name=f"{value.name}_spread",
+    lead = spelled_out(graph, rows, value)
+    spread = graph.add("reshape", value, shape=(*lead, *sizes), name=f"{value.name}_spread",
                        type=TensorType(value.dtype, (*rows, *sizes)))  # fmt: skip
     new = spread
     for i, part in enumerate(parts):
@@ -182,7 +192,7 @@ def turn(graph: Graph, value: Node, parts: tuple[torch.Tensor, ...]) -> Node:
         if i < len(parts) - 1:
             new = graph.add("permute", new, dims=swap, type=spread.type, name=f"{value.name}_back")
     return graph.add(
-        "reshape", new, shape=(*rows, last), type=value.type, name=f"{value.name}_turned"
+        "reshape", new, shape=(*lead, last), type=value.type, name=f"{value.name}_turned"
     )
 
 
@@ -195,9 +205,7 @@ def _parts(n: int) -> tuple[torch.Tensor, ...]:
     return (*blocks, *known)
 
 
-def _by_cell(
-    region: Region, kind: Literal["hadamard", "random"], generator: torch.Generator
-) -> tuple[torch.Tensor, str]:
+def _by_cell(region: Region, kind: Plain, generator: torch.Generator) -> tuple[torch.Tensor, str]:
     """A matrix that keeps to the region's cells, and the name of that of each cell."""
     whole = torch.zeros(region.size, region.size, dtype=torch.float64)
     name = ""
@@ -206,9 +214,7 @@ def _by_cell(
     return whole, name
 
 
-def _block(
-    n: int, kind: Literal["hadamard", "random"], generator: torch.Generator
-) -> tuple[torch.Tensor, str]:
+def _block(n: int, kind: Plain, generator: torch.Generator) -> tuple[torch.Tensor, str]:
     """A matrix of order n and its name."""
     noise = torch.randn(n, n, generator=generator, dtype=torch.float64)
     if kind == "random":

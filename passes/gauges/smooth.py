@@ -31,11 +31,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch
 
-from ...ir import Graph, Node
+from ...ir import Graph, InputError, Node
 from ...ir.gauge import (
     Blocked,
     Region,
@@ -49,11 +49,31 @@ from ...ir.laws import Kind
 from ..base import Context, Remark, Stage, applied, blocked, missed
 from ..calibration import Observation, as_matrix, evenly, observe
 from ..journal import Journal
+from ..options import (
+    AMOUNT,
+    BITS,
+    COUNT,
+    SHARE,
+    Range,
+    check_kinds,
+    check_known,
+    check_numbers,
+    check_several,
+)
 from ..quantization.integer_results import CONVOLUTIONS, IntegerResults
 from ..quantization.simulated import fake_quantize, fake_quantize_weights
-from ..quantization.values import Activations
+from ..quantization.values import Activations, format_of
 from ..sites import Asked, SitePass
 from ..ties import tie_in_the_way
+
+Rule: TypeAlias = Literal["threshold", "power", "mean", "range", "exponent"]
+# What each rule's t, a or e may be.
+GRIDS: dict[Rule | None, Range] = {
+    "threshold": Range(0, 1, above=True),
+    "power": SHARE,
+    "mean": SHARE,
+    "exponent": AMOUNT,
+}
 
 FEWEST = 8  # rows, below which ranges are chance
 FLOOR = 1.0  # of the median range of the channels
@@ -78,7 +98,7 @@ class Smooth(SitePass):
     """
 
     shift: bool | Literal["folded"] = False
-    rule: Literal["threshold", "power", "mean", "range", "exponent"] | None = "power"
+    rule: Rule | None = "power"
     grid: tuple[float, ...] = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
     activations: Activations | None = "static"
     bits: int = 8
@@ -87,6 +107,20 @@ class Smooth(SitePass):
     untie: bool = False
     what: ClassVar[str] = "what contractions with weights read, or such a contraction"
     stage: ClassVar[Stage] = Stage.GAUGE
+
+    def __post_init__(self) -> None:
+        check_known([self.shift], (False, True, "folded"), "shift")
+        check_known([self.rule], (*get_args(Rule), None), "rule")
+        check_several(self.grid, "grid", 0.5)
+        for choice in self.grid:
+            if choice not in (allowed := GRIDS.get(self.rule, AMOUNT)):
+                raise InputError(
+                    f"{choice!r} in grid is none that the rule {self.rule!r} takes",
+                    do=f"grid: {allowed}, each",
+                )
+        format_of(self.activations)  # raises where there is no such format
+        check_numbers(self, bits=BITS, group=COUNT | None)
+        check_kinds(self, insert=bool, untie=bool)
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         results = IntegerResults.find(graph, context, self.activations or "none")
@@ -280,7 +314,9 @@ class SiteSearch:
                 case _:
                     s = peak**choice / columns ** (1 - choice)
                     s = s / torch.exp(torch.log(s).mean())  # the mean is no business of a channel's
-            yield f"{self.options.rule} {choice:.3g}", torch.where(region.fixed, 1.0, s)
+            # Powers of equal numbers may differ in the last digit, by where in a vector they are.
+            s = torch.where(region.fixed, 1.0, s)[region.groups]
+            yield f"{self.options.rule} {choice:.3g}", s
 
     def error(self, trial: Trial, z: torch.Tensor, s: torch.Tensor) -> float:
         """The variance of the readers' error over a trial's rows, relative to their power.

@@ -26,6 +26,7 @@ from ...ir.gauge import Region, Site, can_repeat, inputs_of_contractions, repeat
 from ...ir.laws import Kind
 from ..base import Context, Remark, Stage, applied, blocked, missed
 from ..calibration import observe
+from ..options import COUNT, SHARE, check_numbers
 from ..sites import Asked, SitePass
 from ..ties import tie_in_the_way
 
@@ -45,6 +46,9 @@ class SplitOutliers(SitePass):
     multiple: int = 32
     what: ClassVar[str] = "a contraction with weights, or what it reads"
     stage: ClassVar[Stage] = Stage.GAUGE
+
+    def __post_init__(self) -> None:
+        check_numbers(self, share=SHARE, multiple=COUNT)
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         sites = [

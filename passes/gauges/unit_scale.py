@@ -16,6 +16,7 @@ import torch
 from ...ir import Graph, Node
 from ...ir.gauge import inputs_of_contractions
 from ..base import Context, Remark, Stage, applied, missed
+from ..options import check_kinds
 from ..sites import Asked, SitePass
 
 
@@ -30,6 +31,9 @@ class UnitScale(SitePass):
     whole: bool = True
     what: ClassVar[str] = "a contraction with weights, or what it reads"
     stage: ClassVar[Stage] = Stage.GAUGE
+
+    def __post_init__(self) -> None:
+        check_kinds(self, whole=bool)
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         return [

@@ -13,11 +13,12 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from ...ir import InputError
 from ..calibration import evenly
+from ..options import Range
 from .values import Coding, Limits
 
 ActivationRange: TypeAlias = Literal["seen", "error"] | float
+HELD = Range(0.5, 1, above=True)  # the share of all numbers that a range holds
 ROWS = 2048  # of all batches, that ranges are searched by
 SHARES = tuple(1 - i / 32 for i in range(28))  # of an end of the range
 
@@ -29,12 +30,8 @@ def sample(batches: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def of_share(rows: torch.Tensor, share: float, limits: Limits) -> Limits:
-    """The range within limits that holds a share of all numbers, as many left out at either end."""
-    if not 0.5 < share <= 1:
-        raise InputError(
-            f"a range cannot hold a share of {share:g} of the numbers",
-            do="give one above 0.5 and at most 1, such as 0.9999",
-        )
+    """The range within limits that holds a share (``HELD``) of all numbers, as many left out at
+    either end."""
     ordered = rows.flatten().sort().values
     out = round(len(ordered) * (1 - share) / 2)
     low, high = ordered[out], ordered[-1 - out]

@@ -24,18 +24,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from ...ir import Graph, Node
+from ...ir import Graph, InputError, Node
 from ...ir.codes import fits_pairs
+from ...ir.formats import named
 from ...ir.gauge import Site, inputs_of_contractions, weighted
-from ...ir.gauge.sites import TRANSPOSED
+from ...ir.gauge.sites import CONTRACTIONS, TRANSPOSED, is_weight
 from ..base import Context, Pass, Promise, Remark, Stage, applied, missed
-from ..options import SHARE, check_numbers
+from ..options import SHARE, SOME, check_kinds, check_known, check_numbers
 from .choices import CHANNELWISE, Choice, Choices, ChosenRounding, reads_floats
-from .clipping import ActivationRange
+from .clipping import HELD, ActivationRange
 from .evidence import MakeUp
 from .integer_results import CONVOLUTIONS, IntegerResults
-from .rounder import CorrectBias, Decision, Rounder
-from .solvers import Range, Solver, named_solver, rounded
+from .rounder import CorrectBias, Decision, Replaced, Rounder
+from .solvers import RANGES, Range, Solver, named_solver, rounded
 from .streams import Compute, Values, Visit, run_streams
 from .token_weights import TokenWeights
 from .values import Activations, Limits, coding, format_of, is_static
@@ -103,7 +104,24 @@ class Quantize(Pass):
     stage: ClassVar[Stage] = Stage.QUANTIZE
 
     def __post_init__(self) -> None:
-        check_numbers(self, keep_zeros=SHARE | None)
+        check_kinds(self, weights=str, activations=str | None, tables=str | None, choices=Mapping)
+        if wrong := [one for one in self.choices.values() if type(one) is not Choice]:
+            raise InputError(f"{wrong[0]!r} is no choice", do="Choice('int4-g32', 'dynamic')")
+        for name in self.formats:
+            named(name)  # raises where there is no such format
+        _ = self._solver, self.activation_codes  # raise likewise
+        check_known([self.ranges], RANGES, "source of ranges")
+        check_known([self.correct_bias], (False, True, "all"), "correction of biases")
+        check_known([self.token_weights], (None, "attention"), "weight of tokens")
+        check_numbers(
+            self,
+            activation_ranges=HELD | "seen" | "error",
+            make_up=SHARE | "held-out" | False | True,
+            low_rank=SOME,
+            keep_zeros=SHARE | None,
+            least=SOME,
+        )
+        check_kinds(self, embeddings=bool, coded_results=bool)
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -174,6 +192,7 @@ class Quantize(Pass):
         for reader in choices.readers:
             if choices.of(reader).in_floats:
                 remarks.append(missed(reader, "it stays in floating point, as was chosen"))
+        remarks += _computed(graph)
         if results is not None:
             remarks.extend(results.insert(graph, context, self.name))
         return remarks
@@ -342,6 +361,14 @@ class Quantize(Pass):
         return applied(site.value, "; ".join([f"{text} of {names}", *decision.notes]))
 
 
+def _computed(graph: Graph) -> Iterator[Remark]:
+    """What reads weights that other ops make."""
+    for node in graph.nodes:
+        if node.op in CONTRACTIONS and not is_weight(weight := node.args[1]):
+            text = f"its weights are no parameter: {weight.name} ({weight.op}) computes them"
+            yield missed(node, text, "put FoldWeights before, where they follow from parameters")
+
+
 def _undivided(
     choices: Choices, decisions: Sequence[Decision], rounding: ChosenRounding
 ) -> Iterator[Remark]:
@@ -361,28 +388,6 @@ def _undivided(
         if isinstance(codes, Channelwise) and form not in (None, CHANNELWISE):
             text = f"groups of {form} do not divide rows of {weight.shape[-1]}"
             yield missed(reader, f"{weight.name} is in int8 by the channel: {text}")
-
-
-class Replaced:
-    """Lets weights go one after the other, once nobody needs them beside their codes.
-
-    Args:
-        decisions: By reader; each is filled when its readers pass.
-    """
-
-    def __init__(self, graph: Graph, decisions: Mapping[Node, Decision]) -> None:
-        self.graph, self.decisions = graph, decisions
-        self.passed: set[Node] = set()
-
-    def __call__(self, node: Node) -> None:
-        self.passed.add(node)
-        decision = self.decisions.get(node)
-        # Readers of one site that lie apart are decided together each time.
-        if decision is None or not self.passed.issuperset(decision.site.readers):
-            return
-        for weight in {reader.args[1]: None for reader in decision.weights}:
-            if weight.op == "param" and weight.users.keys() <= self.passed:
-                self.graph.store.let_go(weight.name, "it has codes, which take its place")
 
 
 def _no_limits() -> Limits:

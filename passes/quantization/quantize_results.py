@@ -26,9 +26,10 @@ from ...ir.graph import Arg
 from ...ir.laws import Movement, Normalize, Parts
 from ..base import Context, Pass, Promise, Remark, Stage, applied
 from ..calibration import observe
+from ..options import check_known
 from .choices import reads_weights
 from .insertion import insert_static, range_to_scale
-from .values import Activations, codes_dtype, static_parameters
+from .values import STATIC, Activations, codes_dtype, static_parameters
 
 _CODED = ("quantize", "dequantize", "decode", "dynamic_quantize", "fake_quantize")
 _ARITHMETIC = ("add", "sub", "mul", "div")
@@ -59,6 +60,9 @@ class QuantizeResults(Pass):
     floats: frozenset[str] = field(default=frozenset(), repr=False)
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.QUANTIZE
+
+    def __post_init__(self) -> None:
+        check_known([self.activations], STATIC, "coding of results")
 
     @property
     def activation_codes(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -26,6 +26,7 @@ from ...ir.interpret import by_input, compute
 from ...ir.sections import Cut, Section, sections
 from ..base import Remark
 from ..fitting import Computed, Fitter, Given, Learnable, Samples, changed, reading, split
+from ..options import check_kinds, check_known
 from ..shelf import Mapped
 from .learned_rounding import AdaRound, Method, Range, Rates, Rounding, Steps, Straight, Vector
 from .quantize import Quantize
@@ -62,6 +63,13 @@ class Reconstruct(Quantize):
     fitter: Fitter = field(default_factory=Fitter)
     end_to_end: Fitter | None = None
     end_rates: Rates = field(default_factory=lambda: Rates(steps=1e-3))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_known([self.method], RATES, "method")
+        check_known([self.cut], get_args(Cut), "cut")
+        check_kinds(self, rates=Rates | None, fitter=Fitter, end_to_end=Fitter | None)
+        check_kinds(self, end_rates=Rates)
 
     @property
     def _learns(self) -> bool:

@@ -3,13 +3,13 @@ and the one behind the part that is quantized already."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import torch
 
-from ...ir import InputError, Node, ops
+from ...ir import Graph, InputError, Node, ops
 from ...ir.codes import in_kernel_order
 from ...ir.gauge import Site
 from ...ir.memory import give_back
@@ -62,6 +62,28 @@ class Decision:
     def simulate(self, value: torch.Tensor) -> torch.Tensor:
         """What readers see of a value."""
         return value if self.coding is None else self.coding.simulate(value)
+
+
+class Replaced:
+    """Lets weights go one after the other, once nobody needs them beside their codes.
+
+    Args:
+        decisions: By reader; each is filled when its readers pass.
+    """
+
+    def __init__(self, graph: Graph, decisions: Mapping[Node, Decision]) -> None:
+        self.graph, self.decisions = graph, decisions
+        self.passed: set[Node] = set()
+
+    def __call__(self, node: Node) -> None:
+        self.passed.add(node)
+        decision = self.decisions.get(node)
+        # Readers of one site that lie apart are decided together each time.
+        if decision is None or not self.passed.issuperset(decision.site.readers):
+            return
+        for weight in {reader.args[1]: None for reader in decision.weights}:
+            if weight.op == "param" and weight.users.keys() <= self.passed:
+                self.graph.store.let_go(weight.name, "it has codes, which take its place")
 
 
 class Rounder:

@@ -26,7 +26,8 @@ from ...ir.graph import Arg, substitute
 from ...ir.state import Cache, expanded, find_caches, need_closed, share_length, with_size
 from ...ir.types import evaluate, symbols
 from ..base import Context, Pass, Promise, Remark, Stage, applied, missed
-from .state_codes import Coder, StateFormat
+from ..options import COUNT, check_kinds, check_known, check_numbers
+from .state_codes import STORAGE, Coder, StateFormat
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class CacheInputs(Pass):
     scales: torch.dtype | None = None
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.STATE
+
+    def __post_init__(self) -> None:
+        check_known([self.bits], (*STORAGE, None), "number of bits")
+        check_numbers(self, group=COUNT | None)
+        check_kinds(self, latent=bool)
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         need_closed(graph, self.name)

@@ -13,7 +13,7 @@ compares with. Exact in the limit of many bits.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch
 
@@ -21,8 +21,9 @@ from ...ir import Graph, Node
 from ...ir.interpret import values_of
 from ...ir.state import Cache, entered, find_caches, need_closed
 from ..base import Context, Pass, Promise, Remark, Stage, applied
+from ..options import COUNT, SOME, check_known, check_numbers
 from .rewrite_state import Kept, Parts, keep_as
-from .state_codes import Coder, Range, StateFormat
+from .state_codes import STORAGE, Coder, Range, StateFormat
 
 Scaling: TypeAlias = Literal["token", "channel"]
 
@@ -48,6 +49,11 @@ class QuantizeCache(Pass):
     scales: torch.dtype | None = None
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.STATE
+
+    def __post_init__(self) -> None:
+        check_known([self.keys, self.values], (*STORAGE, None), "number of bits")
+        check_known([self.scaling], get_args(Scaling), "scaling")
+        check_numbers(self, group=COUNT | None, window=SOME)
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         need_closed(graph, self.name)

@@ -37,13 +37,13 @@ def spared(
         data: Further figures.
     """
     told = [
-        f"{what} {was:,} to {now:,} (-{100 * (1 - now / max(was, 1)):.3g} %)"
+        f"{what} {was:,} to {now:,} ({100 * (now / max(was, 1) - 1):+.3g} %)"
         for what, was, now in zip(("parameters", "products"), before, after, strict=True)
     ]
     data |= {"parameters": after[0], "macs": after[1], "preparation": True}
     if latency is not None:
         was, now = latency
-        told.append(f"latency {was:.4g} to {now:.4g} (-{100 * (1 - now / was):.3g} %)")
+        told.append(f"latency {was:.4g} to {now:.4g} ({100 * (now / was - 1):+.3g} %)")
         data |= {"latency": now, "latency_before": was}
     text = ", ".join(told)
     return decided(graph, f"{first}; {text}" if first else text, **data)

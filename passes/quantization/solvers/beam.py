@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
+from ...options import AMOUNT, COUNT, check_known, check_numbers
 from .gptq import GPTQ
 from .grid import Grid
-from .hessian import Factor, Hessian, Order
+from .hessian import ORDERS, Factor, Hessian, Order
 from .problem import Solution
 
 ROWS = 256  # that are searched at once: as many as stay in a cache
@@ -37,6 +38,10 @@ class KBest:
     order: Order = "descending"
     damp: float | None = None
     block: int = 32
+
+    def __post_init__(self) -> None:
+        check_known([self.order], ORDERS, "order of columns")
+        check_numbers(self, width=COUNT, damp=AMOUNT | None, block=COUNT)
 
     @property
     def learns(self) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ....ir import InputError
+from ...options import AMOUNT, COUNT, PART, SOME, check_kinds, check_known, check_numbers
 from .gptq import GPTQ
 from .grid import Grid
 from .hessian import Hessian, Order
@@ -52,8 +52,9 @@ class CoordinateDescent:
     block: int = 128
 
     def __post_init__(self) -> None:
-        if not 0 <= self.outliers < 1:
-            raise InputError(f"outliers are a part of the weights, below 1: not {self.outliers}")
+        check_known([self.order], ("natural", "descending"), "order of columns")
+        check_numbers(self, sweeps=SOME, outliers=PART, damp=AMOUNT | None, block=COUNT)
+        check_kinds(self, relax=bool, columns=bool)
 
     @property
     def learns(self) -> bool:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ...options import AMOUNT, COUNT, check_known, check_numbers
 from .grid import Grid
-from .hessian import Hessian, Order
+from .hessian import ORDERS, Hessian, Order
 from .problem import Solution
 
 BLOCK = 128  # columns whose errors are carried to the rest at once; it changes the time alone
@@ -36,6 +37,10 @@ class GPTQ:
     order: Order = "descending"
     damp: float | None = None
     block: int = BLOCK
+
+    def __post_init__(self) -> None:
+        check_known([self.order], ORDERS, "order of columns")
+        check_numbers(self, damp=AMOUNT | None, block=COUNT)
 
     @property
     def learns(self) -> bool:

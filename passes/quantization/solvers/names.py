@@ -19,11 +19,11 @@ SOLVERS: dict[str, Solver] = {
 
 def named_solver(given: str | Solver) -> Solver:
     """The solver of a name, or the one that is given."""
-    if not isinstance(given, str):
-        return given
-    if given not in SOLVERS:
+    if isinstance(given, str) and given in SOLVERS:
+        return SOLVERS[given]
+    if isinstance(given, str) or not hasattr(given, "solve"):
         raise InputError(
-            f"no solver is called '{given}'",
+            f"no solver is called {given!r}",
             do=f"one of {', '.join(SOLVERS)}, or an object such as GPTQ(order='pivot')",
         )
-    return SOLVERS[given]
+    return given

@@ -22,6 +22,7 @@ import torch
 from ....ir import Graph, InputError, Node, ops
 from ....ir.graph import Arg
 from ....ir.laws import Add, Elementwise, Mul
+from ....ir.symbols import spelled_out
 from ...base import Context, Promise, Remark, Stage, applied, blocked, missed
 from ...options import COUNT, POSITIVE, check_numbers, divisors, nearest
 from ...sites import Asked, SparingPass
@@ -213,7 +214,7 @@ class _Writing:
         """The result in the network's shape, with its bias."""
         down = self.network.down
         if len(down.shape) != 2:
-            sizes = self._sizes(down)
+            sizes = spelled_out(self.graph, down.shape, self.network.data, before=down)
             result = self.add("reshape", result, shape=sizes)
         if (bias := down.operand(2)) is not None:
             result = self.add("add", result, bias)
@@ -221,17 +222,6 @@ class _Writing:
         self.graph.prune()
         self.graph.sort()
         return result
-
-    def _sizes(self, down: Node) -> tuple[Arg, ...]:
-        """The sizes for a reshape, of which one may be left open."""
-        symbols = [i for i, size in enumerate(down.shape) if not isinstance(size, int)]
-        if len(symbols) <= 1:
-            return tuple(-1 if i in symbols else size for i, size in enumerate(down.shape))
-        data = self.network.data
-        return tuple(
-            size if isinstance(size, int) else self.add("sym_size", data, dim=i)
-            for i, size in enumerate(down.shape)
-        )
 
     def _stack(self, param: Node, axis: int) -> torch.Tensor:
         """The shards of a parameter, each as a matrix of rows, all copies of them."""

@@ -89,6 +89,13 @@ def test_models_of_different_architectures_are_refused() -> None:
         Align(other)(graph, Context(inputs=[x]))
 
 
+def test_models_of_different_widths_are_refused() -> None:
+    graph, x = sample(0)
+    other = astype(trace(Net(20).eval(), (torch.randn(3, 7, 8),)), torch.float64)
+    with pytest.raises(InputError, match=r"the models differ: .* is f64\[.*\] in one and"):
+        Align(other)(graph, Context(inputs=[x]))
+
+
 def test_channels_are_sorted_within_their_cells() -> None:
     graph, x = sample(0)
     new, remarks = SortChannels()(graph, Context(inputs=[x], calibration=[[x.float()]]))

@@ -97,3 +97,14 @@ def test_a_norm_that_centres_is_left_and_named() -> None:
     _, _, remarks = turned(text)
     assert not [r for r in remarks if "turned by" in r.text]
     assert {r.site for r in remarks} <= {"n", "m"}
+
+
+@pytest.mark.parametrize("sizes", ["k, 5", "k, t"])
+def test_an_op_turns_values_of_any_sizes(sizes: str) -> None:
+    graph = parse(stream(tied=False).replace("2, 5", sizes))
+    fill(graph, torch.Generator().manual_seed(0))
+    context = Context(inputs=[IDS], calibration=[[IDS]])
+    new, remarks = Rotate(residual=None, heads=None, inputs=True)(graph, context)
+    assert len(remarks) == 3
+    for ids in (IDS, IDS[:1], IDS.repeat(3, 1)):
+        assert difference(execute(new, [ids]), execute(graph, [ids])) < 1e-12

@@ -142,6 +142,34 @@ def test_a_shared_table_takes_up_scales_and_lookups_give_them_back() -> None:
     assert "it would break the tie of w" in kept[-1].text
 
 
+def test_heads_that_share_values_get_equal_scales() -> None:
+    """60 channels are no whole number of vectors, so a processor may take powers in two ways."""
+    graph = parse("""
+        def graph(q: f32[2, 6, 16, 10], k: f32[2, 2, 16, 10], x: f32[2, 16, 30], *, v: f32[20, 30],
+                  o: f32[30, 60]):
+            a: f32[2, 16, 20] = linear(x, v)
+            b: f32[2, 16, 2, 10] = reshape(a, shape=(2, 16, 2, 10))
+            c: f32[2, 2, 16, 10] = permute(b, dims=(0, 2, 1, 3))
+            g: f32[2, 6, 16, 10] = scaled_dot_product_attention(q, k, c, enable_gqa=True)
+            h: f32[2, 16, 6, 10] = permute(g, dims=(0, 2, 1, 3))
+            i: f32[2, 16, 60] = reshape(h, shape=(2, 16, 60))
+            y: f32[2, 16, 30] = linear(i, o)
+            return y
+        """)
+    generator = torch.Generator().manual_seed(0)
+    fill(graph, generator)
+    graph.store["v"] *= torch.logspace(-1, 1, 20)[:, None]
+    shapes = ((2, 6, 16, 10), (2, 2, 16, 10), (2, 16, 30))
+    x = [torch.randn(shape, generator=generator) for shape in shapes]
+    context = Context(inputs=x, calibration=[x, x])
+    done = 0
+    for part in range(1, 20):
+        new, remarks = smooth_quant(part / 20).attempt(graph, context)
+        done += any(remark.applied for remark in remarks)
+        assert difference(execute(new, x), execute(graph, x)) < 1e-5
+    assert done > 5
+
+
 def test_one_range_for_all_channels() -> None:
     graph, context = with_outliers()
     new, remarks = Smooth(True, "range")(graph, context)

@@ -144,6 +144,23 @@ def test_weights_make_up_for_the_errors_before_them() -> None:
     assert on_fresh["held-out"] < 0.85 * on_fresh[0.0]
 
 
+def test_weights_that_ops_compute_are_named() -> None:
+    graph = parse("""
+        def graph(x: f32[64, 32], *, v: f32[32, 32], s: f32[32, 1], w: f32[48, 32]):
+            u: f32[32, 32] = mul(v, s)
+            h: f32[64, 32] = linear(x, u)
+            y: f32[64, 48] = linear(h, w)
+            return y
+        """)
+    fill(graph, torch.Generator().manual_seed(0))
+    x = torch.randn(64, 32, generator=torch.Generator().manual_seed(1))
+    context = Context(inputs=[x], calibration=[[x]])
+    _, remarks = Quantize("static")(graph, context)
+    (left,) = (remark for remark in remarks if not remark.applied)
+    assert left.site == "h" and left.text == "its weights are no parameter: u (mul) computes them"
+    assert "FoldWeights" in left.do
+
+
 def test_the_exact_stream_is_run_where_something_asks_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

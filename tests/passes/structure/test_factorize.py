@@ -202,6 +202,8 @@ def test_at_full_rank_nothing_changes(form: Form, whitened: bool) -> None:
     found, remarks = step(graph, context)
     assert {r.site for r in remarks if r.applied} >= {"h", "y"}
     assert damage(found, graph, context.calibration[0]) < 1e-9
+    before, after = (Costs(g, [], context.inputs).parameters() for g in (graph, found))
+    assert f"{before:,} to {after:,} ({100 * (after / before - 1):+.3g} %)" in remarks[-1].text
 
 
 @forms

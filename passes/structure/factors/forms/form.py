@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from .....ir import Graph, Node
+from .....ir.symbols import spelled_out
 from ....quantization.solvers import Hessian
 
 Tensors: TypeAlias = tuple[torch.Tensor, ...]
@@ -115,9 +116,6 @@ class Writer:
     def result(self, rows: Node) -> Node:
         """The layer's result from a value ``[T, ...]`` that holds its channels in order, with the
         bias added."""
-        lead = [
-            size if isinstance(size, int) else self.add("sym_size", self.data, dim=axis)
-            for axis, size in enumerate(self.data.shape[:-1])
-        ]
+        lead = spelled_out(self.graph, self.data.shape[:-1], self.data, before=self.node)
         found = self.add("reshape", rows, shape=(*lead, int(self.node.args[1].shape[0])))
         return found if self.bias is None else self.add("add", found, self.bias)
