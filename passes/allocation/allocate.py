@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, TypeAlias, TypedDict
+from typing import Any, ClassVar, Literal, TypeAlias, TypedDict, get_args
 
 import torch
 
@@ -24,6 +24,7 @@ from ...ir import Graph, InputError, Node
 from ...ir.gauge import weighted
 from ..base import Context, Pass, Promise, Remark, Stage, decided
 from ..budget import Assignment, IntegerProgramming, Problem, Solver
+from ..options import NUMBER, check_kinds, check_known, check_numbers, check_several
 from ..quantization.choices import CHANNELWISE, Choice
 from ..quantization.quantize import Quantize
 from ..structure.sparsity.sparsify import Sparsify
@@ -53,6 +54,10 @@ class Budget:
 
     limit: float
     of: Kind = "bits"
+
+    def __post_init__(self) -> None:
+        check_numbers(self, limit=NUMBER)
+        check_known([self.of], get_args(Kind), "budget of")
 
 
 class _Counted(TypedDict):
@@ -93,6 +98,17 @@ class Allocate(Pass):
     stage: ClassVar[Stage] = Stage.QUANTIZE
 
     def __post_init__(self) -> None:
+        check_several(self.choices, "choices", Choice())
+        if wrong := [one for one in self.choices if type(one) not in (str, Choice)]:
+            raise InputError(
+                f"{wrong[0]!r} is no choice",
+                do="a format such as 'int4-g64', or Choice('int8-g64')",
+            )
+        if not isinstance(self.budget, Budget):
+            check_numbers(self, budget=NUMBER)
+        check_known([self.by], get_args(By), "unit, by the")
+        check_kinds(self, score=Score, solver=Solver, quantize=Quantize, latency=Mapping)
+        check_kinds(self, sparsify=Sparsify)
         given = (self.sparsify.pattern, self.sparsify.remove, self.sparsify.rates)
         if given != (Sparsify.pattern, Sparsify.remove, Sparsify.rates):
             raise InputError(
