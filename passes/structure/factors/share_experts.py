@@ -26,7 +26,7 @@ from ...options import AMOUNT, COUNT, check_numbers
 from ...quantization.solvers import Hessian, singular
 from ...sites import Asked, SparingPass
 from ..groups import in_full
-from ..options import at_most, check_part
+from ..options import at_most, check_part, whole
 from .forms import Writer
 
 Side: TypeAlias = Literal["inputs", "outputs", "best"]
@@ -129,7 +129,7 @@ class ShareExperts(SparingPass):
         most = (
             min(inputs, experts * outputs) if side == "inputs" else min(outputs, experts * inputs)
         )
-        room = int((1 - self.remove) * weight.numel() / _each(weight, side))
+        room = whole((1 - self.remove) * weight.numel() / _each(weight, side))
         return min(most, room if self.rank is None else self.rank)
 
 
