@@ -82,6 +82,9 @@ class ShareExperts(SparingPass):
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         remarks: list[Remark] = []
         mixtures: list[Node] = []
+        if not any(node.op == "grouped_mm" for node in graph.nodes):
+            text = "no rows are multiplied by matrices of the experts they are sent to (grouped_mm)"
+            remarks.append(missed(graph.output, text))
         for node in graph.nodes:
             if node.op == "grouped_mm" and asked(node):
                 reason = asked.protected_in([node]) or _refused(node)
