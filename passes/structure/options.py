@@ -37,22 +37,16 @@ def spared(
         data: Further figures.
     """
     told = [
-        f"{what} {was:,} to {now:,} ({_change(was, now)})"
+        f"{what} {was:,} to {now:,} ({100 * (now / max(was, 1) - 1):+.3g} %)"
         for what, was, now in zip(("parameters", "products"), before, after, strict=True)
     ]
     data |= {"parameters": after[0], "macs": after[1], "preparation": True}
     if latency is not None:
         was, now = latency
-        told.append(f"latency {was:.4g} to {now:.4g} ({_change(was, now)})")
+        told.append(f"latency {was:.4g} to {now:.4g} ({100 * (now / was - 1):+.3g} %)")
         data |= {"latency": now, "latency_before": was}
     text = ", ".join(told)
     return decided(graph, f"{first}; {text}" if first else text, **data)
-
-
-def _change(was: float, now: float) -> str:
-    """By which part of it a number changed, with a sign: what goes is less."""
-    part = 100 * (now / was - 1) if was else 0.0
-    return f"{part:+.3g} %" if part > 0 else f"-{-part:.3g} %"
 
 
 def whole(number: float) -> int:
