@@ -45,13 +45,14 @@ class Range:
 
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"
-        start = f"above {self.low:g}" if self.above else f"from {self.low:g}"
+        start = f" {'above' if self.above else 'from'} {self.low:g}" if self.low > -math.inf else ""
         end = "" if self.high == math.inf else f" to {'below ' * self.below}{self.high:g}"
-        return " or ".join([f"{kind} {start}{end}", *map(repr, self.words)])
+        return " or ".join([f"{kind}{start}{end}", *map(repr, self.words)])
 
 
 COUNT = Range(1, whole=True)
 SOME = Range(0, whole=True)  # a count that may be none
+NUMBER = Range(-math.inf, math.inf, above=True, below=True)
 AMOUNT = Range(0, math.inf, below=True)
 POSITIVE = Range(0, math.inf, above=True, below=True)
 SHARE = Range(0, 1)

@@ -14,7 +14,6 @@ it, where any choice makes codes. Approximate.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias, TypedDict, get_args
@@ -25,7 +24,7 @@ from ...ir import Graph, InputError, Node
 from ...ir.gauge import weighted
 from ..base import Context, Pass, Promise, Remark, Stage, decided
 from ..budget import Assignment, IntegerProgramming, Problem, Solver
-from ..options import Range, check_kinds, check_known, check_numbers, check_several
+from ..options import NUMBER, check_kinds, check_known, check_numbers, check_several
 from ..quantization.choices import CHANNELWISE, Choice
 from ..quantization.quantize import Quantize
 from ..structure.sparsity.sparsify import Sparsify
@@ -57,7 +56,7 @@ class Budget:
     of: Kind = "bits"
 
     def __post_init__(self) -> None:
-        check_numbers(self, limit=Range(-math.inf))
+        check_numbers(self, limit=NUMBER)
         check_known([self.of], get_args(Kind), "budget of")
 
 
@@ -99,11 +98,17 @@ class Allocate(Pass):
     stage: ClassVar[Stage] = Stage.QUANTIZE
 
     def __post_init__(self) -> None:
-        check_several(self.choices, "choices", "int4-g32")
-        check_kinds(self, score=Score, solver=Solver, quantize=Quantize, sparsify=Sparsify)
-        check_known([self.by], get_args(By), "way to decide together")
+        check_several(self.choices, "choices", Choice())
+        if wrong := [one for one in self.choices if type(one) not in (str, Choice)]:
+            raise InputError(
+                f"{wrong[0]!r} is no choice",
+                do="a format such as 'int4-g64', or Choice('int8-g64')",
+            )
         if not isinstance(self.budget, Budget):
-            Budget(self.budget)  # raises where it is no number of bits
+            check_numbers(self, budget=NUMBER)
+        check_known([self.by], get_args(By), "unit, by the")
+        check_kinds(self, score=Score, solver=Solver, quantize=Quantize, latency=Mapping)
+        check_kinds(self, sparsify=Sparsify)
         given = (self.sparsify.pattern, self.sparsify.remove, self.sparsify.rates)
         if given != (Sparsify.pattern, Sparsify.remove, Sparsify.rates):
             raise InputError(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
@@ -36,10 +36,12 @@ from ...ir.laws import (
     ScaledDotProduct,
     Softmax,
 )
+from ..options import AMOUNT, COUNT, check_known, check_numbers
 from .candidates import Candidates
 from .score import Damages, Score, squared_errors
 
 Relevance = Any  # a tensor like the value, or a tuple of these
+Of: TypeAlias = Literal["top", "all"]
 
 _HANDED_ON = (Elementwise, Normalize, Softmax)
 _MOVED = (Movement, Parts, Pad, Lookup, Gather)
@@ -57,9 +59,13 @@ class LayerRelevance(Score):
         epsilon: Of the typical number of a value, what keeps small ones from being divided by.
     """
 
-    of: Literal["top", "all"] = "top"
+    of: Of = "top"
     batches: int = 2
     epsilon: float = 1e-2
+
+    def __post_init__(self) -> None:
+        check_known([self.of], get_args(Of), "relevance of")
+        check_numbers(self, batches=COUNT, epsilon=AMOUNT)
 
     def damages(self, candidates: Candidates) -> Damages:
         shares = self.shares(candidates)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch
 
@@ -21,12 +21,15 @@ from ...ir import Graph, InputError, Node
 from ...ir.gauge import Region, apply, transport
 from ...ir.laws import Kind
 from ..base import Context, Pass, Promise, Remark, Stage, applied
+from ..options import SHARE, check_kinds, check_known, check_numbers
 from ..quantization.choices import CHANNELWISE, Choice, reads_weights
 from ..quantization.quantize import Quantize
 from ..ties import tie_in_the_way
 from .candidates import Candidates
 from .gradient import Gradient
 from .units import Unit, numel, units, weight_of
+
+Over: TypeAlias = Literal["all", "layer", "chance"]
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,16 @@ class AllocateRows(Pass):
     part: float = 0.1
     low: str = "int4-g128-asym"
     high: str = CHANNELWISE
-    over: Literal["all", "layer", "chance"] = "all"
+    over: Over = "all"
     score: Gradient = field(default_factory=Gradient)
     quantize: Quantize = field(default_factory=lambda: Quantize(None))
     promise: ClassVar[Promise] = Promise.APPROXIMATE
     stage: ClassVar[Stage] = Stage.QUANTIZE
+
+    def __post_init__(self) -> None:
+        check_numbers(self, part=SHARE)
+        check_known([self.over], get_args(Over), "range of rows")
+        check_kinds(self, low=str, high=str, score=Gradient, quantize=Quantize)
 
     @property
     def formats(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..options import COUNT, check_numbers
 from .candidates import Candidates
 
 
@@ -46,6 +47,9 @@ class Measured(Score):
     """
 
     batches: int = 2
+
+    def __post_init__(self) -> None:
+        check_numbers(self, batches=COUNT)
 
     def damages(self, candidates: Candidates) -> Damages:
         batches = candidates.batches(self.name, self.batches)

@@ -12,6 +12,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_matrix
 
 from ...ir import InputError
+from ..options import COUNT, POSITIVE, check_numbers
 from .problem import Assignment, Problem
 
 
@@ -75,6 +76,9 @@ class DynamicProgramming(Solver):
 
     steps: int = 4096
 
+    def __post_init__(self) -> None:
+        check_numbers(self, steps=COUNT)
+
     def solve(self, problem: Problem) -> Assignment:
         base = problem.constraint.min(1, keepdim=True).values
         room = problem.limit - float(base.sum())
@@ -108,6 +112,9 @@ class IntegerProgramming(Solver):
     """
 
     seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, seconds=POSITIVE)
 
     def solve(self, problem: Problem) -> Assignment:
         objective, constraint = problem.objective, problem.constraint

@@ -19,6 +19,7 @@ from ...ir.formats import named
 from ...ir.gauge import Site, weighted
 from ...ir.gauge.sites import TRANSPOSED, is_weight
 from ...ir.recurrence import NAMES as RECURRENCES
+from ..base import Remark, missed
 from ..options import check_kinds
 from ..patterns import named_sparsity
 from .solvers import Hessian, Range, Solver
@@ -27,6 +28,7 @@ from .weights import Stored, WeightRounding
 from .zeros import KEPT, Zeros
 
 CHANNELWISE = "int8-channel"
+PRODUCTS = ("matmul", "bmm")
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,18 @@ def reads_floats(node: Node) -> bool:
     return node.op in ("grouped_mm", *RECURRENCES) or (
         node.op in TRANSPOSED and is_weight(node.args[1])
     )
+
+
+def in_products(graph: Graph, least: int) -> Iterator[Remark]:
+    """What is said of the weights that get no codes as no layer reads them, but a product of
+    values, such as a stack of matrices."""
+    for node in graph.nodes:
+        if node.op not in PRODUCTS:
+            continue
+        for weight in dict.fromkeys(node.inputs):
+            if weight.op == "param" and graph.value(weight).numel() >= least:
+                text = f"{weight.name} stays in floating point: a {node.op} of values reads it"
+                yield missed(node, text)
 
 
 class ChosenRounding:

@@ -21,7 +21,7 @@ rows for them. Approximate.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from ...ir import Graph, InputError, Node
@@ -31,7 +31,7 @@ from ...ir.gauge import Site, inputs_of_contractions, weighted
 from ...ir.gauge.sites import CONTRACTIONS, TRANSPOSED, is_weight
 from ..base import Context, Pass, Promise, Remark, Stage, applied, missed
 from ..options import SHARE, SOME, check_kinds, check_known, check_numbers
-from .choices import CHANNELWISE, Choice, Choices, ChosenRounding, reads_floats
+from .choices import CHANNELWISE, Choice, Choices, ChosenRounding, in_products, reads_floats
 from .clipping import HELD, ActivationRange
 from .evidence import MakeUp
 from .integer_results import CONVOLUTIONS, IntegerResults
@@ -172,10 +172,13 @@ class Quantize(Pass):
         found: list[Decision] = []
         for site in inputs_of_contractions(graph):
             for part, activations in choices.split(site):
+                refused = self._refused(graph, part, rounding)
+                taken = tuple(reader for reader in part.readers if reader not in refused)
+                if taken:
+                    found.append(Decision(replace(part, readers=taken), activations))
                 # What is refused of those that read floats gets codes by itself below.
-                said = list[Remark]() if set(part.readers) <= set(floats) else remarks
-                if self._takes(graph, part, rounding, said):
-                    found.append(Decision(part, activations))
+                remarks += [missed(r, text) for r, text in refused.items() if r not in floats]
+        remarks += in_products(graph, self.least)
         remarks += self._decide(graph, context, found, rounding)
         remarks += _undivided(choices, found, rounding)
         for weight, stored in rounding.ahead.items():
@@ -220,33 +223,27 @@ class Quantize(Pass):
             and graph.value(param).numel() >= self.least
         ]
 
-    def _takes(
-        self, graph: Graph, site: Site, rounding: ChosenRounding, remarks: list[Remark]
-    ) -> bool:
-        for reader in site.readers:
-            weight = reader.args[1]
-            if weight in rounding.ahead or rounding.keeps(reader):
-                continue
-            if weight.op != "param":  # quantized before
-                if (
-                    rounding.of(reader).pairs
-                    and weight.op == "dequantize"
-                    and not fits_pairs(graph.value(weight.args[0]))
-                ):
-                    text = f"neighbouring codes of {weight.name} overflow 16 bits"
-                    remarks.append(missed(reader, text))
-                    return False
-                continue
-            size = graph.value(weight).numel()
-            joins = reader.op in CONVOLUTIONS and rounding.choices.of(reader).activations
-            if size < self.least and not joins:  # small ones join large ones in codes
-                remarks.append(missed(reader, f"{weight.name} has only {size} elements"))
-                return False
-            others = [user.name for user in weight.users if user not in site.readers]
-            if others:
-                remarks.append(missed(reader, f"{weight.name} is also read by {', '.join(others)}"))
-                return False
-        return True
+    def _refused(self, graph: Graph, site: Site, rounding: ChosenRounding) -> dict[Node, str]:
+        """The readers of a site that stay as they are, and why; what they read is floats to them,
+        whatever the others make of it."""
+        reasons = {reader: self._reason(graph, reader, site, rounding) for reader in site.readers}
+        return {reader: reason for reader, reason in reasons.items() if reason}
+
+    def _reason(self, graph: Graph, reader: Node, site: Site, rounding: ChosenRounding) -> str:
+        weight: Node = reader.args[1]
+        if weight in rounding.ahead or rounding.keeps(reader):
+            return ""
+        if weight.op != "param":  # quantized before
+            pairs = rounding.of(reader).pairs and weight.op == "dequantize"
+            if pairs and not fits_pairs(graph.value(weight.args[0])):
+                return f"neighbouring codes of {weight.name} overflow 16 bits"
+            return ""
+        size = graph.value(weight).numel()
+        joins = reader.op in CONVOLUTIONS and rounding.choices.of(reader).activations
+        if size < self.least and not joins:  # small ones join large ones in codes
+            return f"{weight.name} has only {size} elements"
+        others = [user.name for user in weight.users if user not in site.readers]
+        return f"{weight.name} is also read by {', '.join(others)}" if others else ""
 
     def _store(self, graph: Graph, reader: Node, floats: set[Node]) -> list[Remark]:
         """Codes for the weights of a reader of floats, which all who read them can use."""

@@ -49,6 +49,11 @@ def spared(
     return decided(graph, f"{first}; {text}" if first else text, **data)
 
 
+def whole(number: float) -> int:
+    """The greatest whole number in one that may lack the last digits of it, as 50 * (1 - 0.9)."""
+    return math.floor(number * (1 + 1e-12))
+
+
 def at_most(part: float) -> str:
     """The greatest part that can go, as text; never more than it is."""
     return f"{math.floor(part * 1e4 + 1e-6) / 1e4:.4g}"

@@ -72,11 +72,11 @@ class PruneExperts(SparingPass):
             )
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
+        before = Costs(graph, [], context.inputs).both()  # shared constants are then parted
         found, remarks = self._mixtures(graph, asked)
         if not found:
             return remarks
         kept = self.kept(graph, found, context)
-        before = Costs(graph, [], context.inputs).both()
         for mixture, stays in zip(found, kept, strict=True):
             numbers = torch.nonzero(stays).flatten().tolist()
             text = f"{len(numbers)} of {mixture.count} experts stay"

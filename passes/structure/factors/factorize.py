@@ -25,7 +25,7 @@ from ...options import AMOUNT, COUNT, SHARE, SOME, check_kinds, check_known, che
 from ...quantization.evidence import MakeUp
 from ...sites import Asked, SparingPass
 from ..costs import Costs
-from ..options import at_most, check_part, spared
+from ..options import at_most, check_part, spared, whole
 from .factoring import COUNTED, Factored, Factoring, Latency, Layer, Limited, Offer, Score, allocate
 from .forms import Form, LowRank, Measure, Writer
 
@@ -195,7 +195,7 @@ class Factorize(SparingPass):
     def _rank(self, layer: Layer) -> int:
         if self.rank is not None:
             return self.rank
-        room = (1 - self.remove) * layer.size
+        room = whole((1 - self.remove) * layer.size)
         return self.form.rank_within(layer.outputs, layer.inputs, room, self._counted)
 
     def _is_smaller(self, layer: Layer, remarks: list[Remark]) -> bool:
@@ -203,7 +203,9 @@ class Factorize(SparingPass):
         least = self.rank or (1 if self.solver else max(1, self._rank(layer)))
         least = min(least, self.form.most(layer.outputs, layer.inputs))
         count = self.form.cost(layer.outputs, layer.inputs, least, self._counted)
-        room = layer.size - 1 if self.rank or self.solver else (1 - self.remove) * layer.size
+        room = layer.size - 1
+        if not (self.rank or self.solver):
+            room = whole((1 - self.remove) * layer.size)
         if count <= room or self.larger:
             return True
         what, whose = COUNTED[self._counted], "the layer"

@@ -26,7 +26,7 @@ from ...options import AMOUNT, COUNT, check_numbers
 from ...quantization.solvers import Hessian, singular
 from ...sites import Asked, SparingPass
 from ..groups import in_full
-from ..options import at_most, check_part
+from ..options import at_most, check_part, whole
 from .forms import Writer
 
 Side: TypeAlias = Literal["inputs", "outputs", "best"]
@@ -82,6 +82,9 @@ class ShareExperts(SparingPass):
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         remarks: list[Remark] = []
         mixtures: list[Node] = []
+        if not any(node.op == "grouped_mm" for node in graph.nodes):
+            text = "no rows are multiplied by matrices of the experts they are sent to (grouped_mm)"
+            remarks.append(missed(graph.output, text))
         for node in graph.nodes:
             if node.op == "grouped_mm" and asked(node):
                 reason = asked.protected_in([node]) or _refused(node)
@@ -129,7 +132,7 @@ class ShareExperts(SparingPass):
         most = (
             min(inputs, experts * outputs) if side == "inputs" else min(outputs, experts * inputs)
         )
-        room = int((1 - self.remove) * weight.numel() / _each(weight, side))
+        room = whole((1 - self.remove) * weight.numel() / _each(weight, side))
         return min(most, room if self.rank is None else self.rank)
 
 

@@ -30,7 +30,7 @@ from ...options import AMOUNT, Range, check_numbers, check_several
 from ...quantization.solvers import Hessian
 from ...quantization.streams import Compute, Values, run_streams
 from ...sites import Asked, SparingPass
-from ..options import at_most, check_part
+from ..options import at_most, check_part, whole
 from .cluster_outputs import is_head
 from .forms import LowRank, Tensors, Writer
 
@@ -175,8 +175,8 @@ class SparsifyInputs(SparingPass):
 
 def _sizes(outputs: int, inputs: int, sparsity: float, share: float) -> tuple[int, int]:
     """How many columns are read, and the rank of the rest."""
-    columns = int(inputs * (1 - sparsity) * share)
-    rank = int((inputs * outputs * (1 - sparsity) - outputs * columns) / (inputs + outputs))
+    columns = whole(inputs * (1 - sparsity) * share)
+    rank = whole((inputs * outputs * (1 - sparsity) - outputs * columns) / (inputs + outputs))
     return columns, min(rank, outputs, inputs) if share < 1 else 0
 
 

@@ -20,6 +20,7 @@ from regauge.passes.allocation import (
     Gradient,
     Greedy,
     IntegerProgramming,
+    LayerRelevance,
     Measured,
     Problem,
     Score,
@@ -410,3 +411,41 @@ def test_who_meets_a_weight_gets_one_choice() -> None:
         new, _ = step(graph, context)
         assert new["a"].args[1] is new["c"].args[1]
         assert {new[name].args[1].attrs["format"] for name in "ay"} == {"int8-g32", "int4-g32"}
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"by": "layer"}, "one of 'weight', 'value', 'block'"),
+        ({"score": "hessian"}, "score: an object of the class Score"),
+        ({"solver": "greedy"}, "solver: an object of the class Solver"),
+        ({"quantize": "gptq"}, "quantize: an object of the class Quantize"),
+        ({"latency": 3.0}, "latency: a mapping"),
+        ({"budget": "4 bits"}, "budget: a number"),
+        ({"budget": float("nan")}, "budget: a number"),
+        ({"choices": "int4-g32"}, "is no tuple"),
+        ({"choices": (4, 8)}, "4 is no choice"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        given: dict[str, Any] = {"choices": ("int4-g32", "int8-g32"), "budget": 6.0}
+        Allocate(**(given | options))
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: Budget(5, "megabytes"), "'bits', 'bytes', 'mac_bits', 'latency', 'damage'"),  # type: ignore[arg-type]
+        (lambda: Budget(float("inf")), "limit: a number"),
+        (lambda: Measured(batches=0), "batches: a whole number from 1"),
+        (lambda: LayerRelevance(of="class"), "one of 'top', 'all'"),  # type: ignore[arg-type]
+        (lambda: LayerRelevance(batches=0), "batches: a whole number from 1"),
+        (lambda: LayerRelevance(epsilon=-1.0), "epsilon: a number from 0"),
+        (lambda: IntegerProgramming(seconds=0), "seconds: a number above 0"),
+        (lambda: DynamicProgramming(steps=0), "steps: a whole number from 1"),
+    ],
+)
+def test_scores_solvers_and_budgets_refuse_what_means_nothing(make: Any, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        make()

@@ -8,11 +8,11 @@ import pytest
 import torch
 from graphs import fill
 
-from regauge.ir import Graph, astype, parse
+from regauge.ir import Graph, InputError, astype, parse
 from regauge.ir.gauge import Region
 from regauge.ir.interpret import execute
 from regauge.passes import AllocateRows, Context, Quantize
-from regauge.passes.allocation import Gradient
+from regauge.passes.allocation import Gradient, Measured
 from regauge.passes.allocation.rows import free_orders, split_rows
 from regauge.passes.manager import difference
 
@@ -122,3 +122,19 @@ def test_rows_that_matter_do_less_damage() -> None:
 
     best, layers, chance = map(error, ("all", "layer", "chance"))
     assert best < layers < chance
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"part": 1.5}, "part: a number from 0 to 1"),
+        ({"part": -0.1}, "part: a number from 0 to 1"),
+        ({"over": "layers"}, "'all', 'layer', 'chance'"),
+        ({"low": None}, "low: a name"),
+        ({"score": Measured()}, "score: an object of the class Gradient"),
+        ({"quantize": "gptq"}, "quantize: an object of the class Quantize"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        AllocateRows(**options)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -226,3 +227,32 @@ def test_a_convolution_that_stays_in_float_gives_and_takes_no_codes() -> None:
         "g": ["conv2d"],
         "y": integer,
     }
+
+
+def test_a_small_weight_keeps_no_other_that_reads_the_same_in_floats() -> None:
+    fewer = TEXT.replace("k: f32[64, 32]", "k: f32[24, 32]")  # keys of fewer heads
+    graph = filled(fewer.replace("b: f32[4, 9, 64]", "b: f32[4, 9, 24]"))
+    _, context = sample()
+    for activations in ("static", None):
+        new, remarks = Quantize(activations, least=1024)(graph, context)
+        assert [str(r) for r in remarks if not r.applied] == ["missed  b: k has only 768 elements"]
+        read = {name: new[name].args[1].op for name in "abcde"}
+        assert read == {"a": "dequantize", "b": "param", **dict.fromkeys("cde", "dequantize")}
+        assert new["b"].args[0].op == "input"  # and what it reads is not rounded
+
+
+def test_weights_of_products_are_said_to_stay() -> None:
+    graph = filled(
+        """
+        def graph(x: f32[4, 9, 32], *, w: f32[4, 32, 16], q: f32[16, 16]):
+            a: f32[4, 9, 16] = matmul(x, w)
+            b: f32[4, 9, 16] = linear(a, q)
+            return b
+        """
+    )
+    x = torch.randn(4, 9, 32, generator=torch.Generator().manual_seed(1))
+    step = Quantize(None, rounding="nearest", correct_bias=False, least=256)
+    _, remarks = step(graph, Context(inputs=[x]))
+    assert "missed  a: w stays in floating point: a matmul of values reads it" in map(str, remarks)
+    _, remarks = replace(step, least=4096).attempt(graph, Context(inputs=[x]))
+    assert not any("matmul" in remark.text for remark in remarks)  # too small to count

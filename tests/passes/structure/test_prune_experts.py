@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from mixtures import BY_HAND, Averaged, Chosen, Dense, Loop, Soft, Told
+from mixtures import BY_HAND, Averaged, Chosen, Dense, Loop, Scattered, Soft, Told
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -411,3 +411,12 @@ def test_a_score_that_sees_data_needs_some() -> None:
     graph, inputs = by_hand(Loop)
     with pytest.raises(InputError, match="needs calibration data"):
         PruneExperts()(graph, Context(inputs=inputs))
+
+
+def test_what_it_was_is_told_as_it_was() -> None:
+    """Two mixtures that scatter into the same zeros get their own, which the model did not have."""
+    model, x = nn.Sequential(Scattered(), Scattered()).eval(), torch.randn(5, 6)
+    graph = rg.trace(model, (x,))
+    _, remarks = PruneExperts(keep=3)(graph, Context([x], [[x]]))
+    (told,) = [remark.text for remark in remarks if remark.data.get("decided")]
+    assert told.startswith(f"parameters {Costs(graph, []).parameters():,} to ")

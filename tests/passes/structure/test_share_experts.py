@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from graphs import filled
 from small_models import ZooModel
 
 import regauge as rg
@@ -145,3 +146,13 @@ def test_a_mixture_that_is_protected_stays(name: str) -> None:
     graph, context = mixture()
     same, (remark,) = ShareExperts(rank=4, protect=(name,)).attempt(graph, context)
     assert remark.text == f"{name} is protected" and str(same) == str(graph)
+
+
+def test_experts_that_all_rows_go_through_are_told_to_be_none() -> None:
+    graph, inputs = filled("""
+        def graph(x: f64[3, 8, 6], *, w: f64[3, 6, 5]):
+            y: f64[3, 8, 5] = matmul(x, w)
+            return y
+        """)
+    with pytest.raises(SiteError, match="no rows are multiplied by matrices of the experts"):
+        ShareExperts(whitened=False)(graph, Context(inputs=inputs))

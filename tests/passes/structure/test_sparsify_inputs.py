@@ -11,7 +11,7 @@ from graphs import filled
 
 from regauge.backends.onnxruntime import lower
 from regauge.ir import Graph, InputError, SiteError, astype
-from regauge.ir.interpret import execute
+from regauge.ir.interpret import execute, values_of
 from regauge.passes import Context, SparsifyInputs
 from regauge.passes.manager import difference
 
@@ -123,6 +123,20 @@ def test_what_would_read_nothing_is_refused_with_the_most_that_can_go() -> None:
     most = float(raised.value.do.partition("=")[2].partition(",")[0])
     _, remarks = SparsifyInputs(most)(graph, context)
     assert any(remark.applied for remark in remarks)
+
+
+def test_a_part_that_has_no_exact_fraction_keeps_all_that_it_says() -> None:
+    """10 (1 - 0.9) is below 1 in floating point, and one input it is."""
+    graph, inputs = filled("""
+        def graph(x: f64[50, 10], *, a: f64[12, 10]):
+            h: f64[50, 12] = linear(x, a)
+            y: f64[50, 12] = tanh(h)
+            return y
+        """)
+    context = Context(inputs=inputs, calibration=[inputs])
+    found, _ = SparsifyInputs(0.9, low_rank=False)(graph, context)
+    (kept,) = values_of(found, inputs, [n for n in found.nodes if n.op == "masked_fill"])
+    assert int((kept != 0).sum()) == 50
 
 
 def test_heads_are_left_alone_unless_asked_for() -> None:
