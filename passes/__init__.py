@@ -43,6 +43,7 @@ from .presets import PRESETS as PRESETS
 from .quantization.choices import Choice as Choice
 from .quantization.quantize import Quantize as Quantize
 from .quantization.quantize_results import QuantizeResults as QuantizeResults
+from .quantization.quantize_scores import QuantizeScores as QuantizeScores
 from .quantization.reconstruct import Reconstruct as Reconstruct
 from .state.cache_inputs import CacheInputs as CacheInputs
 from .state.open_state import CloseState as CloseState
@@ -149,6 +150,7 @@ __all__ = [
     "Quantize",
     "QuantizeCache",
     "QuantizeResults",
+    "QuantizeScores",
     "RankTimes",
     "RateDistortion",
     "Reconstruct",

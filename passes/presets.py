@@ -20,6 +20,7 @@ from .gauges.smooth import Smooth
 from .gauges.split_outliers import SplitOutliers
 from .quantization.quantize import Quantize
 from .quantization.quantize_results import QuantizeResults
+from .quantization.quantize_scores import QuantizeScores
 
 
 class Profile(Protocol):
@@ -40,6 +41,11 @@ class Profile(Protocol):
     @property
     def gives_floats(self) -> frozenset[str]:
         """Of these, the ops that may give floats, which stay so up to the end of the graph."""
+        ...
+
+    @property
+    def coded_scores(self) -> bool:
+        """Whether attention gains where its scores are products of codes."""
         ...
 
     @property
@@ -73,7 +79,8 @@ def w8a8(profile: Profile) -> tuple[Pass, ...]:
     biases = True if profile.keeps_code else "all"
     smooth = Smooth("folded", activations="static")
     quantize = Quantize("static", correct_bias=biases)
-    return (*levelled(profile, smooth), *from_end_to_end(profile, quantize))
+    scores = (QuantizeScores(),) if profile.coded_scores else ()
+    return (*levelled(profile, smooth), *from_end_to_end(profile, quantize), *scores)
 
 
 def w8a16(profile: Profile) -> tuple[Pass, ...]:

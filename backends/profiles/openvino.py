@@ -16,6 +16,9 @@ TARGET = Target(
     opset=23,
     pairs_in_16_bits=True,  # on x86 without VNNI
     closed_convolutions=True,
+    coded_scores=True,
     weights=replace(BLOCKS, bits=(4, 8)),
+    # of which it scales queries and keys behind their codes
+    lacks=frozenset({"scaled_dot_product_attention"}),
     dynamic_scales=False,
 )

@@ -180,17 +180,19 @@ def scaled_dot_product_attention(
         finite = attn_mask if o.masked == -math.inf else o.clamp(attn_mask, min=o.masked)
         scores = o.add(scores, finite)
     if is_causal:
-        scores = o.where(_lower(o, node, query, key), scores, o.masked)
+        scores = o.where(_lower(o, node, scores), scores, o.masked)
     return o.matmul(o.softmax(scores, dim=-1), value)
 
 
-def _lower(o: Ops, node: Node, query: Node, key: Node) -> Node:
-    """Whether a position is not after that of the query."""
-    sizes = query.shape[-2], key.shape[-2]
-    if not all(isinstance(size, int) for size in sizes):
-        raise Apart("it is causal over positions whose number may vary")
-    lower = torch.ones(*map(int, sizes), dtype=torch.bool).tril()
-    return o.graph.param(f"{node.name}_lower", lower)
+def _lower(o: Ops, node: Node, scores: Node) -> Node:
+    """Whether a position is not after that of the query, ``[Q, K]``."""
+    sizes = scores.shape[-2:]
+    if all(isinstance(size, int) for size in sizes):
+        lower = torch.ones(*map(int, sizes), dtype=torch.bool).tril()
+        return o.graph.param(f"{node.name}_lower", lower)
+    while len(scores.shape) > 2:
+        scores = o.select(scores, dim=0, index=0)
+    return o.tril(o.ones_like(scores, dtype=torch.bool))
 
 
 _OWN: tuple[Callable[..., Node], ...] = (

@@ -16,7 +16,7 @@ from regauge.backends.profiles import TARGETS
 from regauge.frontend import trace
 from regauge.ir import Graph, TargetError
 from regauge.ir.interpret import execute
-from regauge.passes import Context, Quantize
+from regauge.passes import Context, Legalize, Quantize, QuantizeScores
 
 Make: TypeAlias = Callable[..., Graph]
 Feed: TypeAlias = Callable[..., list[torch.Tensor]]
@@ -133,6 +133,25 @@ class TestRuns:
         runner = lower(quantized(graph, inputs_of(graph), "static"), threads=1)
         ops: Any = runner.executed
         assert Counter(p for kind, p in ops if kind == "FullyConnected") == {"u8": 3}
+
+    def test_scores_of_attention_are_products_of_codes(
+        self, graph_of: Make, inputs_of: Feed
+    ) -> None:
+        from regauge.backends.openvino import lower
+
+        graph = graph_of(
+            "q: f32[n, 4, t, 32], k: f32[n, 4, t, 32], v: f32[n, 4, t, 32]",
+            "y: f32[n, 4, t, 32] = scaled_dot_product_attention(q, k, v, is_causal=True)",
+        )
+        inputs = inputs_of(graph)
+        new, _ = Legalize(TARGETS["openvino"].lacks).attempt(graph, Context(inputs=inputs))
+        plain = lower(new, threads=1)
+        assert ("MatMul", "i8") not in plain.executed
+        torch.testing.assert_close(plain(inputs), execute(graph, inputs))
+        new, _ = QuantizeScores()(new, Context(inputs=inputs, calibration=[inputs]))
+        runner = lower(new, threads=1)
+        assert ("MatMul", "i8") in runner.executed
+        torch.testing.assert_close(runner(inputs), execute(new, inputs), rtol=1e-4, atol=1e-5)
 
     def test_weights_with_zero_points_are_right(self, graph_of: Make, inputs_of: Feed) -> None:
         from regauge.backends.openvino import lower

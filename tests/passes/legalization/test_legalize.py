@@ -125,6 +125,20 @@ def test_a_given_mask_is_made_finite() -> None:
     assert difference(execute(new, inputs), execute(graph, inputs)) < 1e-9
 
 
+def test_positions_that_vary_in_number_are_masked_as_they_come() -> None:
+    graph = parse("""
+    def graph(q: f64[b, 4, s, 8], k: f64[b, 4, t, 8], v: f64[b, 4, t, 8]):
+        y: f64[b, 4, s, 8] = scaled_dot_product_attention(q, k, v, is_causal=True)
+        return y
+    """)
+    new, _ = legal(graph, "scaled_dot_product_attention")
+    assert "scaled_dot_product_attention" not in {node.op for node in new.nodes}
+    for batch, queries, keys in ((2, 5, 5), (1, 3, 7)):
+        sizes = ((batch, 4, n, 8) for n in (queries, keys, keys))
+        inputs = [torch.randn(*size, dtype=torch.float64) for size in sizes]
+        assert difference(execute(new, inputs), execute(graph, inputs)) < 1e-14
+
+
 def test_other_ops_stay() -> None:
     graph, _ = filled(FORMS["silu"])
     new, remarks = legal(graph, "gelu")
