@@ -1,6 +1,6 @@
 """Relevance of values to the outputs, passed back op by op (LRP; A78).
 
-What an output is, is split over what it was made of, so that nothing gets lost:
+What an output is, is split over what it was made of:
 
     R_i = x_i sum_o (dy_o/dx_i) R_o / (y_o + eps sign(y_o))        sum_i R_i = sum_o R_o
 
@@ -8,7 +8,8 @@ for ops that are linear in what they read: contractions, sums, means (the epsilo
 gradient times input of each op). A function of single numbers, a norm and a softmax hand on what
 they get; movement takes it where the numbers came from. Of a product both factors get half;
 attention counts as linear in the values, as if its weights were constants. A bias keeps its share,
-a table what arrives there, and what eps takes is lost.
+a table what arrives there. What eps takes is lost, and what was chosen by its size (topk); steps of
+recurrent layers and means of batch norms keep the sum only nearly.
 """
 
 from __future__ import annotations

@@ -384,7 +384,11 @@ def _undivided(
         codes = stored.codes if isinstance(stored, Compensated) else stored
         if isinstance(codes, Channelwise) and form not in (None, CHANNELWISE):
             text = f"groups of {form} do not divide rows of {weight.shape[-1]}"
-            yield missed(reader, f"{weight.name} is in int8 by the channel: {text}")
+            yield missed(
+                reader,
+                f"{weight.name} is in int8 by the channel: {text}",
+                "choose groups that do, or a format with -pad, which fills rows up with zeros",
+            )
 
 
 def _no_limits() -> Limits:

@@ -27,6 +27,7 @@ from ...ir.state import Cache, expanded, find_caches, need_closed, share_length,
 from ...ir.types import evaluate, symbols
 from ..base import Context, Pass, Promise, Remark, Stage, applied, missed
 from ..options import COUNT, check_kinds, check_known, check_numbers
+from .rewrite_state import without_caches
 from .state_codes import STORAGE, Coder, StateFormat
 
 
@@ -58,6 +59,8 @@ class CacheInputs(Pass):
         caches = find_caches(graph)
         if graph.enter is not None and not caches:
             raise InputError("the state of the graph is in another form already")
+        if not caches:
+            return [without_caches(graph)]
         _start_empty(graph, caches)
         state = _State(self, graph)
         remarks: list[Remark] = []

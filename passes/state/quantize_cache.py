@@ -22,7 +22,7 @@ from ...ir.interpret import values_of
 from ...ir.state import Cache, entered, find_caches, need_closed
 from ..base import Context, Pass, Promise, Remark, Stage, applied
 from ..options import COUNT, SOME, check_known, check_numbers
-from .rewrite_state import Kept, Parts, keep_as
+from .rewrite_state import Kept, Parts, keep_as, without_caches
 from .state_codes import STORAGE, Coder, Range, StateFormat
 
 Scaling: TypeAlias = Literal["token", "channel"]
@@ -57,7 +57,10 @@ class QuantizeCache(Pass):
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         need_closed(graph, self.name)
-        forms = {c: form for c in find_caches(graph) if (form := self._form(c)) is not None}
+        caches = find_caches(graph)
+        if not caches:
+            return [without_caches(graph)]
+        forms = {c: form for c in caches if (form := self._form(c)) is not None}
         static = self._ranges(graph, context, list(forms)) if self.scaling == "channel" else {}
         kept: list[Kept] = []
         remarks: list[Remark] = []

@@ -15,9 +15,16 @@ from typing import TypeAlias, cast
 from ...ir import Graph, Node
 from ...ir.graph import Arg
 from ...ir.state import Cache, expanded, passed_on, translate
+from ..base import Remark, missed
 
 Parts: TypeAlias = dict[str, Node]
 RECENT = "recent"
+
+
+def without_caches(graph: Graph) -> Remark:
+    """That there is no state to give another form."""
+    text = "no keys and values come in and go out with more tokens"
+    return missed(graph.output, text, "compile with cache=True, or give a cache among the inputs")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from graphs import filled
 from small_models import zoo_model
 
 import regauge as rg
@@ -12,7 +13,7 @@ from regauge.frontend.caches import register_caches
 from regauge.ir import Graph, InputError, parse
 from regauge.ir.interpret import execute
 from regauge.ir.state import entered, find_caches, run_as_traced
-from regauge.passes import Context, QuantizeCache
+from regauge.passes import CacheInputs, Context, Pass, QuantizeCache
 from regauge.passes.manager import difference
 
 PAST, FRESH = 12, 5
@@ -227,3 +228,15 @@ def test_one_form_after_the_other(decoder: tuple[Graph, list[Any], Any]) -> None
     found = run_as_traced(QuantizeCache(None, 8)(keys)[0], flat)
     for one, other in zip(found, both, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("step", [QuantizeCache(), CacheInputs()])
+def test_a_graph_without_caches_is_told_so(step: Pass) -> None:
+    graph, inputs = filled("""
+        def graph(x: f32[2, 6], *, w: f32[5, 6]):
+            y: f32[2, 5] = linear(x, w)
+            return y
+        """)
+    new, (remark,) = step.attempt(graph, Context(inputs=inputs))
+    assert str(new) == str(graph)
+    assert not remark.applied and remark.do.startswith("compile with cache=True")

@@ -113,7 +113,7 @@ class TensorTrain(Form):
 
 @dataclass(frozen=True)
 class Kronecker(TensorTrain):
-    """A sum of Kronecker products, as many as the rank says."""
+    """A sum of Kronecker products, as many as the rank says: the tensor train of two cores."""
 
     cores: int = 2
 
