@@ -71,9 +71,10 @@ class Target:
         closed_convolutions: Whether a convolution on codes gains only where its result is codes.
         weights: The formats of weights of a few bits that it takes; where there are none, it
             decodes them, in any format.
-        coded_scores: Whether attention gains where its scores are products of codes.
-        lacks: The names of ops that it does not take, or is slower at, which are written in others
-            that it takes (``passes.Legalize``).
+        coded_scores: Whether attention gains where it is in parts, and its scores are products of
+            codes.
+        lacks: The names of ops that it does not take, which are written in others that it takes
+            (``passes.Legalize``).
         simulates: Whether quantized ops are computed in floating point, so that latency says
             nothing; a runner that has an attribute of this name knows better.
         keeps_code: Whether it runs the model's own code, to which a pass can only give other

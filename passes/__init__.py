@@ -42,8 +42,8 @@ from .patterns import Pattern as Pattern
 from .presets import PRESETS as PRESETS
 from .quantization.choices import Choice as Choice
 from .quantization.quantize import Quantize as Quantize
+from .quantization.quantize_attention import QuantizeAttention as QuantizeAttention
 from .quantization.quantize_results import QuantizeResults as QuantizeResults
-from .quantization.quantize_scores import QuantizeScores as QuantizeScores
 from .quantization.reconstruct import Reconstruct as Reconstruct
 from .state.cache_inputs import CacheInputs as CacheInputs
 from .state.open_state import CloseState as CloseState
@@ -148,9 +148,9 @@ __all__ = [
     "Prune",
     "PruneExperts",
     "Quantize",
+    "QuantizeAttention",
     "QuantizeCache",
     "QuantizeResults",
-    "QuantizeScores",
     "RankTimes",
     "RateDistortion",
     "Reconstruct",

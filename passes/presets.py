@@ -18,9 +18,11 @@ from .gauges.center_residual import CenterResidual
 from .gauges.fold_attention_bias import FoldAttentionBias
 from .gauges.smooth import Smooth
 from .gauges.split_outliers import SplitOutliers
+from .legalization.legalize import Legalize
 from .quantization.quantize import Quantize
+from .quantization.quantize_attention import QuantizeAttention
 from .quantization.quantize_results import QuantizeResults
-from .quantization.quantize_scores import QuantizeScores
+from .quantization.token_weights import ATTENTION
 
 
 class Profile(Protocol):
@@ -45,7 +47,7 @@ class Profile(Protocol):
 
     @property
     def coded_scores(self) -> bool:
-        """Whether attention gains where its scores are products of codes."""
+        """Whether attention gains where it is in parts, and its scores are products of codes."""
         ...
 
     @property
@@ -79,8 +81,10 @@ def w8a8(profile: Profile) -> tuple[Pass, ...]:
     biases = True if profile.keeps_code else "all"
     smooth = Smooth("folded", activations="static")
     quantize = Quantize("static", correct_bias=biases)
-    scores = (QuantizeScores(),) if profile.coded_scores else ()
-    return (*levelled(profile, smooth), *from_end_to_end(profile, quantize), *scores)
+    steps = from_end_to_end(profile, quantize)
+    if profile.coded_scores:
+        steps = (Legalize(frozenset({ATTENTION})), *steps, QuantizeAttention())
+    return (*levelled(profile, smooth), *steps)
 
 
 def w8a16(profile: Profile) -> tuple[Pass, ...]:

@@ -18,7 +18,5 @@ TARGET = Target(
     closed_convolutions=True,
     coded_scores=True,
     weights=replace(BLOCKS, bits=(4, 8)),
-    # of which it scales queries and keys behind their codes
-    lacks=frozenset({"scaled_dot_product_attention"}),
     dynamic_scales=False,
 )

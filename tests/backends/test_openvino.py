@@ -8,15 +8,17 @@ from typing import Any, TypeAlias
 import onnx
 import pytest
 import torch
+from small_models import zoo_model
 from torch import nn
 
+import regauge as rg
 from regauge.backends.onnx import Dialect, emit
 from regauge.backends.openvino import DIALECT
 from regauge.backends.profiles import TARGETS
 from regauge.frontend import trace
 from regauge.ir import Graph, TargetError
 from regauge.ir.interpret import execute
-from regauge.passes import Context, Legalize, Quantize, QuantizeScores
+from regauge.passes import Context, Legalize, Quantize, QuantizeAttention
 
 Make: TypeAlias = Callable[..., Graph]
 Feed: TypeAlias = Callable[..., list[torch.Tensor]]
@@ -144,14 +146,27 @@ class TestRuns:
             "y: f32[n, 4, t, 32] = scaled_dot_product_attention(q, k, v, is_causal=True)",
         )
         inputs = inputs_of(graph)
-        new, _ = Legalize(TARGETS["openvino"].lacks).attempt(graph, Context(inputs=inputs))
+        new, _ = Legalize(frozenset({"scaled_dot_product_attention"})).attempt(
+            graph, Context(inputs=inputs)
+        )
         plain = lower(new, threads=1)
         assert ("MatMul", "i8") not in plain.executed
         torch.testing.assert_close(plain(inputs), execute(graph, inputs))
-        new, _ = QuantizeScores()(new, Context(inputs=inputs, calibration=[inputs]))
+        new, _ = QuantizeAttention()(new, Context(inputs=inputs, calibration=[inputs]))
         runner = lower(new, threads=1)
         assert ("MatMul", "i8") in runner.executed
         torch.testing.assert_close(runner(inputs), execute(new, inputs), rtol=1e-4, atol=1e-5)
+
+    def test_the_preset_takes_attention_in_parts_and_its_scores_in_codes(self) -> None:
+        model = zoo_model("llama").model
+        generator = torch.Generator().manual_seed(0)
+        ids = [torch.randint(3, 99, (2, 12), generator=generator) for _ in range(3)]
+        art = rg.compile(model, ids[0], passes="w8a8", target="openvino", calibration=ids[1:])
+        found = [str(remark) for step in art.report.passes for remark in step.remarks]
+        assert sum("queries and keys in codes" in remark for remark in found) == 2
+        exact = rg.compile(model, ids[0], passes="exact", target="openvino")
+        kinds = Counter(node.op for node in exact.graph.nodes)
+        assert kinds["scaled_dot_product_attention"] == 2
 
     def test_weights_with_zero_points_are_right(self, graph_of: Make, inputs_of: Feed) -> None:
         from regauge.backends.openvino import lower

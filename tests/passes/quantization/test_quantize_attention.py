@@ -1,4 +1,4 @@
-"""Scores of attention as products of codes."""
+"""What attention multiplies, as codes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from regauge.ir import Graph, InputError, Node
 from regauge.ir.interpret import execute
-from regauge.passes import Context, Legalize, QuantizeScores
+from regauge.passes import Context, Legalize, QuantizeAttention
 from regauge.passes.manager import difference
 
 Make = Callable[..., Graph]
@@ -19,14 +19,22 @@ HEADS = "q: f32[2, 4, 6, 8], k: f32[2, 4, 6, 8], v: f32[2, 4, 6, 8], m: f32[6, 6
 ATTENTION = (HEADS, "y = scaled_dot_product_attention(q, k, v, m)")
 
 
-def rounded(graph: Graph, inputs: list[torch.Tensor]) -> tuple[Graph, list[str]]:
-    new, remarks = QuantizeScores().attempt(graph, Context(inputs=inputs, calibration=[inputs]))
+def rounded(
+    graph: Graph, inputs: list[torch.Tensor], probabilities: str | None = None
+) -> tuple[Graph, list[str]]:
+    context = Context(inputs=inputs, calibration=[inputs])
+    new, remarks = QuantizeAttention(probabilities).attempt(graph, context)
     return new, [str(remark) for remark in remarks]
 
 
 def in_eight_bits(value: torch.Tensor) -> torch.Tensor:
     step = value.abs().max() / 127
     return (value / step).round() * step
+
+
+def in_parts(graph: Graph) -> Graph:
+    lacks = frozenset({"scaled_dot_product_attention"})
+    return Legalize(lacks).attempt(graph, Context(inputs=[]))[0]
 
 
 def coded(node: Node) -> bool:
@@ -38,8 +46,7 @@ def test_queries_and_keys_alone_are_rounded(graph_of: Make, inputs_of: Feed, apa
     graph = graph_of(*ATTENTION)
     inputs = inputs_of(graph)
     if apart:
-        lacks = frozenset({"scaled_dot_product_attention"})
-        graph, _ = Legalize(lacks).attempt(graph, Context(inputs=inputs))
+        graph = in_parts(graph)
     new, remarks = rounded(graph, inputs)
     q, k, v, mask = inputs
     attention = torch.nn.functional.scaled_dot_product_attention
@@ -80,7 +87,47 @@ def test_products_with_weights_and_of_classes_stay(graph_of: Make, inputs_of: Fe
     assert not remarks and str(new) == str(graph)
 
 
+def test_probabilities_and_values_are_rounded_where_asked(graph_of: Make, inputs_of: Feed) -> None:
+    graph = graph_of(*ATTENTION)
+    inputs = inputs_of(graph)
+    new, remarks = rounded(in_parts(graph), inputs, "static")
+    q, k, v, mask = inputs
+    weights = (in_eight_bits(q) @ in_eight_bits(k).mT * 8**-0.5 + mask).softmax(-1)
+    exact = (q @ k.mT * 8**-0.5 + mask).softmax(-1)  # whose range is seen
+    step = exact.max() / 255
+    weights = (weights / step).round().clamp(0, 255) * step
+    assert difference(execute(new, inputs), [weights @ in_eight_bits(v)]) < 5e-3
+    assert [remark.split(": ")[-1] for remark in remarks] == [
+        "queries and keys in codes",
+        "probabilities in static",
+    ]
+
+
+def test_probabilities_may_be_powers_of_the_root_of_two(graph_of: Make, inputs_of: Feed) -> None:
+    graph = graph_of(*ATTENTION)
+    inputs = inputs_of(graph)
+    format_ = "static-logsqrt2-4"
+    new, _ = rounded(in_parts(graph), inputs, format_)
+    (fake,) = (node for node in new.nodes if node.op == "fake_quantize")
+    assert fake.args[0].op == "softmax" and fake.attrs["format"] == "logsqrt2-4"
+    coarse, _ = rounded(in_parts(graph), inputs, "static-int4-tensor")
+    wanted = execute(graph, inputs)
+    near, far = (difference(execute(g, inputs), wanted) for g in (new, coarse))
+    assert near < far
+
+
+def test_probabilities_within_one_op_are_named(graph_of: Make, inputs_of: Feed) -> None:
+    graph = graph_of(*ATTENTION)
+    _, remarks = rounded(graph, inputs_of(graph), "static")
+    assert "nobody sees its probabilities" in remarks[-1]
+
+
+def test_probabilities_in_an_unknown_format_are_refused() -> None:
+    with pytest.raises(InputError, match="no format"):
+        QuantizeAttention("logs")
+
+
 def test_it_asks_for_data(graph_of: Make, inputs_of: Feed) -> None:
     graph = graph_of(*ATTENTION)
-    with pytest.raises(InputError, match="QuantizeScores needs calibration data"):
-        QuantizeScores()(graph, Context(inputs=inputs_of(graph)))
+    with pytest.raises(InputError, match="QuantizeAttention needs calibration data"):
+        QuantizeAttention()(graph, Context(inputs=inputs_of(graph)))
