@@ -71,6 +71,8 @@ class QuantizeAttention(Pass):
                 _add(even, node, [arg for arg in node.args[:2] if arg is not given])
                 remarks.append(applied(node, f"probabilities in {self.probabilities}"))
             remarks += [_whole(node) for node in graph.nodes if _is_attention(node)]
+        if not even and not weights:
+            return remarks
         axes = {value.name: -1 for value in (*even, *weights)}
         seen = observe(graph, context, axes, self.name, sample=0)
         for value, readers in even.items():
