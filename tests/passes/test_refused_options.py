@@ -78,7 +78,7 @@ Make = Callable[..., object]
         (CacheInputs, {"bits": "int4"}, "no number of bits 'int4'", "2, 4, 8, 16"),
         (Budget, {"limit": 3.0, "of": "bit"}, "no budget of 'bit'", "'bits', 'bytes'"),
         (Allocate, {"choices": "int4", "budget": 5.0}, "choices='int4' is no tuple", "int4"),
-        (Allocate, {"choices": ("int4",), "budget": "5"}, "limit='5'", "a number"),
+        (Allocate, {"choices": ("int4",), "budget": "5"}, "budget='5'", "a number"),
         (Allocate, {"choices": ("int4",), "budget": 5.0, "by": "weigth"}, "'weigth'", "'weight'"),
         (Allocate, {"choices": ("int4",), "budget": 5.0, "score": "hessian"}, "'hessian'", "Score"),
         (GPTQ, {"order": "foo"}, "no order of columns 'foo'", "'pivot'"),
