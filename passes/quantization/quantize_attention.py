@@ -76,7 +76,7 @@ class QuantizeAttention(Pass):
         axes = {value.name: -1 for value in (*even, *weights)}
         seen = observe(graph, context, axes, self.name, sample=0)
         for value, readers in even.items():
-            self._about_zero(seen[value.name]).insert(graph, Site(value, -1, tuple(readers)))
+            _about_zero(seen[value.name]).insert(graph, Site(value, -1, tuple(readers)))
         for value, readers in weights.items():
             site = Site(value, -1, tuple(readers))
             limits = _limits(seen[value.name])
@@ -85,15 +85,15 @@ class QuantizeAttention(Pass):
             made.insert(graph, site)
         return remarks
 
-    @staticmethod
-    def _about_zero(seen: Observation) -> Coding:
-        scale = (seen.absmax.max() / _LARGEST).clamp(min=1e-12)
-        return Static(scale, torch.zeros((), dtype=torch.int8))
-
 
 def _add(factors: _Factors, product: Node, values: Iterable[Node]) -> None:
     for value in values:
         factors.setdefault(value, {})[product] = None
+
+
+def _about_zero(seen: Observation) -> Coding:
+    scale = (seen.absmax.max() / _LARGEST).clamp(min=1e-12)
+    return Static(scale, torch.zeros((), dtype=torch.int8))
 
 
 def _limits(seen: Observation) -> Limits:
