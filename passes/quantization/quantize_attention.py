@@ -71,6 +71,7 @@ class QuantizeAttention(Pass):
                 _add(even, node, [arg for arg in node.args[:2] if arg is not given])
                 remarks.append(applied(node, f"probabilities in {self.probabilities}"))
             remarks += [_whole(node) for node in graph.nodes if _is_attention(node)]
+        even = {value: readers for value, readers in even.items() if value not in weights}
         if not even and not weights:
             return remarks
         axes = {value.name: -1 for value in (*even, *weights)}

@@ -116,6 +116,22 @@ def test_probabilities_may_be_powers_of_the_root_of_two(graph_of: Make, inputs_o
     assert near < far
 
 
+def test_two_kinds_of_probabilities_are_rounded_once_each(graph_of: Make, inputs_of: Feed) -> None:
+    graph = graph_of(
+        "a: f32[2, 6, 8], b: f32[2, 8, 5]",
+        "p = softmax(a, dim=-1)",
+        "r = softmax(b, dim=-1)",
+        "y = matmul(p, r)",
+    )
+    inputs = inputs_of(graph)
+    new, _ = rounded(graph, inputs, "static")
+    (product,) = (node for node in new.nodes if node.op == "matmul")
+    assert all(map(coded, product.args))
+    codes = [node.dtype for node in new.nodes if node.op == "quantize"]
+    assert codes == [torch.uint8] * 2
+    assert difference(execute(new, inputs), execute(graph, inputs)) < 0.02
+
+
 def test_probabilities_within_one_op_are_named(graph_of: Make, inputs_of: Feed) -> None:
     graph = graph_of(*ATTENTION)
     _, remarks = rounded(graph, inputs_of(graph), "static")
