@@ -334,6 +334,11 @@ def get(name: str) -> Op:
     return Op(name, target, operands, impure=impure, required=required)
 
 
+def has_law(name: str, *laws: type[Law]) -> bool:
+    """Whether the table has an op of this name, under one of these laws."""
+    return name in OPS and isinstance(OPS[name].law, laws)
+
+
 def call(name: str, args: tuple[Any, ...], attrs: Mapping[str, Any]) -> Any:
     """Run an op on values."""
     return get(name).run(args, attrs)

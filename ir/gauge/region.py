@@ -11,9 +11,9 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from .. import ops
 from ..graph import Graph, Node
 from ..laws import DIAGONAL, Action, Conv, Kind, Port
+from ..ops import has_law
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def operands(node: Node) -> dict[Port, Node]:
 def is_computed_weight(node: Node, port: Port) -> bool:
     """Whether a convolution reads there what an op computes for it from parameters alone."""
     value = operand(node, port) if port == (1,) else None
-    if value is None or node.op not in ops.OPS or not isinstance(ops.OPS[node.op].law, Conv):
+    if value is None or not has_law(node.op, Conv):
         return False
     parts = value.inputs
     return bool(parts) and all(part.op == "param" for part in parts) and len(value.users) == 1

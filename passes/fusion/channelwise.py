@@ -10,6 +10,7 @@ from ...ir import Graph, Node, ops
 from ...ir.finite import is_finite
 from ...ir.gauge.sites import CONTRACTIONS
 from ...ir.laws import Movement
+from ...ir.ops import has_law
 from .fold_batch_norm import affine
 from .linear_maps import Form
 
@@ -22,7 +23,7 @@ def constant(graph: Graph, arg: Any) -> torch.Tensor | None:
         return None
     if arg.op == "param":
         return graph.value(arg)
-    if arg.op not in ops.OPS or not isinstance(ops.OPS[arg.op].law, Movement):
+    if not has_law(arg.op, Movement):
         return None
     if len(arg.inputs) != 1:  # a list of values, or a size that is only known later
         return None

@@ -17,10 +17,11 @@ from typing import ClassVar
 
 import torch
 
-from ...ir import Graph, Node, ops
+from ...ir import Graph, Node
 from ...ir.finite import is_finite
 from ...ir.gauge import Blocked, Region, apply, transport, weighted
 from ...ir.laws import Kind, Movement
+from ...ir.ops import has_law
 from ...ir.types import is_real
 from ..base import Context, Remark, applied, blocked, missed
 from ..sites import Asked, SitePass
@@ -142,9 +143,7 @@ def _writer(node: Node, value: Node) -> Node | None:
             bias = value.operand(2)
             mine = own(value, 1) is not None and (bias is None or own(value, 2) is not None)
             return value if mine else None
-        if value.op not in ops.OPS or not isinstance(ops.OPS[value.op].law, Movement):
-            return None
-        if len(value.inputs) != 1:
+        if not has_law(value.op, Movement) or len(value.inputs) != 1:
             return None
         reader, value = value, value.inputs[0]
     return None

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ...ir import Graph, Node, ops
+from ...ir import Graph, Node
 from ...ir.laws import BatchNorm, Normalize
 from ...ir.merge import merge_equal
+from ...ir.ops import has_law
 from ..base import Context, Pass, Remark, applied, missed
 
 
@@ -35,7 +36,7 @@ def _nearly_equal(graph: Graph) -> list[Remark]:
     remarks: list[Remark] = []
     known: dict[tuple[str, Node], list[Node]] = {}
     for node in graph.nodes:
-        if node.op not in ops.OPS or not isinstance(ops.OPS[node.op].law, Normalize | BatchNorm):
+        if not has_law(node.op, Normalize, BatchNorm):
             continue
         others = known.setdefault((node.op, node.args[0]), [])
         reasons = ((other, _difference(graph, node, other)) for other in others)

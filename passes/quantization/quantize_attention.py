@@ -17,16 +17,17 @@ from typing import ClassVar, TypeAlias
 
 import torch
 
-from ...ir import Graph, Node, ops
+from ...ir import Graph, Node
 from ...ir.gauge import Site
 from ...ir.gauge.sites import is_weight
 from ...ir.laws import Add, Elementwise, Movement, Mul, Softmax, Where
+from ...ir.ops import has_law
 from ..base import Context, Pass, Promise, Remark, Stage, applied, missed
 from ..calibration import Observation, observe
+from .choices import PRODUCTS
 from .token_weights import ATTENTION
 from .values import Activations, Coding, Limits, Static, coding, format_of
 
-_PRODUCTS = ("matmul", "bmm")
 _SCORED = (Add, Elementwise, Movement, Mul, Where)  # masks, scales and caps of scores
 _WEIGHING = (Elementwise, Movement, Where)  # behind the softmax
 _LARGEST = torch.iinfo(torch.int8).max
@@ -119,7 +120,7 @@ def _scores(graph: Graph) -> Iterator[Node]:
     for node in graph.nodes:
         if _is_attention(node):
             found[node] = None
-        elif _has_law(node, Softmax):
+        elif has_law(node.op, Softmax):
             found |= dict.fromkeys(_products(node.args[0]))
     for node in found:
         if not any(is_weight(factor) or factor.op == "dequantize" for factor in node.args[:2]):
@@ -134,9 +135,9 @@ def _products(scores: Node) -> Iterator[Node]:
         if node in seen:
             continue
         seen.add(node)
-        if node.op in _PRODUCTS:
+        if node.op in PRODUCTS:
             yield node
-        elif _has_law(node, *_SCORED):
+        elif has_law(node.op, *_SCORED):
             pending += [arg for arg in node.inputs if arg.dtype.is_floating_point]
 
 
@@ -147,13 +148,9 @@ def _weighed(graph: Graph) -> Iterator[tuple[Node, Node]]:
     while pending:
         node = pending.pop()
         for user in node.users:
-            if user.op in _PRODUCTS:
+            if user.op in PRODUCTS:
                 if not any(is_weight(factor) for factor in user.args[:2]):
                     yield user, node
-            elif _has_law(user, *_WEIGHING) and user not in seen:
+            elif has_law(user.op, *_WEIGHING) and user not in seen:
                 seen.add(user)
                 pending.append(user)
-
-
-def _has_law(node: Node, *laws: type) -> bool:
-    return node.op in ops.OPS and isinstance(ops.get(node.op).law, laws)

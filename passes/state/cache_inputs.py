@@ -57,9 +57,9 @@ class CacheInputs(Pass):
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         need_closed(graph, self.name)
         caches = find_caches(graph)
-        if graph.enter is not None and not caches:
-            raise InputError("the state of the graph is in another form already")
         if not caches:
+            if graph.enter is not None:
+                raise InputError("the state of the graph is in another form already")
             return [without_caches(graph)]
         _start_empty(graph, caches)
         state = _State(self, graph)

@@ -21,9 +21,10 @@ from typing import Any, ClassVar, get_args
 
 import torch
 
-from ...ir import Graph, InputError, Node, ops
+from ...ir import Graph, InputError, Node
 from ...ir.interpret import compute, converted
 from ...ir.laws import Contract, Conv, Gather, Lookup, Movement, Normalize
+from ...ir.ops import has_law
 from ...ir.sections import Cut, Section, sections
 from ...ir.state import RECODE
 from ...ir.types import is_real
@@ -138,7 +139,7 @@ def _weights(node: Node) -> list[Node]:
     """The parameters that a contraction or a norm applies to data."""
     if node.op == "aten.einsum.default":
         first, *rest = sorted(node.inputs, key=lambda value: _stored(value) is not None)
-    elif node.op != RECODE and node.op in ops.OPS and isinstance(ops.OPS[node.op].law, TRAINED):
+    elif node.op != RECODE and has_law(node.op, *TRAINED):
         first, *rest = node.inputs
     else:
         return []
@@ -164,7 +165,7 @@ def _stored(value: Node) -> Node | None:
 
 def _behind(value: Node) -> Node:
     """What a value is moved from, or looked up in."""
-    while value.op in ops.OPS and isinstance(ops.OPS[value.op].law, MOVED):
+    while has_law(value.op, *MOVED):
         source = value.args[0]
         if not isinstance(source, Node):
             break

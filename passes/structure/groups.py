@@ -21,7 +21,7 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 
-from ...ir import Graph, Node, astype, ops
+from ...ir import Graph, Node, astype
 from ...ir.gauge import (
     Blocked,
     Region,
@@ -37,6 +37,7 @@ from ...ir.gauge import (
 from ...ir.gauge.region import operand, operands
 from ...ir.gauge.sites import CONTRACTIONS, WRITERS
 from ...ir.laws import Action, Add, Kind, compact
+from ...ir.ops import has_law
 
 Role: TypeAlias = Literal["stream", "hidden", "heads", "keys", "values"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -247,7 +248,7 @@ def _joins(region: Region) -> bool:
     if sum(node.op in WRITERS for node in region.actions) < 2:
         return False
     for node in region.actions:
-        if node.op in ops.OPS and isinstance(ops.OPS[node.op].law, Add):
+        if has_law(node.op, Add):
             if sum(value in region.actions for value in operands(node).values()) > 1:
                 return True
     return False

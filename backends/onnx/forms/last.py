@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ....ir import Graph, Node, ScalarType, TensorType
 from ....ir.laws import Elementwise
-from ....ir.ops import OPS
+from ....ir.ops import has_law
 from ....ir.types import Type
 
 _NORMS = {"layer_norm", "rms_norm"}
@@ -107,7 +107,7 @@ def _by_token(value: Node, length: int | str) -> bool:
 
 
 def _is_elementwise(op: str) -> bool:
-    return op == "to" or (op in OPS and isinstance(OPS[op].law, Elementwise))
+    return op == "to" or has_law(op, Elementwise)
 
 
 def _retyped(type_: Type, old: int | str, new: str) -> Type:

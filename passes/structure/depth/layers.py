@@ -16,11 +16,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from ....ir import Graph, Node, ops
+from ....ir import Graph, Node
 from ....ir.blocks import repeated
 from ....ir.gauge import weighted
 from ....ir.graph import ancestors
 from ....ir.laws import Add, Contract, Normalize, ScaledDotProduct, Softmax
+from ....ir.ops import has_law
 from ....ir.state import answers, find_state, let_go
 from ...base import Remark, missed
 from ...sites import Asked
@@ -138,13 +139,13 @@ def _candidates(graph: Graph) -> Iterator[tuple[Node, Node, str, LayerKind | Non
         if block.entry is not None and block.entry.type == block.exit.type:
             yield block.exit, block.entry, block.exit.name, "block"
     for node in graph.nodes:
-        if _law(node, Add) and len(node.args) == 2 and node.attrs.get("alpha", 1) == 1:
+        if has_law(node.op, Add) and len(node.args) == 2 and node.attrs.get("alpha", 1) == 1:
             terms = [arg for arg in node.args if isinstance(arg, Node)]
             if len(terms) == 2 and terms[0] is not terms[1] and node.op == "add":
                 for stays, goes in (terms, terms[::-1]):
                     if stays.type == node.type and not _is_stream(goes, stays):
                         yield node, stays, goes.name, None
-        elif (weighted(node) or _law(node, Normalize)) and node.args[0].type == node.type:
+        elif (weighted(node) or has_law(node.op, Normalize)) and node.args[0].type == node.type:
             yield node, node.args[0], node.name, "operator"
 
 
@@ -155,7 +156,7 @@ def _is_stream(goes: Node, stays: Node) -> bool:
     while sums:
         term = sums.pop()
         terms.append(term)
-        if _law(term, Add):
+        if has_law(term.op, Add):
             sums.extend(arg for arg in term.args if isinstance(arg, Node))
     seen = {stays, *ancestors([stays])}
     return stays.op == "param" or any(term in seen for term in terms if term.op != "param")
@@ -172,22 +173,18 @@ def _unneeded(graph: Graph, value: Node, by: Node) -> set[Node]:
             needed.add(node)
             stack.extend(node.inputs)
     return {node for node in graph.nodes if node not in needed and node is not value} | (
-        {value} if weighted(value) or _law(value, Normalize) else set()
+        {value} if weighted(value) or has_law(value.op, Normalize) else set()
     )
 
 
 def _attends(nodes: Collection[Node]) -> bool:
     """Whether there is an attention among nodes: as one op, or as a softmax of products of what is
     computed with what is computed."""
-    if any(_law(node, ScaledDotProduct) for node in nodes):
+    if any(has_law(node.op, ScaledDotProduct) for node in nodes):
         return True
-    chosen = [node for node in nodes if _law(node, Softmax)]
+    chosen = [node for node in nodes if has_law(node.op, Softmax)]
     read = ancestors(chosen).intersection(nodes)
-    return any(_law(node, Contract) and not weighted(node) for node in read)
-
-
-def _law(node: Node, law: type) -> bool:
-    return node.op in ops.OPS and isinstance(ops.OPS[node.op].law, law)
+    return any(has_law(node.op, Contract) and not weighted(node) for node in read)
 
 
 def downstream(graph: Graph, value: Node) -> Sequence[Node]:
