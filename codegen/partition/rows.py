@@ -6,17 +6,18 @@
     softmax(x)
 
 each quantized by ``quantize``, ``dynamic_quantize`` or ``fake_quantize`` of tokens to integers or
-E4M3; the first and second also without.
+E4M3, a softmax also to powers of two and of its root; the first and second also without.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 from ...ir import InputError, Node
-from ...ir.formats import named
+from ...ir.formats import Logarithmic, named
 from ...ir.graph import Arg
 from ...ir.types import TensorType
 from ..description import E4M3, FLOATS, LogQuantize, Quantize
@@ -143,10 +144,37 @@ def _dynamic(build: Build, node: Node, all: bool) -> None:
 
 
 def _fake(build: Build, node: Node, all: bool) -> None:
-    quantize = of_tokens(build, node)
-    found = place(build, node, front_of(build, node.args[0], node), quantize)
-    value = _value(build, found["codes"], found["scales"], node)
+    front = front_of(build, node.args[0], node)
+    if isinstance(element := named(node.attrs["format"]).element, Logarithmic):
+        value = _logarithm(build, node, front, element)
+    else:
+        found = place(build, node, front, of_tokens(build, node))
+        value = _value(build, found["codes"], found["scales"], node)
     build.graph.replace(node, value)
+
+
+def _logarithm(build: Build, node: Node, front: Front, element: Logarithmic) -> Node:
+    """Probabilities from their codes in logarithms, which are places in a table of numbers."""
+    form, scale = node.attrs["format"], node.operand(1)
+    if "softmax" not in front.fields:
+        raise InputError("a kernel takes the logarithm of what a softmax gives to it alone")
+    if form != (f"{element}-token" if scale is None else str(element)):
+        raise InputError(f"no kernel finds the scales of {form}")
+    operands: dict[str, Node] = {}
+    if scale is not None:
+        value = value_of(build, scale)
+        if value is None:
+            raise InputError(f"its scale of {form} comes with the data")
+        operands["scale"] = scale = build.constant(f"{node.name}_step", value.float())
+    per = "token" if scale is None else "tensor"
+    quantize = LogQuantize(element.width, element.parts, per)
+    found = place(build, node, front, quantize, operands)
+    table = build.constant(f"{node.name}_table", element.tabulate().float()[:, None])
+    add = partial(build.graph.add, before=node, where=node.where)
+    places = add("to", found["codes"], dtype=torch.int64)
+    numbers = add("squeeze", add("embedding", table, places), dim=-1)
+    value = add("mul", numbers, found["scales"] if scale is None else scale)
+    return build.cast(value, node.dtype, node)
 
 
 def of_tokens(build: Build, node: Node) -> Quantize:

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ...ir import Graph, Node, ops
+from ...ir import Graph, InputError, Node, ops
 from ...ir.merge import merge_equal
 from ..base import Context, Pass, Remark, Stage, applied, missed
 from .equal import EQUALS
@@ -35,6 +35,13 @@ class Legalize(Pass):
     lacks: frozenset[str] = field(repr=False)  # shown, it has another order in each process
     masked: float = -math.inf
     stage: ClassVar[Stage] = Stage.LEGALIZE
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(self.lacks - ops.OPS.keys()):
+            raise InputError(
+                f"lacks names no op: {', '.join(map(repr, unknown))}",
+                do=f"equals are known of {', '.join(sorted(EQUALS))}",
+            )
 
     def run(self, graph: Graph, context: Context) -> list[Remark]:
         remarks: list[Remark] = []

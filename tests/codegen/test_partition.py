@@ -290,9 +290,42 @@ def test_a_rotation_by_sylvesters_matrix() -> None:
     assert kinds(found) == ["reshape linear reshape dynamic_quantize", "linear"]
 
 
+@pytest.mark.parametrize("form", ["log2-4-token", "logsqrt2-4-token", "log2-3-token"])
+def test_probabilities_in_logarithms(form: str) -> None:
+    graph = graph_of(
+        X, "w: f32[48, 32]", "y: f32[n, 7, 32] = softmax(x, dim=-1)",
+        f"v: f32[n, 7, 32] = fake_quantize(y, format='{form}')", PRODUCT,
+    )  # fmt: skip
+    found = divided(graph, feed(graph))
+    assert kinds(found) == ["softmax fake_quantize"]
+
+
+@pytest.mark.parametrize("form", ["log2-4", "logsqrt2-4"])
+def test_probabilities_in_logarithms_of_a_known_scale(form: str) -> None:
+    graph = graph_of(
+        X, "w: f32[48, 32], s: f32[]", "y: f32[n, 7, 32] = softmax(x, dim=-1)",
+        f"v: f32[n, 7, 32] = fake_quantize(y, s, format='{form}')", PRODUCT,
+    )  # fmt: skip
+    graph.store["s"] = torch.tensor(0.5)
+    found = divided(graph, feed(graph))
+    assert kinds(found) == ["softmax fake_quantize"]
+
+
 @pytest.mark.parametrize(
     ("params", "body", "node", "reason"),
     [
+        ("w: f32[48, 32]", (
+            "u: f32[n, 7, 32] = sigmoid(y)",
+            "v: f32[n, 7, 32] = fake_quantize(u, format='log2-4-token')", PRODUCT),
+         "v", "the logarithm of what a softmax gives"),
+        ("w: f32[48, 32]", (
+            "u: f32[n, 7, 32] = softmax(y, dim=-1)",
+            "v: f32[n, 7, 32] = fake_quantize(u, format='log2-4-g32')", PRODUCT),
+         "v", "no kernel finds the scales of log2-4-g32"),
+        ("w: f32[48, 32]", (
+            "u: f32[n, 7, 32] = softmax(y, dim=-1)", "t: f32[] = amax(y, dim=(0, 1, 2))",
+            "v: f32[n, 7, 32] = fake_quantize(u, t, format='log2-4')", PRODUCT),
+         "v", "scale of log2-4 comes with the data"),
         (
             "q: i8[40, 32], w_scale: f32[40, 1]",
             (WEIGHT.replace("48", "40"), *DYNAMIC, PRODUCT.replace("48", "40")),
