@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from ..ir.errors import InputError
+from ..ir.formats import Packed
 from .description import Activation, StoredProduct, Tensors, Value
 from .rows import rotated
 
@@ -52,19 +53,6 @@ class Ternary(StoredProduct):
             "steps": Value((self.inner // self.block, self.outer), torch.float32),
         }
 
-    def encode(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The codes and steps of a weight ``[N, K]``: of each block the step of least squared error
-        among those that keep its m greatest, which is the best there is."""
-        blocks = rotated(weight.double(), self.block).unflatten(1, (-1, self.block))
-        sizes, order = blocks.abs().sort(-1, descending=True)
-        counts = torch.arange(1, self.block + 1, device=weight.device)
-        # With m kept, s = mean of their sizes takes m s^2 off the squared error.
-        best = (sizes.cumsum(-1).square() / counts).argmax(-1, keepdim=True)
-        steps = sizes.cumsum(-1).gather(-1, best) / (best + 1)
-        kept = torch.zeros_like(blocks).scatter(-1, order, (counts - 1 <= best).double())
-        codes = (blocks.sign() * kept + 1).to(torch.uint8).flatten(1)
-        return {"codes": packed(codes), "steps": steps[..., 0].T.float().contiguous()}
-
     def weight(self, operands: Tensors) -> torch.Tensor:
         """In its own domain."""
         shifts = torch.arange(4, device=operands["codes"].device) * 2
@@ -79,6 +67,27 @@ class Ternary(StoredProduct):
         found["codes"] = packed(codes.to(torch.uint8))
         found["steps"] = (found["steps"].abs() + 0.5) / self.inner**0.5
         return found
+
+
+def of_packed(
+    weight: Packed, dtype: torch.dtype, *, bias: bool = False, activation: Activation | None = None
+) -> tuple[Ternary, dict[str, torch.Tensor]]:
+    """The region of a weight as our formats pack it once it is turned, and the operands that come
+    of it.
+
+    Args:
+        weight: ``[N, K]``, ternary with a scale for each block of a row.
+        dtype: Of the input.
+        bias, activation: As in ``Ternary``.
+    """
+    form = weight.format
+    if form.element.name != "ternary" or form.granularity.kind != "group":
+        raise InputError(f"no kernel turns what weights in {form} are multiplied by")
+    outer, inner = weight.shape
+    region = Ternary(inner, outer, form.granularity.size, bias, activation, dtype)
+    found = weight.unpack()
+    steps = found.parameters.step.reshape(outer, -1).T.float().contiguous()
+    return region, {"codes": packed(found.codes.reshape(outer, inner)), "steps": steps}
 
 
 def packed(codes: torch.Tensor) -> torch.Tensor:

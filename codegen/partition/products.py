@@ -3,22 +3,25 @@
 linear(dequantize(codes), dequantize(codes))      int8, with its activation and quantizer
 linear(dequantize(codes), decode(codes))          E4M3, and integers of few bits as int8
 linear(x, decode(codes))                          integers of 2 to 6 bits in groups
+linear(H x, decode(codes))                        ternary numbers, for few rows (A36)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 
 from ...ir import InputError, Node
-from ...ir.formats import Integer, Packed, named
+from ...ir.formats import Format, Integer, Packed, named
 from ...ir.graph import Arg
+from .. import grouped, ternary
 from ..description import E4M3, FLOATS, Quantize, Region
-from ..grouped import of_packed
 from ..matmul import Matmul, weight_sums
 from ..sparse import BlockSparse, SemiSparse, of_blocks, semi_sparse
 from .build import Build, activation, integer_bits, sole, value_of
+from .rows import Front, rotation
 
 E4M3_CHANNELS = "fp8-e4m3-channel"
 
@@ -189,10 +192,28 @@ def _grouped(build: Build, node: Node, weight: Node) -> None:
     _, kind = end_of(node)
     dtype = node.dtype if node.dtype != torch.float32 else build.half
     packed = _packed(build, weight)
-    region, found = of_packed(packed, dtype or torch.bfloat16, bias=bias, activation=kind)
+    front = _turned(build, node, packed.format)
+    made = grouped.of_packed if front is None else ternary.of_packed
+    region, found = made(packed, dtype or torch.bfloat16, bias=bias, activation=kind)
     if dtype is None:
         raise InputError(_TOO_WIDE)
-    _place_half(build, node, region, found, dtype)
+    _place_half(build, node, region, found, dtype, front)
+
+
+# For more, each tile of the result would turn the same input anew.
+_MOST_TURNED = 32
+
+
+def _turned(build: Build, node: Node, form: Format) -> Front | None:
+    """What turns the few rows, or nobody knows how many, that a product reads, by the blocks that
+    have a scale in a ternary weight."""
+    x: Node = node.args[0]
+    known = [size for size in x.shape[:-1] if isinstance(size, int)]
+    many = len(known) == len(x.shape) - 1 and math.prod(known) > _MOST_TURNED
+    if many or str(form.element) != "ternary" or x.op != "reshape":
+        return None
+    front = rotation(build, x, node)
+    return front if form.granularity.size == front.fields.get("hadamard") else None
 
 
 _TOO_WIDE = (
@@ -207,16 +228,22 @@ def _place_half(
     region: Region,
     constants: Mapping[str, torch.Tensor],
     dtype: torch.dtype,
+    front: Front | None = None,
 ) -> None:
-    """A kernel whose input, bias and result are of a dtype that may not be the graph's."""
+    """A kernel whose input, bias and result are of a dtype that may not be the graph's.
+
+    Args:
+        front: What it does itself with what it reads.
+    """
     end, _ = end_of(node)
+    front = front or Front(node.args[0])
     operands = {
-        "input": build.cast(node.args[0], dtype, node),
+        "input": build.cast(front.input, dtype, node),
         **{name: build.constant(f"{node.name}_{name}", part) for name, part in constants.items()},
     }
     if (bias := node.operand(2)) is not None:
         operands["bias"] = build.cast(bias, dtype, node)
-    results = build.place(region, operands, _between(node, end), end)
+    results = build.place(region, operands, [*front.covers, *_between(node, end)], end)
     build.graph.replace(end, build.cast(results["output"], end.dtype, end))
 
 

@@ -232,7 +232,7 @@ def front_of(build: Build, x: Node, end: Node) -> Front:
         case "mul":
             return _gate(x, end)
         case "reshape":
-            return _rotation(build, x, end)
+            return rotation(build, x, end)
         case "softmax" if x.attrs.get("dim") in (-1, len(x.shape) - 1):
             return Front(x.args[0], {"softmax": True}, {}, [x])
         case _:
@@ -278,7 +278,7 @@ def _gate(x: Node, end: Node) -> Front:
     return Front(x)
 
 
-def _rotation(build: Build, x: Node, end: Node) -> Front:
+def rotation(build: Build, x: Node, end: Node) -> Front:
     """``reshape(linear(reshape(y), H))`` with blocks of the last axis, H symmetric."""
     product = x.args[0]
     if product.op != "linear" or sole(product) is not x or product.operand(2) is not None:

@@ -16,7 +16,7 @@ from ...ir.formats import named
 from ...ir.gauge import weighted
 from ...ir.sparse import sparse_nbytes
 from ..patterns import named_sparsity
-from ..quantization.choices import CHANNELWISE, Choice, reads_weights
+from ..quantization.choices import CHANNELWISE, Choice, reads_weights, turns
 
 By: TypeAlias = Literal["weight", "value", "block"]
 
@@ -129,7 +129,9 @@ def units(
     number = {node: index for index, block in enumerate(repeated(graph)) for node in block.nodes}
     parts: dict[object, list[Node]] = {}
     for node in graph.nodes:
-        if not _takes(node, embeddings, least) or out & {u.name for u in weight_of(node).users}:
+        if not _takes(node, embeddings, least) or turns(graph, node):
+            continue
+        if out & {user.name for user in weight_of(node).users}:
             continue
         weight, lookup = weight_of(node), node.op == "embedding"
         alone = not lookup and len({user.args[0] for user in weight.users}) == 1

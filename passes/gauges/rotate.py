@@ -18,7 +18,7 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch
 
-from ...ir import Graph, Node, TensorType
+from ...ir import Graph, InputError, Node, TensorType
 from ...ir.gauge import (
     Blocked,
     Region,
@@ -30,9 +30,10 @@ from ...ir.gauge import (
 )
 from ...ir.laws import Kind
 from ...ir.symbols import spelled_out
+from ...ir.types import of
 from ..base import Context, Remark, Stage, applied, blocked, missed
 from ..calibration import observe
-from ..options import SOME, check_kinds, check_known, check_numbers
+from ..options import SOME, Range, check_kinds, check_known, check_numbers, divisors, nearest
 from ..sites import Asked, SitePass
 from ..ties import broken_tie, tie_in_the_way, transport_with_ties
 from .fold_norm_affine import FoldNormAffine
@@ -40,6 +41,8 @@ from .hadamard import factors, hadamard, product, widest
 
 Plain: TypeAlias = Literal["hadamard", "random"]
 Matrix: TypeAlias = Plain | Literal["pca"]
+
+_BLOCK = Range(2, whole=True)
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,15 @@ class Rotate(SitePass):
         residual: The matrix of a stream: ``hadamard`` with random signs, ``random``, or ``pca``
             (the principal axes of calibration data, the greatest first); ``None`` for none.
         heads: The matrix of each head's values.
-        inputs: Whether an op turns what contractions read, where nothing else does.
+        inputs: Whether an op turns what contractions read, where nothing else does: all channels
+            by one matrix, or blocks of so many by one each, as groups of their weights (A36).
         ops: How many ops a stream may cost.
         untie: Whether tied parameters may be stored twice instead.
     """
 
     residual: Matrix | None = "hadamard"
     heads: Plain | None = "hadamard"
-    inputs: bool = False
+    inputs: bool | int = False
     ops: int = 2
     untie: bool = False
     what: ClassVar[str] = "what an RMSNorm, an attention or a contraction reads, or the reader"
@@ -66,8 +70,13 @@ class Rotate(SitePass):
     def __post_init__(self) -> None:
         check_known([self.residual], (*get_args(Plain), "pca", None), "matrix of streams")
         check_known([self.heads], (*get_args(Plain), None), "matrix of heads")
-        check_numbers(self, ops=SOME)
-        check_kinds(self, inputs=bool, untie=bool)
+        check_numbers(self, ops=SOME, inputs=_BLOCK | False | True)
+        check_kinds(self, untie=bool)
+        if self.inputs and factors(self.inputs) is None:
+            raise InputError(
+                f"there is no Hadamard matrix of order {self.inputs} at hand",
+                do=f"inputs: {widest(self.inputs)}, or a power of two",
+            )
 
     def visit(self, graph: Graph, context: Context, asked: Asked) -> list[Remark]:
         remarks: list[Remark] = []
@@ -163,10 +172,18 @@ class Rotate(SitePass):
             return blocked(site.value, f"it is also read by others: {cause}", cause)
         if sentence := tie_in_the_way(graph, region, self.untie):
             return missed(site.value, sentence)
-        parts = _parts(site.size)
+        size = widest(site.size) if self.inputs is True else self.inputs
+        if site.size % size:
+            text = f"its {site.size} channels are no blocks of {size}"
+            near = nearest(size, [n for n in divisors(site.size) if n > 1 and factors(n)])
+            return missed(site.value, text, f"inputs={near}" if near else "")
+        if size == 1:
+            return missed(site.value, f"there is no Hadamard matrix for {site.size} channels")
+        parts = _parts(site.size, size)
         apply(graph, region, product(parts), compute=lambda value: turn(graph, value, parts))
-        orders = " x ".join(str(len(part)) for part in parts)
-        return applied(site.value, f"turned by an op of order {orders}")
+        orders = " x ".join(str(len(part)) for part in parts if not _is_identity(part))
+        blocks = f", in {site.size // size} blocks" if size < site.size else ""
+        return applied(site.value, f"turned by an op of order {orders}{blocks}")
 
 
 def turn(graph: Graph, value: Node, parts: tuple[torch.Tensor, ...]) -> Node:
@@ -179,9 +196,9 @@ def turn(graph: Graph, value: Node, parts: tuple[torch.Tensor, ...]) -> Node:
                        type=TensorType(value.dtype, (*rows, *sizes)))  # fmt: skip
     new = spread
     for i, part in enumerate(parts):
-        if len(part) == 1:
+        if _is_identity(part):
             continue
-        weight = graph.param(f"{value.name}_rotation", part.T.contiguous().to(value.dtype), ())
+        weight = _shared(graph, part.T.contiguous().to(value.dtype), f"{value.name}_rotation")
         order = [*range(rank + len(parts))]
         order[rank + i], order[-1] = order[-1], order[rank + i]
         swap = tuple(order)
@@ -196,9 +213,21 @@ def turn(graph: Graph, value: Node, parts: tuple[torch.Tensor, ...]) -> Node:
     )
 
 
-def _parts(n: int) -> tuple[torch.Tensor, ...]:
-    """Factors of a Hadamard matrix, or of one on blocks where the order n has none."""
-    size = widest(n)
+def _shared(graph: Graph, matrix: torch.Tensor, name: str) -> Node:
+    """The parameter that a matrix is: one, however many values are turned by it."""
+    for param in graph.params.values():
+        made = not graph.store.origin.get(param.name)
+        if made and param.type == of(matrix) and torch.equal(graph.value(param), matrix):
+            return param
+    return graph.param(name, matrix, ())
+
+
+def _is_identity(part: torch.Tensor) -> bool:
+    return torch.equal(part, torch.eye(len(part), dtype=part.dtype))
+
+
+def _parts(n: int, size: int) -> tuple[torch.Tensor, ...]:
+    """Factors of a Hadamard matrix of an order, or of one on each block of so many of n."""
     known = factors(size)
     assert known is not None
     blocks = () if size == n else (torch.eye(n // size, dtype=torch.float64),)

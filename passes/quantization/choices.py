@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 
 import torch
 
@@ -17,7 +18,7 @@ from ...ir import Graph, InputError, Node
 from ...ir.codes import in_kernel_order, out_of_kernel_order
 from ...ir.formats import named
 from ...ir.gauge import Site, weighted
-from ...ir.gauge.sites import TRANSPOSED, is_weight
+from ...ir.gauge.sites import CONTRACTIONS, TRANSPOSED, is_weight
 from ...ir.recurrence import NAMES as RECURRENCES
 from ..base import Remark, missed
 from ..options import check_kinds
@@ -29,6 +30,7 @@ from .zeros import KEPT, Zeros
 
 CHANNELWISE = "int8-channel"
 PRODUCTS = ("matmul", "bmm")
+_STAYS = "it stays in floating point"
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Choices:
         self, graph: Graph, given: Mapping[str, Choice], rest: Choice, tables: str
     ) -> None:
         self.given, self.rest, self.tables = given, rest, tables
+        self._turns: list[Node] = []
         self.readers = [node for node in graph.nodes if reads_weights(node)]
         names = [node.name for node in self.readers]
         for name in given.keys() - set(names):
@@ -108,6 +111,20 @@ class Choices:
                     where=reader.at,
                     do="put Sparsify in front of Quantize, or let Allocate choose",
                 )
+
+    def spare_turns(self, graph: Graph) -> None:
+        """Leave what turns values as it is, unless something was chosen for it."""
+        asked = self.given.keys()
+        self._turns = [n for n in self.readers if n.name not in asked and turns(graph, n)]
+        self.given = {**self.given, **{node.name: Choice(None) for node in self._turns}}
+
+    def left(self) -> Iterator[Remark]:
+        """What is said of those that stay as they are."""
+        for reader in self.readers:
+            if reader in self._turns:
+                yield missed(reader, f"{_STAYS}: all it does is to turn what it reads")
+            elif self.of(reader).in_floats:
+                yield missed(reader, f"{_STAYS}, as was chosen")
 
     def without_codes(self, readers: Iterable[Node]) -> None:
         """Let some read floats, whatever was chosen for them."""
@@ -157,6 +174,22 @@ def reads_floats(node: Node) -> bool:
     )
 
 
+def turns(graph: Graph, node: Node) -> bool:
+    """Whether a pass has put in a node that multiplies by an orthogonal matrix: codes of what it
+    gives then lose less, and codes of what it reads would lose that already."""
+    if not weighted(node) or node.op not in ("linear", "matmul"):
+        return False
+    weight = node.args[1]
+    if weight.op != "param" or graph.store.origin.get(weight.name):
+        return False
+    matrix = graph.value(weight).double()
+    if matrix.dim() != 2 or len(matrix) != len(matrix.T):
+        return False
+    near = partial(torch.allclose, rtol=0, atol=16 * torch.finfo(weight.dtype).eps)
+    one = torch.eye(len(matrix), dtype=matrix.dtype)
+    return near(matrix.square().sum(1), one.diagonal()) and near(matrix @ matrix.T, one)
+
+
 def in_products(graph: Graph, least: int) -> Iterator[Remark]:
     """What is said of the weights that get no codes as no layer reads them, but a product of
     values, such as a stack of matrices."""
@@ -167,6 +200,14 @@ def in_products(graph: Graph, least: int) -> Iterator[Remark]:
             if weight.op == "param" and graph.value(weight).numel() >= least:
                 text = f"{weight.name} stays in floating point: a {node.op} of values reads it"
                 yield missed(node, text)
+
+
+def computed_weights(graph: Graph) -> Iterator[Remark]:
+    """What is said of readers of weights that other ops make."""
+    for node in graph.nodes:
+        if node.op in CONTRACTIONS and not is_weight(weight := node.args[1]):
+            text = f"its weights are no parameter: {weight.name} ({weight.op}) computes them"
+            yield missed(node, text, "put FoldWeights before, where they follow from parameters")
 
 
 class ChosenRounding:

@@ -28,10 +28,18 @@ from ...ir import Graph, InputError, Node
 from ...ir.codes import fits_pairs
 from ...ir.formats import named
 from ...ir.gauge import Site, inputs_of_contractions, weighted
-from ...ir.gauge.sites import CONTRACTIONS, TRANSPOSED, is_weight
+from ...ir.gauge.sites import TRANSPOSED
 from ..base import Context, Pass, Promise, Remark, Stage, applied, missed
 from ..options import SHARE, SOME, check_kinds, check_known, check_numbers
-from .choices import CHANNELWISE, Choice, Choices, ChosenRounding, in_products, reads_floats
+from .choices import (
+    CHANNELWISE,
+    Choice,
+    Choices,
+    ChosenRounding,
+    computed_weights,
+    in_products,
+    reads_floats,
+)
 from .clipping import HELD, ActivationRange
 from .evidence import MakeUp
 from .integer_results import CONVOLUTIONS, IntegerResults
@@ -145,6 +153,8 @@ class Quantize(Pass):
         rest = Choice(self.weights, self.activations)
         choices = Choices(graph, self.choices, rest, self.tables or self.weights)
         choices.check_zeros(graph)
+        if not self.coded_results:
+            choices.spare_turns(graph)
         rounding = ChosenRounding(
             graph,
             choices,
@@ -192,10 +202,8 @@ class Quantize(Pass):
         for reader in floats:
             if choices.of(reader).weights is not None:
                 remarks.extend(self._store(graph, reader, set(floats)))
-        for reader in choices.readers:
-            if choices.of(reader).in_floats:
-                remarks.append(missed(reader, "it stays in floating point, as was chosen"))
-        remarks += _computed(graph)
+        remarks += choices.left()
+        remarks += computed_weights(graph)
         if results is not None:
             remarks.extend(results.insert(graph, context, self.name))
         return remarks
@@ -356,14 +364,6 @@ class Quantize(Pass):
             if isinstance(stored, Compensated):
                 stored.attach(graph, reader)
         return applied(site.value, "; ".join([f"{text} of {names}", *decision.notes]))
-
-
-def _computed(graph: Graph) -> Iterator[Remark]:
-    """What reads weights that other ops make."""
-    for node in graph.nodes:
-        if node.op in CONTRACTIONS and not is_weight(weight := node.args[1]):
-            text = f"its weights are no parameter: {weight.name} ({weight.op}) computes them"
-            yield missed(node, text, "put FoldWeights before, where they follow from parameters")
 
 
 def _undivided(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from small_models import ZooModel, zoo_model
 import regauge as rg
 from regauge.backends import torch_kernels
 from regauge.backends.torch_kernels import KernelRunner
-from regauge.codegen import tuning
+from regauge.codegen import Ternary, tuning
 from regauge.codegen.tuning import Device, Tuner
 from regauge.ir import TargetError
 from regauge.ir.interpret import execute
-from regauge.passes import Quantize
+from regauge.passes import Pass, Quantize, Rotate
 
 pytest.importorskip("triton")
 
@@ -44,7 +45,9 @@ def llama() -> ZooModel:
     return ZooModel("llama", model, (torch.arange(14).view(2, 7),), {"use_cache": False})
 
 
-def compiled(name: str, passes: str, **options: Any) -> tuple[rg.Artifact, tuple[Any, ...]]:
+def compiled(
+    name: str, passes: str | Sequence[Pass], **options: Any
+) -> tuple[rg.Artifact, tuple[Any, ...]]:
     """A small model with kernels, and its example."""
     zoo = llama() if name == "llama" else zoo_model(name)
     art = rg.compile(
@@ -114,6 +117,16 @@ def test_weights_of_four_bits_and_an_artifact(tmp_path: Path) -> None:
     flat = [*inputs, False]
     for mine, theirs in zip(again.runner(flat), runner(flat), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_ternary_weights_are_multiplied_by_what_is_turned() -> None:
+    steps = Rotate(residual=None, heads=None, inputs=64), Quantize(None, "ternary-g64")
+    art, inputs = compiled("llama", steps, half="float16")
+    runner = check(art, inputs, 2e-3)
+    found = [part.kinds for part in runner.division.placed if isinstance(part.region, Ternary)]
+    # All but the one that reads 96 channels.
+    assert found == [("reshape", "linear", "reshape", "linear")] * 7
+    assert not [name for name in runner.division.graph.params if "rotation" in name]
 
 
 def test_without_a_device_the_graph_is_simulated() -> None:

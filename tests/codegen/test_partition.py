@@ -209,7 +209,7 @@ def encode(graph: Graph, name: str, form: str) -> None:
     made = {key: graph.param(f"{name}_{key}", value) for key, value in parts.items()}
     args = (made["codes"], made["scale"], None, made.get("zero"))
     value = graph.add(
-        "decode", *args, format=form, shape=(48, 32), dtype=node.dtype, type=node.type,
+        "decode", *args, format=form, shape=node.shape, dtype=node.dtype, type=node.type,
         before=graph.nodes[0],
     )  # fmt: skip
     graph.replace(node, value)
@@ -288,6 +288,31 @@ def test_a_rotation_by_sylvesters_matrix() -> None:
     graph.store["h"] = rotated(torch.eye(16), 16)
     found = divided(graph, feed(graph))
     assert kinds(found) == ["reshape linear reshape dynamic_quantize", "linear"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "covers"), [(3, "reshape linear reshape linear relu"), (40, "linear relu")]
+)
+def test_ternary_weights_in_the_domain_of_a_rotation(rows: int, covers: str) -> None:
+    graph = make(
+        f"x: bf16[{rows}, 128], *, h: bf16[64, 64], w: bf16[48, 128], k: bf16[48, 128]",
+        f"a: bf16[{rows}, 2, 64] = reshape(x, shape=({rows}, 2, 64))",
+        f"b: bf16[{rows}, 2, 64] = linear(a, h)",
+        f"v: bf16[{rows}, 128] = reshape(b, shape=({rows}, 128))",
+        f"r: bf16[{rows}, 48] = linear(v, w)",
+        f"y: bf16[{rows}, 48] = relu(r)",
+        f"u: bf16[{rows}, 48] = linear(v, k)",
+        f"o: bf16[{rows}, 48] = add(y, u)",
+    )
+    graph.store["h"] = rotated(torch.eye(64), 64).bfloat16()
+    for name in ("w", "k"):
+        encode(graph, name, "ternary-g64")
+    inputs = feed(graph)
+    found = divide(graph, capability=90)
+    assert kinds(found) == [covers, covers.removesuffix(" relu")]
+    (got,), (wanted,) = execute(found.graph, inputs), execute(graph, inputs)
+    # The graph rounds what is turned, each weight and each result.
+    assert float((got - wanted).double().norm() / wanted.double().norm()) < 2**-7
 
 
 @pytest.mark.parametrize("form", ["log2-4-token", "logsqrt2-4-token", "log2-3-token"])

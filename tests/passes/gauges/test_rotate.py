@@ -86,6 +86,28 @@ def test_what_contractions_read_may_be_turned_by_an_op() -> None:
     assert reader.args[0].op == "reshape"
 
 
+def test_blocks_of_what_contractions_read_may_be_turned() -> None:
+    _, new, remarks = turned(stream(tied=False), residual=None, heads=None, inputs=4)
+    assert [r.text for r in remarks] == [
+        f"turned by an op of order 4, in {count} blocks" for count in (3, 4, 3)
+    ]
+    matrices = [new.store[name] for name in new.params if "rotation" in name]
+    assert [tuple(matrix.shape) for matrix in matrices] == [(4, 4)]
+    _, _, remarks = turned(stream(tied=False), residual=None, heads=None, inputs=16)
+    assert [r.text for r in remarks if r.applied] == ["turned by an op of order 16"]
+    assert {r.text for r in remarks if not r.applied} == {"its 12 channels are no blocks of 16"}
+    assert {r.do for r in remarks if not r.applied} == {"inputs=2, 4 or 12"}
+
+
+def test_an_order_without_factors_is_named() -> None:
+    graph = parse(
+        "def graph(x: f64[3, 7], *, w: f64[4, 7]):\n    y: f64[3, 4] = linear(x, w)\n    return y"
+    )
+    fill(graph, torch.Generator().manual_seed(0))
+    new, (remark,) = Rotate(inputs=True).attempt(graph, Context(inputs=[torch.randn(3, 7)]))
+    assert str(new) == str(graph) and remark.text == "there is no Hadamard matrix for 7 channels"
+
+
 def test_the_same_seed_gives_the_same_weights() -> None:
     one, other = (turned(stream(tied=False))[1] for _ in range(2))
     for name in one.params:

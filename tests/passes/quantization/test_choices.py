@@ -9,7 +9,8 @@ import torch
 from regauge.ir import Graph, InputError, parse
 from regauge.ir.codes import fits_pairs
 from regauge.ir.interpret import execute
-from regauge.passes import Choice, Context, Quantize
+from regauge.passes import Choice, Context, Quantize, Rotate
+from regauge.passes.allocation.units import units
 from regauge.passes.manager import difference
 
 TEXT = """
@@ -256,3 +257,59 @@ def test_weights_of_products_are_said_to_stay() -> None:
     assert "missed  a: w stays in floating point: a matmul of values reads it" in map(str, remarks)
     _, remarks = replace(step, least=4096).attempt(graph, Context(inputs=[x]))
     assert not any("matmul" in remark.text for remark in remarks)  # too small to count
+
+
+def turned() -> tuple[Graph, Graph, Context]:
+    """A graph that reads a channel far greater than others, the same with that turned, and data."""
+    graph, context = sample()
+    x = context.inputs[0].clone()
+    x[..., 3] *= 20
+    for name in "qkvr":
+        graph.store[name][:, 3] /= 20
+    context = Context(inputs=[x], calibration=[[x]])
+    new, _ = Rotate(residual=None, heads=None, inputs=True)(graph, context)
+    return graph, new, context
+
+
+def test_what_turns_values_stays_in_floats() -> None:
+    graph, new, context = turned()
+    step = Quantize("int4-token", "int8-channel")
+    plain, _ = step(graph, context)
+    found, remarks = step(new, context)
+    turns = [r.site for r in remarks if "all it does is to turn what it reads" in r.text]
+    assert turns == ["x_product"]
+    assert [part.op for part in found["x_product"].args] == ["reshape", "param"]
+    wanted, one, other = (execute(each, context.inputs)[0] for each in (graph, plain, found))
+    assert (other - wanted).norm() < 0.5 * (one - wanted).norm()
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Quantize("static", choices={"x_product": Choice(activations="static")}),
+        Quantize("static", coded_results=True),
+    ],
+)
+def test_what_turns_values_gets_codes_where_that_is_asked_for(step: Quantize) -> None:
+    _, new, context = turned()
+    found, remarks = step(new, context)
+    assert found["x_product"].args[1].op == "dequantize"
+    assert not [r for r in remarks if not r.applied]
+
+
+def test_an_orthogonal_layer_of_the_model_is_a_layer() -> None:
+    graph, context = sample()
+    graph.store["r"] = torch.linalg.qr(graph.store["r"])[0]
+    new, _ = Quantize()(graph, context)
+    assert new["d"].args[1].op == "dequantize"
+
+
+def test_what_turns_values_is_no_unit_of_an_allocation() -> None:
+    _, new, _ = turned()
+    assert [[r.name for r in unit.readers] for unit in units(new)] == [
+        ["a"],
+        ["b"],
+        ["c"],
+        ["d"],
+        ["e"],
+    ]
