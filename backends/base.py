@@ -80,6 +80,7 @@ class Target:
         keeps_code: Whether it runs the model's own code, to which a pass can only give other
             weights. Its module then has ``check(graph)`` too, which raises ``TargetError``.
         masked: What scores of attention are that do not count, where ``lacks`` has attention.
+        axes: How many axes a value may have; ``None``: any number.
         fixed_sizes: Whether every size must be a number.
         integers_only: Whether an op takes codes only where it gives codes, so that all ops of a
             quantized graph do.
@@ -105,6 +106,7 @@ class Target:
     weights: WeightFormats | None = None
     lacks: frozenset[str] = frozenset()
     masked: float = -math.inf
+    axes: int | None = None
     simulates: bool = False
     keeps_code: bool = False
     fixed_sizes: bool = False

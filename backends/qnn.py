@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from ..ir import Graph, Node, TargetError, ops
-from ..ir.types import DTYPE_NAMES
 from .onnx import Dialect, ModelFile, emit
 from .onnx.runner import check_precision
 from .onnxruntime import NO_FALLBACK, OnnxRuntimeRunner, reason
@@ -23,8 +22,6 @@ DIALECT = Dialect.of("qnn")
 # The generations that the plugin compiles for, each by a system on a chip that has it.
 CHIPS = {73: 43, 75: 57, 79: 69, 81: 87}
 DEFAULT = 75
-# Ops that it compiles, runs, and computes wrong on codes of one kind.
-WRONG = {"log": torch.uint16, "cumsum": torch.uint8}
 _AT_THE_EDGE = ("QuantizeLinear", "DequantizeLinear", "Cast")
 
 
@@ -98,15 +95,41 @@ def lower(graph: Graph, *, generation: int = DEFAULT) -> QnnRunner:
     """
     check_precision(graph, "the HTP does not compute in")
     for node in graph.nodes:
-        made = [user.dtype for user in node.users if user.op == "quantize"]
-        if node.op in WRONG and WRONG[node.op] in made:
-            raise TargetError(
-                f"the HTP computes {node.op} in {DTYPE_NAMES[WRONG[node.op]]} wrong",
-                where=node.at,
-                do="choose codes of another width (w8a8, w8a16), or passes='exact', which leaves "
-                "the model in floating point",
-            )
+        if found := wrong(node):
+            what, do = found
+            raise TargetError(f"the HTP computes {what} wrong", where=node.at, do=do)
     return QnnRunner(ModelFile.of(emit(_decoded(graph), DIALECT)), graph, generation=generation)
+
+
+_OTHER_WIDTH = (
+    "choose codes of another width (w8a8, w8a16), or passes='exact', which leaves the model in "
+    "floating point"
+)
+
+
+def wrong(node: Node) -> tuple[str, str] | None:
+    """What a node is of that the HTP compiles, runs, and computes wrong, and what would help."""
+    codes = {user.dtype for user in node.users if user.op == "quantize"}
+    match node.op:
+        case "log" if torch.uint16 in codes:
+            return "log in u16", _OTHER_WIDTH
+        case "cumsum" if torch.uint8 in codes:
+            return "cumsum in u8", _OTHER_WIDTH
+        case "aten.pad.default" if node.attrs.get("mode") == "replicate" and not codes:
+            return "the replicated edges of floats", "choose codes (w8a8, w8a16)"
+        case "avg_pool1d" | "avg_pool2d" | "avg_pool3d" if _reaches_out(node):
+            return "means of windows that reach out of the image", "put passes.Legalize before"
+        case _:
+            return None
+
+
+def _reaches_out(pool: Node) -> bool:
+    """Whether some windows of a pool do not lie in the image."""
+    size = pool.attrs["kernel_size"]
+    step = pool.attrs.get("stride") or size
+    ends = zip(pool.args[0].shape[-len(size) :], pool.shape[-len(size) :], size, step, strict=True)
+    reached = any((int(given) - 1) * s + k > int(had) for had, given, k, s in ends)
+    return reached or any(pool.attrs.get("padding", ()))
 
 
 def load(folder: Path, graph: Graph, *, generation: int = DEFAULT) -> QnnRunner:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from .. import passes as library
 from ..backends.base import Target
 from ..ir import InputError
-from ..passes import CloseState, Legalize, OpenState, Pass, Stage
+from ..passes import CloseState, FewerAxes, Legalize, OpenState, Pass, Stage
 from ..passes.presets import preset, preset_names
 
 Asked: TypeAlias = "str | Pass | type[Pass] | Sequence[str | Pass | type[Pass]]"
@@ -31,11 +31,14 @@ def resolve(asked: Asked, target: Target) -> tuple[Pass, ...]:
 
 
 def legalized(chosen: Sequence[Pass], target: Target) -> tuple[Pass, ...]:
-    """The passes, with the ops that a target lacks written in others before ranges are taken."""
-    if not target.lacks:
-        return tuple(chosen)
+    """The passes, with what a target lacks written in what it has before ranges are taken."""
+    steps: list[Pass] = []
+    if target.lacks:
+        steps.append(Legalize(target.lacks, target.masked))
+    if target.axes is not None:
+        steps.append(FewerAxes(target.axes))
     place = sum(step.stage <= Stage.LEGALIZE for step in chosen)
-    return (*chosen[:place], Legalize(target.lacks, target.masked), *chosen[place:])
+    return (*chosen[:place], *steps, *chosen[place:])
 
 
 def with_open_state(chosen: Sequence[Pass]) -> tuple[Pass, ...]:

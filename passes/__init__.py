@@ -35,6 +35,7 @@ from .gauges.smooth import repquant as repquant
 from .gauges.smooth import smooth_quant as smooth_quant
 from .gauges.split_outliers import SplitOutliers as SplitOutliers
 from .gauges.unit_scale import UnitScale as UnitScale
+from .legalization.fewer_axes import FewerAxes as FewerAxes
 from .legalization.legalize import Legalize as Legalize
 from .manager import PassReport as PassReport
 from .manager import apply as apply
@@ -113,6 +114,7 @@ __all__ = [
     "DropLayers",
     "ExpertScore",
     "Factorize",
+    "FewerAxes",
     "FoldAttentionBias",
     "FoldBatchNorm",
     "FoldNormAffine",

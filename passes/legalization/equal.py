@@ -6,10 +6,13 @@
     gelu(x)          =  x (1 + erf(x / sqrt 2)) / 2
     sdpa(q, k, v)    =  softmax(s q k' + mask) v
     batch_norm(x)    =  x (w / r) + (b - m w / r), r = sqrt(v + eps)
+    group_norm(x)    =  layer_norm(x, a row for each group) w + b
+    avg_pool(x)      =  conv(x, a window of 1 / size for each channel) size / count
 
 Recurrent layers are written out step by step (``steps``).
 
-A name here is that of an op in the table, and a function has its operands.
+A name here is that of an op in the table, and a function has its operands. One that gives back the
+node itself says that this is in the simplest form already.
 """
 
 from __future__ import annotations
@@ -112,6 +115,27 @@ def batch_norm(
     return o.add(product, o.graph.param(f"{node.name}_shift", shift))
 
 
+def group_norm(
+    o: Ops,
+    node: Node,
+    input: Node,
+    num_groups: int,
+    weight: Node | None = None,
+    bias: Node | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = False,
+) -> Node:
+    if any(isinstance(size, str) for size in input.shape):
+        raise Apart("sizes vary")
+    batch, *rest = map(int, input.shape)
+    row = math.prod(rest) // num_groups
+    rows = o.reshape(input, shape=(batch, num_groups, row))
+    level = o.layer_norm(rows, normalized_shape=(row,), eps=eps)
+    beside = (-1, *(1,) * (len(rest) - 1))
+    parts = [part and o.reshape(part, shape=beside) for part in (weight, bias)]
+    return _affine(o, o.reshape(level, shape=(batch, *rest)), *parts)
+
+
 def mean(o: Ops, node: Node, self: Node, dim: tuple[int, ...] = (), keepdim: bool = False) -> Node:
     """Of images by pooling, which integer kernels have; of others as a sum."""
     if any(isinstance(size, str) for size in self.shape):
@@ -123,6 +147,46 @@ def mean(o: Ops, node: Node, self: Node, dim: tuple[int, ...] = (), keepdim: boo
         return pooled if keepdim else o.reshape(pooled, shape=tuple(sizes[:2]))
     count = math.prod(sizes[axis] for axis in axes)
     return o.mul(o.sum(self, dim=tuple(axes), keepdim=keepdim), 1 / count)
+
+
+def avg_pool(
+    o: Ops,
+    node: Node,
+    self: Node,
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...] = (),
+    padding: tuple[int, ...] = (),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Node:
+    """Of windows that reach out of an image, as a convolution of each channel."""
+    axes = len(kernel_size)
+    channels, *sizes = self.shape[-axes - 1 :]
+    shape = (channels, *sizes, *node.shape[-axes:])
+    if any(isinstance(size, str) for size in shape):
+        raise Apart("sizes vary")
+    stride, padding = stride or kernel_size, padding or (0,) * axes
+    more = list[int]()
+    share = torch.ones((), dtype=torch.float64)
+    for had, given, k, s, p in zip(
+        map(int, sizes), map(int, node.shape[-axes:]), kernel_size, stride, padding, strict=True
+    ):
+        starts = torch.arange(given, dtype=torch.float64) * s - p
+        out = p if count_include_pad else 0  # how far what counts reaches out of the image
+        share = share[..., None] * k / ((starts + k).clamp(max=had + out) - starts.clamp(min=-out))
+        more = [0, max(0, int(starts[-1]) + k - had - p), *more]
+    if not any(more) and not any(padding):
+        return node
+    image = o.constant_pad_nd(self, pad=tuple(more), value=0.0) if any(more) else self
+    count = math.prod(kernel_size) if divisor_override is None else divisor_override
+    window = torch.full((int(channels), 1, *kernel_size), 1 / count, dtype=self.dtype)
+    weight = o.graph.param(f"{node.name}_window", window, ())
+    convolve = getattr(o, f"conv{axes}d")
+    mean = convolve(image, weight, stride=stride, padding=padding, groups=int(channels))
+    if divisor_override is not None or bool((share == 1).all()):
+        return mean
+    return o.mul(mean, o.graph.param(f"{node.name}_share", share.to(self.dtype), ()))
 
 
 def sub(o: Ops, node: Node, self: Arg, other: Arg) -> Node:
@@ -196,7 +260,12 @@ def _lower(o: Ops, node: Node, scores: Node) -> Node:
 
 
 _OWN: tuple[Callable[..., Node], ...] = (
-    silu, mish, hardsigmoid, hardswish, gelu, rms_norm, layer_norm, batch_norm, mean, sub, div,
-    matmul, log_softmax, softmax, scaled_dot_product_attention,
+    silu, mish, hardsigmoid, hardswish, gelu, rms_norm, layer_norm, batch_norm, group_norm, mean,
+    sub, div, matmul, log_softmax, softmax, scaled_dot_product_attention,
 )  # fmt: skip
-EQUALS: Mapping[str, Callable[..., Node]] = {**STEPS, **{own.__name__: own for own in _OWN}}
+_POOLS = {f"avg_pool{axes}d": avg_pool for axes in (1, 2, 3)}
+EQUALS: Mapping[str, Callable[..., Node]] = {
+    **STEPS,
+    **_POOLS,
+    **{own.__name__: own for own in _OWN},
+}

@@ -54,6 +54,8 @@ class Legalize(Pass):
             except Apart as apart:
                 remarks.append(missed(node, f"{node.op} is not taken by the target: {apart}"))
                 continue
+            if found is node:
+                continue
             made = [new for new in graph.nodes if new not in known]
             graph.replace(node, found)
             graph.erase(node)

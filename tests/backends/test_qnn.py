@@ -51,6 +51,8 @@ OPS = {
     "transpose(x, dim0=1, dim1=2)": (0, 0),
     "slice(x, dim=2, start=1, end=5)": (0, 0),
     "max_pool1d(x, kernel_size=(2,))": (1, 8),
+    "avg_pool1d(x, kernel_size=(2,), stride=(2,), ceil_mode=True)": (1, 8),
+    "aten.pad.default(x, pad=(1, 2), mode='reflect')": (0, 0),
 }
 HEAD = "x: f32[1, 12, 16], p: f32[1, 12, 16], t: f32[1, 16, 12]"
 
@@ -76,6 +78,24 @@ def test_what_the_htp_computes_wrong_is_refused(graph_of: Make, inputs_of: Feed)
     with pytest.raises(TargetError, match="the HTP computes log in u16 wrong") as caught:
         lower(coded(graph, inputs_of(graph), "static16"))
     assert "choose codes of another width" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("aten.pad.default(x, pad=(1, 2), mode='replicate')", "the replicated edges of floats"),
+        ("avg_pool1d(x, kernel_size=(3,), stride=(2,), ceil_mode=True)", "means of windows"),
+        ("avg_pool1d(x, kernel_size=(3,), stride=(1,), padding=(1,))", "means of windows"),
+    ],
+)
+def test_what_the_htp_computes_wrong_in_floats_is_refused(
+    graph_of: Make, call: str, words: str
+) -> None:
+    from regauge.backends.qnn import lower
+
+    with pytest.raises(TargetError, match=f"the HTP computes {words}") as caught:
+        lower(graph_of("x: f32[1, 8, 20]", f"y = {call}"))
+    assert call in str(caught.value)
 
 
 def test_an_unknown_generation_is_refused(graph_of: Make) -> None:
@@ -174,6 +194,35 @@ class TestRuns:
         runner = lower(graph_of("i: i64[2, 3], *, t: f32[10, 4]", "y = embedding(t, i)"))
         with pytest.raises(TargetError, match="QNN graph execute error"):
             runner([torch.full((2, 3), 10)])
+
+    @pytest.mark.parametrize("passes", ["exact", "w8a8", "w8a16"])
+    @pytest.mark.parametrize("include", [True, False])
+    @pytest.mark.parametrize("sizes", [(2, 2, 1), (3, 1, 1), (5, 2, 2)])
+    def test_means_of_windows_that_reach_out_are_right(
+        self, sizes: tuple[int, int, int], include: bool, passes: str
+    ) -> None:
+        pool = nn.AvgPool2d(*sizes, ceil_mode=True, count_include_pad=include).eval()
+        x = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+        art = rg.compile(pool, x, passes=passes, calibration=[x], target="qnn", measure=False)
+        most = {"exact": 1e-3, "w8a8": 0.03, "w8a16": 4e-3}[passes]
+        assert difference((art(x),), execute(art.graph, [x])) < most
+        assert difference((art(x),), (pool(x),)) < most
+
+    @pytest.mark.parametrize("passes", ["exact", "w8a8", "w8a16"])
+    def test_groups_and_windows_of_an_image_run_on_it(self, passes: str) -> None:
+        class Windows(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.norm = nn.GroupNorm(2, 8)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                parts = self.norm(x).view(2, 8, 2, 5, 2, 5)
+                return parts.permute(0, 2, 4, 3, 5, 1).reshape(-1, 25, 8)
+
+        model, x = Windows().eval(), torch.randn(2, 8, 10, 10)
+        art = rg.compile(model, x, passes=passes, calibration=[x], target="qnn", measure=False)
+        most = {"exact": 1e-3, "w8a8": 0.02, "w8a16": 1e-3}[passes]
+        assert difference((art(x),), execute(art.graph, [x])) < most
 
     @pytest.mark.parametrize("seed", range(3))
     def test_a_batch_norm_that_no_layer_takes_up_is_right_in_codes(self, seed: int) -> None:

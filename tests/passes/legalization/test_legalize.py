@@ -21,6 +21,13 @@ def graph(x: f64[{0}], *, w: f64[3], b: f64[3], m: f64[3], v: f64[3]):
     y: f64[{0}] = batch_norm({1}, training=False, momentum=0.1, eps=0.001, cudnn_enabled=False)
     return y
 """
+GROUPS = """
+def graph(x: f64[{0}], *, w: f64[6], b: f64[6]):
+    y: f64[{0}] = group_norm({1}, num_groups=3, eps=0.001, cudnn_enabled=False)
+    return y
+"""
+LINES = "def graph(x: f64[2, 3, 7]):\n    y = avg_pool1d(x, {})\n    return y"
+VOLUMES = "def graph(x: f64[2, 3, 4, 5, 6]):\n    y = avg_pool3d(x, {})\n    return y"
 IMAGES = "def graph(x: f64[2, 3, 4, 6]):\n    y = {}\n    return y"
 STEPS = """
 def graph(
@@ -51,10 +58,24 @@ FORMS = {
     "layer_norm, two axes": ROWS.format("layer_norm(x, normalized_shape=(5, 8), eps=0.1)"),
     "batch_norm": NORMED.format("2, 3, 4, 6", "x, w, b, m, v"),
     "batch_norm, of rows, without weights": NORMED.format("5, 3", "x, None, None, m, v"),
+    "group_norm": GROUPS.format("2, 6, 4, 5", "x, w, b"),
+    "group_norm, of rows, without a weight": GROUPS.format("5, 6", "x, None, b"),
     "mean": ROWS.format("mean(x, dim=(1,))"),
     "mean of images": IMAGES.format("mean(x, dim=(2, 3))"),
     "mean of images, with their axes": IMAGES.format("mean(x, dim=(-1, -2), keepdim=True)"),
     "mean of all": ROWS.format("mean(x, dim=(0, 1, 2))"),
+    "avg_pool1d": LINES.format("kernel_size=(3,), stride=(2,), padding=(1,)"),
+    "avg_pool2d": IMAGES.format(
+        "avg_pool2d(x, kernel_size=(3, 4), stride=(2, 3), padding=(1, 2), ceil_mode=True)"
+    ),
+    "avg_pool2d, of the image alone": IMAGES.format(
+        "avg_pool2d(x, kernel_size=(3, 3), stride=(1, 2), padding=(1, 1), ceil_mode=True, "
+        "count_include_pad=False)"
+    ),
+    "avg_pool2d, over a number": IMAGES.format(
+        "avg_pool2d(x, kernel_size=(3, 3), stride=(1, 2), padding=(1, 0), divisor_override=5)"
+    ),
+    "avg_pool3d": VOLUMES.format("kernel_size=(2, 2, 3), padding=(1, 0, 1), ceil_mode=True"),
     "sub": ROWS.format("sub(x, w)"),
     "sub of a number": ROWS.format("sub(x, 0.3)"),
     "sub from a number": ROWS.format("sub(1.0, x)"),
@@ -99,6 +120,15 @@ def test_the_parts_give_what_the_op_gives(name: str) -> None:
     assert op not in {node.op for node in new.nodes}
     assert difference(execute(new, inputs), execute(graph, inputs)) < 1e-14
     assert len(remarks) == 1 and f"{op} as " in remarks[0]
+
+
+def test_means_of_windows_in_the_image_stay() -> None:
+    graph, _ = filled(IMAGES.format("avg_pool2d(x, kernel_size=(3, 2), ceil_mode=True)"))
+    new, remarks = legal(graph, "avg_pool2d")
+    assert [node.op for node in new.nodes] == ["constant_pad_nd", "conv2d", "mul"] and remarks
+    graph, _ = filled(IMAGES.format("avg_pool2d(x, kernel_size=(2, 3), ceil_mode=True)"))
+    new, remarks = legal(graph, "avg_pool2d")
+    assert str(new) == str(graph) and not remarks
 
 
 def test_what_an_equal_is_made_of_is_legal_too() -> None:
