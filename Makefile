@@ -72,10 +72,14 @@ targets: $(READY)
 	$(EDGE)/bin/python -m pip install $(TORCH)
 	$(EDGE)/bin/python -m pip install -e '.[ethos-u,hf]' $(TORCH) pytest scikit-learn
 	OMP_NUM_THREADS=1 $(EDGE)/bin/python -m pytest tests/backends/test_executorch.py
+	OMP_NUM_THREADS=1 $(EDGE)/bin/python -m pytest tests/backends/test_layers.py \
+		-k 'ethos or xnnpack'
 	test -x $(LITERT)/bin/python || $(PYTHON) -m venv $(LITERT)
 	$(LITERT)/bin/python -m pip install $(TORCH)
 	$(LITERT)/bin/python -m pip install -e '.[litert,hf]' $(TORCH) pytest scikit-learn
 	OMP_NUM_THREADS=1 $(LITERT)/bin/python -m pytest -p no:anyio tests/backends/test_litert.py
+	OMP_NUM_THREADS=1 $(LITERT)/bin/python -m pytest -p no:anyio tests/backends/test_layers.py \
+		-k litert
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from .capture import capture, capture_decoder
 from .convention import constants, output_names
 from .decoder import without_unread
 from .eager import unlike
-from .measure import errors, latency
+from .measure import distance, errors, latency, unfaithful
 from .presets import Asked, label, legalized, resolve, with_open_state
 from .progress import Bars
 from .report import Model, Report
@@ -265,6 +266,7 @@ def _measure(
     with torch.no_grad():
         wanted = execute(graph, flat) if known is None else known
         ready = entered(final, flat)
+        meant = execute(final, ready) if known is None else None
         try:
             found = runner(ready)
         except NoDevice as error:
@@ -272,6 +274,8 @@ def _measure(
             return
         sides = left(final, found), wanted, output_names(graph)
         report.errors = errors(*(answered(graph, side) for side in sides))
+        if meant is not None:
+            _check_target(report, place, found, meant, (final, wanted))
     quantized = any(node.op in QUANTIZED for node in final.nodes)
     if getattr(runner, "simulates", place.simulates) and quantized:
         report.notes.append(
@@ -288,6 +292,23 @@ def _measure(
     before, baseline = _baseline(graph, place, options)
     report.latency = latency(lambda: before(flat), lambda: runner(ready), baseline)
     report.notes.append("error and latency are of the example inputs, on this machine")
+
+
+def _check_target(
+    report: Report,
+    place: Target,
+    found: tuple[Any, ...],
+    meant: tuple[Any, ...],
+    original: tuple[Graph, tuple[Any, ...]],
+) -> None:
+    """Note how far a target is from its graph, and warn where that is no rounding."""
+    final, wanted = original
+    report.faithful = distance(found, meant)
+    if said := unfaithful(left(final, found), left(final, meant), wanted):
+        text = f"{place.name} {said}"
+        report.notes.append(text)
+        do = "compile for another target, and report it with the model"
+        warnings.warn(f"{text}\n  do  {do}", RuntimeWarning, stacklevel=2)
 
 
 def _baseline(graph: Graph, place: Target, options: Mapping[str, Any]) -> tuple[Any, str]:

@@ -12,6 +12,8 @@ import torch
 
 from ..passes.manager import difference
 
+HALF = 0.02  # what computing in half precision may cost a deep network
+
 
 @dataclass(frozen=True)
 class OutputError:
@@ -52,6 +54,40 @@ def errors(found: Sequence[Any], wanted: Sequence[Any], names: Sequence[str]) ->
         for name, a, b in zip(names, found, wanted, strict=True)
         if isinstance(b, torch.Tensor)
     ]
+
+
+def unfaithful(found: Sequence[Any], meant: Sequence[Any], wanted: Sequence[Any]) -> str:
+    """What is said of a target that computes something else than its graph; empty if it does not.
+
+    Runtimes round in their own ways, and a number at the border of two codes gets the other one: as
+    far apart as the graph itself is from the original, that is noise.
+
+    Args:
+        found: What the target gives.
+        meant: What the ops of the graph give.
+        wanted: What the original gives.
+    """
+    far, damage = distance(found, meant), distance(meant, wanted)
+    if far <= HALF + damage:
+        return ""
+    return (
+        f"computes something else than the graph that it was given: relative L2 {far:.2g}, where "
+        f"the passes cost {damage:.2g}"
+    )
+
+
+def distance(found: Sequence[Any], wanted: Sequence[Any]) -> float:
+    """The greatest relative L2 difference among the outputs in floating point that both have."""
+    gaps = [
+        difference([a], [b])
+        for a, b in zip(found, wanted, strict=True)
+        if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and not _is_whole(b)
+    ]
+    return max(gaps, default=0.0)
+
+
+def _is_whole(value: torch.Tensor) -> bool:
+    return not (value.is_floating_point() or value.is_complex())
 
 
 def cosine(found: torch.Tensor, wanted: torch.Tensor) -> float:

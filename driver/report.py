@@ -56,6 +56,8 @@ class Report:
         passes: One record a pass, in the order in which they ran.
         bytes_after: What ``save`` writes for the target: the model file with its weights.
         errors: One an output, on the target against the original in PyTorch; empty if unmeasured.
+        faithful: How far the target is from the final graph, as its ops say, in relative L2;
+            ``None`` if not measured.
         latency: Before and after on the target, or ``None`` if not measured or only simulated.
         notes: What a reader must know to read the figures rightly.
         environment: Versions and machine.
@@ -67,6 +69,7 @@ class Report:
     passes: list[PassReport] = field(default_factory=list[PassReport])
     bytes_after: int = 0
     errors: list[OutputError] = field(default_factory=list[OutputError])
+    faithful: float | None = None
     latency: Latency | None = None
     notes: list[str] = field(default_factory=list[str])
     environment: dict[str, str] = field(default_factory=dict[str, str])
@@ -103,6 +106,7 @@ class Report:
             passes=passes,
             bytes_after=found["bytes_after"],
             errors=errors,
+            faithful=None if found.get("faithful") is None else float(found["faithful"]),
             latency=Latency(**found["latency"]) if found["latency"] else None,
             notes=found["notes"],
             environment=found["environment"],
@@ -165,6 +169,8 @@ class Report:
             shown.append(("" if at else "error", f"{error.name}: {figures}"))
         if len(self.errors) > MOST:
             shown.append(("", f"and {len(self.errors) - MOST} more outputs"))
+        if self.faithful is not None:
+            shown.append(("", f"{self.target} is {number(self.faithful)} from its graph"))
         if self.latency is not None:
             time = self.latency
             spread = f"{time.ratio:.2f}×, quartiles {time.low:.2f} to {time.high:.2f}"

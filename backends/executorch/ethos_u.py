@@ -177,7 +177,7 @@ def _lowered(graph: Graph, partitioner: Any) -> Any:
     exir: Any = import_module("executorch.exir")
     meta: Any = import_module("executorch.backends.arm.common.annotation_meta")
     import_module("executorch.kernels.quantized")
-    program = exported(graph, biases=True)
+    program = exported(graph, biases=True, clips=True)
     known = meta.ArmAnnotationInfo
     for node in program.graph.nodes:  # its passes fold codes into marked ops alone
         if node.op == "call_function" and "quantize" not in str(node.target):
@@ -192,7 +192,8 @@ def _taken(program: ExportedProgram) -> tuple[bytes, tuple[list[Edge], list[Edge
     calls = [n for n in nodes if getattr(n.target, "__name__", "") == "executorch_call_delegate"]
     left = host_ops(program)
     if left or len(calls) != 1:
-        names = ", ".join(dict.fromkeys(left)) or "an op in the middle"
+        nothing = "an op in the middle" if calls else "a model of which rounding to codes is all"
+        names = ", ".join(dict.fromkeys(left)) or nothing
         raise TargetError(
             f"the Ethos-U does not take {names}",
             do="quantize all of the model, passes='w8a8', write it with other PyTorch functions, "

@@ -26,17 +26,22 @@ _Q = "quantized_decomposed"
 _OP = re.compile(r"\b(?:aten|regauge)\.\w+")  # as PyTorch calls it, without the overload
 
 
-def exported(graph: Graph, *, biases: bool, rounded: bool = False) -> ExportedProgram:
+def exported(
+    graph: Graph, *, biases: bool, rounded: bool = False, clips: bool = False
+) -> ExportedProgram:
     """The graph as an exported program of flat inputs and outputs, all sizes fixed.
 
     Args:
         biases: Whether biases are codes; XNNPACK rounds them itself.
         rounded: Whether weights are numbers with a quantize behind them, in place of codes.
+        clips: Whether clips read codes of the scale that they give.
     """
     import_module("torch.ao.quantization.fx._decomposed")  # registers the ops
     new = graph.copy()
     new.in_spec = new.out_spec = None
     _drop_clips(new)
+    if clips:
+        _scale_clips(new)
     for node in list(new.nodes):
         if biases and weighted(node):
             _round_bias(new, node)
@@ -49,8 +54,10 @@ def exported(graph: Graph, *, biases: bool, rounded: bool = False) -> ExportedPr
         elif node.op == "dequantize":
             _dequantize(new, node)
     new.prune()
-    for name in new.params:  # kernels take no other order in memory
-        new.store[name] = new.store[name].contiguous()
+    # Kernels take no other order in memory; an axis of one has a stride too, which says to PyTorch
+    # in which order convolutions give their results.
+    for name in new.params:
+        new.store[name] = new.store[name].clone(memory_format=torch.contiguous_format)
     inputs = tuple(
         torch.zeros([int(size) for size in node.shape], dtype=node.dtype) for node in new.inputs
     )
@@ -90,6 +97,28 @@ def _drop_clips(graph: Graph) -> None:
     graph.prune()
 
 
+def _scale_clips(graph: Graph) -> None:
+    """Round what a clip reads to the codes that its result gets: rounding and clipping commute."""
+    for node in list(graph.nodes):
+        if node.op != "quantize" or node.args[0].op not in CLIPS:
+            continue
+        clip = node.args[0]
+        source = clip.args[0]
+        if len(clip.users) > 1 or source.op != "dequantize":
+            continue
+        ends = (node.args[1], source.args[1]), (node.operand(2), source.operand(2))
+        if all(_same(graph, *pair) for pair in ends):
+            continue
+        codes = graph.add("quantize", source, *node.args[1:], **node.attrs, before=clip)
+        value = graph.add("dequantize", codes, *node.args[1:], before=clip)
+        clip.replace_input(source, value)
+
+
+def _same(graph: Graph, one: Node | None, other: Node | None) -> bool:
+    values = [torch.zeros(()) if part is None else graph.value(part) for part in (one, other)]
+    return torch.equal(values[0].double(), values[1].double())
+
+
 def _limits(dtype: torch.dtype, *, symmetric: bool = False) -> dict[str, Any]:
     info = torch.iinfo(dtype)
     low = -info.max if symmetric and info.min < 0 else info.min
@@ -116,7 +145,7 @@ def _quantize(graph: Graph, node: Node) -> Node:
             value,
             scales,
             zeros,
-            axis=0,
+            axis=_axis(scale),
             **_limits(node.dtype, symmetric=True),
             type=node.type,
             where=node.where,
@@ -155,11 +184,16 @@ def _dequantize(graph: Graph, node: Node) -> None:
                 codes,
                 scales,
                 zeros,
-                axis=0,
+                axis=_axis(scale),
                 **_limits(codes.dtype, symmetric=True),
                 **attrs,
             )
         reader.replace_input(node, new)
+
+
+def _axis(scale: Node) -> int:
+    """Along which scales differ: that of the outputs, the second of transposed convolutions."""
+    return next((axis for axis, size in enumerate(scale.shape) if size != 1), 0)
 
 
 def _offset(graph: Graph, zero: Node | None) -> int:

@@ -14,7 +14,11 @@ TARGET = Target(
     floats=("f32",),
     unsigned_activations=False,
     weights=NoFormats(),
-    lacks=frozenset(RECURRENCES),
+    # Its converter takes the nearest of centres for that of corners, and transposed convolutions
+    # with padding for some others.
+    lacks=frozenset(
+        {"upsample_nearest2d", "conv_transpose1d", "conv_transpose2d", *RECURRENCES},
+    ),
     fixed_sizes=True,
     integers_only=True,
     dynamic_scales=False,

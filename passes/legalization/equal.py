@@ -7,6 +7,7 @@
     sdpa(q, k, v)    =  softmax(s q k' + mask) v
     batch_norm(x)    =  x (w / r) + (b - m w / r), r = sqrt(v + eps)
     group_norm(x)    =  layer_norm(x, a row for each group) w + b
+    max_pool1d(x)    =  max_pool2d(x, an image of one row)
     avg_pool(x)      =  conv(x, a window of 1 / size for each channel) size / count
 
 Recurrent layers are written out step by step (``steps``).
@@ -22,7 +23,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from ...ir import Node
+from ...ir import Node, ops
 from ...ir.graph import Arg
 from ..fusion.fold_batch_norm import affine
 from .steps import STEPS
@@ -143,7 +144,7 @@ def mean(o: Ops, node: Node, self: Node, dim: tuple[int, ...] = (), keepdim: boo
     sizes = [int(size) for size in self.shape]
     axes = sorted(axis % len(sizes) for axis in dim) or list(range(len(sizes)))
     if len(sizes) == 4 and axes == [2, 3]:
-        pooled = o.avg_pool2d(self, kernel_size=tuple(sizes[2:]))
+        pooled = o.avg_pool2d(self, kernel_size=tuple(sizes[2:]), stride=(1, 1))
         return pooled if keepdim else o.reshape(pooled, shape=tuple(sizes[:2]))
     count = math.prod(sizes[axis] for axis in axes)
     return o.mul(o.sum(self, dim=tuple(axes), keepdim=keepdim), 1 / count)
@@ -187,6 +188,94 @@ def avg_pool(
     if divisor_override is not None or bool((share == 1).all()):
         return mean
     return o.mul(mean, o.graph.param(f"{node.name}_share", share.to(self.dtype), ()))
+
+
+def adaptive_avg_pool2d(o: Ops, node: Node, self: Node, output_size: tuple[int, ...]) -> Node:
+    """Where windows are alike, by their size; a single one needs no step."""
+    sizes = tuple(zip(self.shape[-2:], node.shape[-2:], strict=True))
+    if any(isinstance(size, str) for pair in sizes for size in pair):
+        raise Apart("sizes vary")
+    if any(int(had) % int(given) for had, given in sizes):
+        return node
+    kernel = tuple(int(had) // int(given) for had, given in sizes)
+    stride = tuple(1 if given == 1 else k for (_, given), k in zip(sizes, kernel, strict=True))
+    return o.avg_pool2d(self, kernel_size=kernel, stride=stride)
+
+
+def max_pool1d(
+    o: Ops,
+    node: Node,
+    self: Node,
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...] = (),
+    padding: tuple[int, ...] = (0,),
+    dilation: tuple[int, ...] = (1,),
+    ceil_mode: bool = False,
+) -> Node:
+    """Of an image of one row."""
+    image = o.unsqueeze(self, dim=-2)
+    pooled = o.max_pool2d(
+        image,
+        kernel_size=(1, *kernel_size),
+        stride=(1, *(stride or kernel_size)),
+        padding=(0, *padding),
+        dilation=(1, *dilation),
+        ceil_mode=ceil_mode,
+    )
+    return o.squeeze(pooled, dim=-2)
+
+
+def upsample_nearest2d(
+    o: Ops,
+    node: Node,
+    input: Node,
+    output_size: tuple[int, ...] | None = None,
+    scale_factors: tuple[float, ...] | None = None,
+) -> Node:
+    """As rows and columns that are looked up, where they are not all repeated as often."""
+    sizes = (*input.shape[-2:], *node.shape[-2:])
+    if any(isinstance(size, str) for size in sizes):
+        raise Apart("sizes vary")
+    had, given = tuple(map(int, sizes[:2])), tuple(map(int, sizes[2:]))
+    if all(many % few == 0 for few, many in zip(had, given, strict=True)):
+        return node
+    for axis in (-2, -1):
+        places = torch.arange(had[axis], dtype=torch.float64)
+        image = places.unflatten(0, (-1, *(1,) * (-axis - 1))).expand(1, 1, *had)
+        found = ops.call(node.op, (image,), node.attrs)[0, 0].select(-3 - axis, 0).long()
+        index = o.graph.param(f"{node.name}_places", found, ())
+        input = o.index_select(input, index, dim=axis)
+    return input
+
+
+def conv_transpose(
+    o: Ops,
+    node: Node,
+    input: Node,
+    weight: Node,
+    bias: Node | None = None,
+    stride: tuple[int, ...] = (),
+    padding: tuple[int, ...] = (),
+    output_padding: tuple[int, ...] = (),
+    groups: int = 1,
+    dilation: tuple[int, ...] = (),
+) -> Node:
+    """All that it gives, of which its padding cuts off the ends."""
+    if not any(padding) or all(step == 1 for step in stride):
+        return node
+    more = output_padding or (0,) * len(padding)
+    if any(wide > cut for wide, cut in zip(more, padding, strict=True)):
+        raise Apart("it gives more at its end than its padding cuts off")
+    attrs: dict[str, Arg] = {"stride": stride, "groups": groups}
+    if dilation:
+        attrs["dilation"] = dilation
+    whole = getattr(o, node.op)(input, weight, *([] if bias is None else [bias]), **attrs)
+    for axis, cut in zip(range(-len(padding), 0), padding, strict=True):
+        size = node.shape[axis]
+        if isinstance(size, str):
+            raise Apart("sizes vary")
+        whole = o.slice(whole, dim=axis, start=cut, end=cut + size)
+    return whole
 
 
 def sub(o: Ops, node: Node, self: Arg, other: Arg) -> Node:
@@ -261,11 +350,14 @@ def _lower(o: Ops, node: Node, scores: Node) -> Node:
 
 _OWN: tuple[Callable[..., Node], ...] = (
     silu, mish, hardsigmoid, hardswish, gelu, rms_norm, layer_norm, batch_norm, group_norm, mean,
-    sub, div, matmul, log_softmax, softmax, scaled_dot_product_attention,
+    adaptive_avg_pool2d, max_pool1d, upsample_nearest2d, sub, div, matmul, log_softmax, softmax,
+    scaled_dot_product_attention,
 )  # fmt: skip
 _POOLS = {f"avg_pool{axes}d": avg_pool for axes in (1, 2, 3)}
+_TRANSPOSED = {f"conv_transpose{axes}d": conv_transpose for axes in (1, 2, 3)}
 EQUALS: Mapping[str, Callable[..., Node]] = {
     **STEPS,
     **_POOLS,
+    **_TRANSPOSED,
     **{own.__name__: own for own in _OWN},
 }

@@ -22,6 +22,7 @@ import torch
 from ...ir import Graph, Node, TensorType, ops
 from ...ir.clips import CLIPS, clip_limits
 from ...ir.gauge import Site, weighted
+from ...ir.gauge.sites import TRANSPOSED
 from ...ir.graph import Arg
 from ...ir.laws import Movement, Normalize, Parts
 from ..base import Context, Pass, Promise, Remark, Stage, applied
@@ -37,7 +38,10 @@ _ARITHMETIC = ("add", "sub", "mul", "div")
 # is what processors take for granted.
 _BOUNDED = {"sigmoid": (0, 1), "hardsigmoid": (0, 1), "softmax": (0, 1), "tanh": (-1, 1)}
 # Ops that give some of the numbers that they read, or means of them.
-_MEANS = tuple(f"{kind}_pool{n}d" for kind in ("avg", "adaptive_avg") for n in (1, 2, 3))
+_MEANS = (
+    *(f"{kind}_pool{n}d" for kind in ("avg", "adaptive_avg") for n in (1, 2, 3)),
+    "upsample_bilinear2d",
+)
 _WITHIN = ("amax", "amin", *(f"max_pool{n}d" for n in (1, 2, 3)), *_MEANS)
 
 _Coding: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # scale and zero point, scalars
@@ -100,7 +104,7 @@ class QuantizeResults(Pass):
     ) -> dict[Node, _Coding]:
         """Of each value that of all that it shares codes with: what one of them has that its op
         sets limits to, or the range of all whose numbers are computed with."""
-        found = {node: _range_of(graph.value(node), dtype) for node in constants}
+        found = {node: _of_constant(graph, node, dtype) for node in constants}
         for value in values:
             if value.op in _BOUNDED:
                 found[value] = _between(*_BOUNDED[value.op], dtype)
@@ -278,6 +282,19 @@ def _as_param(graph: Graph, node: Node, arg: Arg) -> Arg:
     if not isinstance(arg, (int, float)):
         return arg
     return graph.param(f"{node.name}_number", torch.tensor(float(arg)), origin=())
+
+
+def _of_constant(graph: Graph, node: Node, dtype: torch.dtype) -> _Coding:
+    """Of weights about zero, as those of other layers are; of numbers beside values by their range.
+
+    Of a transposed convolution in groups no axis is that of its outputs, and ``Quantize`` leaves
+    its weights.
+    """
+    value = graph.value(node)
+    if any(user.op in TRANSPOSED and user.args[1] is node for user in node.users):
+        largest = torch.iinfo(torch.int8).max
+        return (value.abs().max() / largest).clamp(min=1e-12), torch.zeros((), dtype=torch.int8)
+    return _range_of(value, dtype)
 
 
 def _range_of(value: torch.Tensor, dtype: torch.dtype) -> _Coding:

@@ -14,6 +14,8 @@ import regauge as rg
 from regauge import ir
 from regauge.backends.profiles import target
 from regauge.driver.presets import label, legalized, resolve
+from regauge.driver.report import Report
+from regauge.ir.interpret import execute
 from regauge.passes import FoldAttentionBias, FoldNormAffine, Pass, Prune, Quantize, manager
 from regauge.passes.quantization.rounder import Rounder
 
@@ -410,3 +412,30 @@ def test_differences_do_not_depend_on_how_many_numbers_are_at_hand(
 def test_differences_of_complex_numbers_count_both_parts() -> None:
     wanted = torch.tensor([3 + 4j, -12j])
     assert manager.difference([wanted + 0.26j], [wanted]) == pytest.approx(0.02 * 2**0.5)
+
+
+class Wrong:
+    """A runner that gives everything half as large again."""
+
+    bytes, notes = 0, ()
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+
+    def __call__(self, inputs: list[Any]) -> tuple[Any, ...]:
+        return tuple(1.5 * value for value in execute(self.graph, inputs))
+
+
+def test_a_target_that_computes_something_else_is_named(
+    net: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = rg.compile(net, (x,), target="torch").report
+    assert report.faithful == 0
+    assert "torch is 0 from its graph" in str(report)
+    monkeypatch.setattr("regauge.backends.torch_eager.lower", lambda graph, **_: Wrong(graph))
+    words = "torch computes something else than the graph that it was given: relative L2 0.5"
+    with pytest.warns(RuntimeWarning, match=words):
+        report = rg.compile(net, (x,), target="torch").report
+    assert report.faithful == pytest.approx(0.5)
+    assert any(note.startswith(words) for note in report.notes)
+    assert Report.from_dict(report.to_dict()).faithful == report.faithful

@@ -248,3 +248,27 @@ def test_what_comes_of_the_last_weights_can_stay_in_floats(graph_of: Make, input
     every, _ = QuantizeResults(floats=frozenset({"conv2d"}))(graph, context)
     rounded = [node.args[0].name for node in every.nodes if node.op == "quantize"]
     assert rounded == ["x", "b", "d", "e", "y"]
+
+
+def test_weights_without_channels_of_their_own_are_about_zero(
+    graph_of: Make, inputs_of: Feed
+) -> None:
+    graph = graph_of(
+        "x: f32[1, 8, 12], *, w: f32[8, 1, 3]",
+        "y = conv_transpose1d(x, w, stride=(2,), groups=8)",
+    )
+    graph.store["w"] = graph.store["w"].abs() + 0.1
+    inputs = inputs_of(graph)
+    new, _ = QuantizeResults()(graph, Context(inputs=inputs, calibration=[inputs]))
+    weight = new["y"].args[1]
+    assert weight.op == "dequantize" and weight.args[0].dtype == torch.int8
+    assert int(new.value(weight.args[2])) == 0
+    assert int(new.value(weight.args[0]).max()) == 127
+
+
+def test_what_is_between_neighbours_has_their_codes(graph_of: Make, inputs_of: Feed) -> None:
+    call = "upsample_bilinear2d(x, output_size=(3, 3), align_corners=False, scale_factors=None)"
+    graph = graph_of("x: f32[1, 2, 6, 6]", f"y = {call}")
+    inputs = inputs_of(graph)
+    new, _ = QuantizeResults()(graph, Context(inputs=inputs, calibration=[inputs]))
+    assert parameters(new, "y") == parameters(new, "x")
