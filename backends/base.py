@@ -76,7 +76,7 @@ class Target:
         lacks: The names of ops that it does not take, which are written in others that it takes
             (``passes.Legalize``).
         simulates: Whether quantized ops are computed in floating point, so that latency says
-            nothing; a runner that has an attribute of this name knows better.
+            nothing; a runner that has an attribute of this name knows better, of all ops.
         keeps_code: Whether it runs the model's own code, to which a pass can only give other
             weights. Its module then has ``check(graph)`` too, which raises ``TargetError``.
         masked: What scores of attention are that do not count, where ``lacks`` has attention.

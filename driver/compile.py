@@ -276,12 +276,8 @@ def _measure(
         report.errors = errors(*(answered(graph, side) for side in sides))
         if meant is not None:
             _check_target(report, place, found, meant, (final, wanted))
-    quantized = any(node.op in QUANTIZED for node in final.nodes)
-    if getattr(runner, "simulates", place.simulates) and quantized:
-        report.notes.append(
-            f"arithmetic on codes is simulated on {place.name}: the error is real, "
-            "and a latency would say nothing"
-        )
+    if simulated := _simulated(final, runner, place):
+        report.notes.append(f"{simulated}: the error is real, and a latency would say nothing")
         return
     if known is not None:
         report.notes.append(
@@ -292,6 +288,16 @@ def _measure(
     before, baseline = _baseline(graph, place, options)
     report.latency = latency(lambda: before(flat), lambda: runner(ready), baseline)
     report.notes.append("error and latency are of the example inputs, on this machine")
+
+
+def _simulated(final: Graph, runner: Runner, place: Target) -> str:
+    """What of a target is simulated here; empty where all of it runs."""
+    known = getattr(runner, "simulates", None)
+    if known:
+        return f"what runs on {place.name} is simulated here"
+    if known is None and place.simulates and any(node.op in QUANTIZED for node in final.nodes):
+        return f"arithmetic on codes is simulated on {place.name}"
+    return ""
 
 
 def _check_target(

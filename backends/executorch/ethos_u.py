@@ -71,6 +71,8 @@ class EthosRunner:
         notes: What a report says of it.
     """
 
+    simulates = True
+
     def __init__(
         self,
         program: bytes,
@@ -137,7 +139,7 @@ def lower(graph: Graph, *, accelerator: str = ACCELERATOR) -> EthosRunner:
         raise refuse(error, "ExecuTorch", graph) from error
     notes = (
         f"on {accelerator}, as Vela counts: {figures}",
-        "it runs here in Arm's reference model of TOSA, whose latency says nothing",
+        "it runs here in Arm's reference model of TOSA",
     )
     return EthosRunner(program, operators, edges, graph, notes)
 

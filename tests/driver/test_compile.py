@@ -426,6 +426,17 @@ class Wrong:
         return tuple(1.5 * value for value in execute(self.graph, inputs))
 
 
+def test_nothing_is_timed_on_what_is_simulated(
+    net: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Wrong, "simulates", True, raising=False)
+    monkeypatch.setattr("regauge.backends.torch_eager.lower", lambda graph, **_: Wrong(graph))
+    with pytest.warns(RuntimeWarning, match="computes something else"):
+        report = rg.compile(net, (x,), target="torch").report
+    assert report.latency is None and report.errors
+    assert any("what runs on torch is simulated here" in note for note in report.notes)
+
+
 def test_a_target_that_computes_something_else_is_named(
     net: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
