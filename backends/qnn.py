@@ -118,6 +118,9 @@ def wrong(node: Node) -> tuple[str, str] | None:
             return "cumsum in u8", _OTHER_WIDTH
         case "aten.pad.default" if node.attrs.get("mode") == "replicate" and not codes:
             return "the replicated edges of floats", "choose codes (w8a8, w8a16)"
+        case "rms_norm":
+            do = "give it an epsilon, and put passes.Legalize before"
+            return "norms without a mean (rms_norm) of some shapes", do
         case "avg_pool1d" | "avg_pool2d" | "avg_pool3d" if _reaches_out(node):
             return "means of windows that reach out of the image", "put passes.Legalize before"
         case _:

@@ -17,9 +17,17 @@ TARGET = Target(
     opset=23,
     weights=NoFormats(),
     # A batch norm it takes, and computes wrong for some statistics; as it does means of windows
-    # that reach out of the image. A group norm it takes only in floats.
+    # that reach out of the image, and norms without a mean of several stacks of short rows. A group
+    # norm it takes only in floats.
     lacks=frozenset(
-        {"scaled_dot_product_attention", "batch_norm", "group_norm", *POOLS, *RECURRENCES}
+        {
+            "scaled_dot_product_attention",
+            "batch_norm",
+            "group_norm",
+            "rms_norm",
+            *POOLS,
+            *RECURRENCES,
+        }
     ),
     masked=-100.0,  # of no weight, and within what codes of sixteen bits can tell apart
     axes=5,

@@ -1,6 +1,6 @@
 """Ops written in others: each function gives the value that its op has, made of simpler ones.
 
-    rms_norm(x) w    =  x rsqrt(mean x^2 + eps) w
+    rms_norm(x) w    =  x rsqrt(mean x^2 + eps) w  =  the first half of layer_norm((x, -x)) w
     layer_norm(x)    =  (x - mean x) rsqrt(mean (x - mean x)^2 + eps) w + b
     silu(x)          =  x sigmoid(x)
     gelu(x)          =  x (1 + erf(x / sqrt 2)) / 2
@@ -65,7 +65,23 @@ def rms_norm(
 ) -> Node:
     if eps is None:
         raise Apart("its epsilon is that of the precision it is computed in")
+    if len(normalized_shape) == 1 and not {"layer_norm", "mean"} & {*o.lacks}:
+        return _mirrored(o, input, weight, eps)
     return _affine(o, _level(o, input, len(normalized_shape), eps), weight, None)
+
+
+def _mirrored(o: Ops, x: Node, weight: Node | None, eps: float) -> Node:
+    """By a layer norm, where there is one: of numbers and their opposites the mean is zero."""
+    size = int(x.shape[-1])
+    both = o.cat((x, o.neg(x)), dim=-1)
+    scale: tuple[Node, ...] = ()
+    if weight is not None and weight.op == "param":
+        value = o.graph.value(weight)
+        scale = (o.graph.param(f"{weight.name}_twice", torch.cat([value, value])),)
+    elif weight is not None:
+        scale = (o.cat((weight, weight), dim=0),)
+    normed = o.layer_norm(both, *scale, normalized_shape=(2 * size,), eps=eps)
+    return o.slice(normed, dim=-1, start=0, end=size)
 
 
 def layer_norm(

@@ -73,4 +73,4 @@ class Legalize(Pass):
         operands = {**ops.get(node.op).bind(node.args), **node.attrs}
         if more := operands.keys() - inspect.signature(equal).parameters.keys():
             raise Apart(f"no equal of it is known with {', '.join(sorted(more))}")
-        return equal(Ops(graph, node, self.masked), node, **operands)
+        return equal(Ops(graph, node, self.masked, self.lacks), node, **operands)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from ...ir import Graph, Node
 from ...ir.graph import Arg
@@ -17,10 +17,11 @@ class Ops:
 
     Args:
         masked: What scores of attention are that do not count.
+        lacks: The ops that are not taken.
     """
 
-    def __init__(self, graph: Graph, before: Node, masked: float) -> None:
-        self.graph, self.before, self.masked = graph, before, masked
+    def __init__(self, graph: Graph, before: Node, masked: float, lacks: Collection[str]) -> None:
+        self.graph, self.before, self.masked, self.lacks = graph, before, masked, lacks
 
     def __getattr__(self, op: str) -> Callable[..., Node]:
         def add(*args: Arg, **attrs: Arg) -> Node:

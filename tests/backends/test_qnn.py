@@ -44,7 +44,6 @@ OPS = {
     "softmax(x, dim=-1)": (1, 24),
     "log_softmax(x, dim=-1)": (1, 8),
     "layer_norm(x, normalized_shape=(16,))": (1, 24),
-    "rms_norm(x, normalized_shape=(16,), eps=1e-6)": (1, 24),
     "mean(x, dim=(2,), keepdim=True)": (1, 8),
     "matmul(x, t)": (2, 600),
     "cat((x, p), dim=1)": (1, 4),
@@ -86,6 +85,7 @@ def test_what_the_htp_computes_wrong_is_refused(graph_of: Make, inputs_of: Feed)
         ("aten.pad.default(x, pad=(1, 2), mode='replicate')", "the replicated edges of floats"),
         ("avg_pool1d(x, kernel_size=(3,), stride=(2,), ceil_mode=True)", "means of windows"),
         ("avg_pool1d(x, kernel_size=(3,), stride=(1,), padding=(1,))", "means of windows"),
+        ("rms_norm(x, normalized_shape=(20,), eps=1e-06)", "norms without a mean"),
     ],
 )
 def test_what_the_htp_computes_wrong_in_floats_is_refused(

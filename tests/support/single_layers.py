@@ -75,6 +75,7 @@ LAYERS: dict[str, tuple[Made, tuple[int, ...]]] = {
     "silu": (nn.SiLU, IMAGE),
     "softmax": (lambda: nn.Softmax(-1), ROWS),
     "layer norm": (lambda: nn.LayerNorm(16), ROWS),
+    "norm without a mean": (lambda: nn.RMSNorm(16, eps=1e-6), (2, 64, 16)),
     "group norm": (lambda: nn.GroupNorm(2, 8), IMAGE),
     "nearest, twice": (_of(lambda x: F.interpolate(x, scale_factor=2)), IMAGE),
     "nearest, to any size": (_of(lambda x: F.interpolate(x, size=(15, 7))), IMAGE),

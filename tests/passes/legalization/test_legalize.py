@@ -150,6 +150,18 @@ def test_the_parts_give_what_the_op_gives(name: str) -> None:
     assert len(remarks) == 1 and f"{op} as " in remarks[0]
 
 
+@pytest.mark.parametrize("weight", ["w, ", ""])
+def test_a_norm_without_a_mean_is_one_of_numbers_and_their_opposites(weight: str) -> None:
+    text = ROWS.format(f"rms_norm(x, {weight}normalized_shape=(8,), eps=0.01)")
+    graph, inputs = filled(text)
+    new, _ = legal(graph, "rms_norm")
+    assert "layer_norm" in {node.op for node in new.nodes}
+    assert difference(execute(new, inputs), execute(graph, inputs)) < 1e-14
+    new, _ = legal(graph, "rms_norm", "mean")
+    assert "layer_norm" not in {node.op for node in new.nodes}
+    assert difference(execute(new, inputs), execute(graph, inputs)) < 1e-14
+
+
 def test_means_of_windows_in_the_image_stay() -> None:
     graph, _ = filled(IMAGES.format("avg_pool2d(x, kernel_size=(3, 2), ceil_mode=True)"))
     new, remarks = legal(graph, "avg_pool2d")
