@@ -170,7 +170,8 @@ class Report:
         if len(self.errors) > MOST:
             shown.append(("", f"and {len(self.errors) - MOST} more outputs"))
         if self.faithful is not None:
-            shown.append(("", f"{self.target} is {number(self.faithful)} from its graph"))
+            apart = number(self.faithful)
+            shown.append(("", f"{self.target} and its graph round {apart} apart"))
         if self.latency is not None:
             time = self.latency
             spread = f"{time.ratio:.2f}×, quartiles {time.low:.2f} to {time.high:.2f}"

@@ -442,7 +442,7 @@ def test_a_target_that_computes_something_else_is_named(
 ) -> None:
     report = rg.compile(net, (x,), target="torch").report
     assert report.faithful == 0
-    assert "torch is 0 from its graph" in str(report)
+    assert "torch and its graph round 0 apart" in str(report)
     monkeypatch.setattr("regauge.backends.torch_eager.lower", lambda graph, **_: Wrong(graph))
     words = "torch computes something else than the graph that it was given: relative L2 0.5"
     with pytest.warns(RuntimeWarning, match=words):
