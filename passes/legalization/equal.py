@@ -25,9 +25,17 @@ import torch
 
 from ...ir import Node, ops
 from ...ir.graph import Arg
+from ...ir.types import Dim
 from ..fusion.fold_batch_norm import affine
 from .steps import STEPS
 from .writing import Apart, Ops
+
+
+def _known(*sizes: Dim) -> tuple[int, ...]:
+    """Sizes as numbers; raises ``Apart`` where one varies."""
+    if any(isinstance(size, str) for size in sizes):
+        raise Apart("sizes vary")
+    return tuple(map(int, sizes))
 
 
 def silu(o: Ops, node: Node, self: Node) -> Node:
@@ -142,9 +150,7 @@ def group_norm(
     eps: float = 1e-5,
     cudnn_enabled: bool = False,
 ) -> Node:
-    if any(isinstance(size, str) for size in input.shape):
-        raise Apart("sizes vary")
-    batch, *rest = map(int, input.shape)
+    batch, *rest = _known(*input.shape)
     row = math.prod(rest) // num_groups
     rows = o.reshape(input, shape=(batch, num_groups, row))
     level = o.layer_norm(rows, normalized_shape=(row,), eps=eps)
@@ -155,13 +161,11 @@ def group_norm(
 
 def mean(o: Ops, node: Node, self: Node, dim: tuple[int, ...] = (), keepdim: bool = False) -> Node:
     """Of images by pooling, which integer kernels have; of others as a sum."""
-    if any(isinstance(size, str) for size in self.shape):
-        raise Apart("sizes vary")
-    sizes = [int(size) for size in self.shape]
+    sizes = _known(*self.shape)
     axes = sorted(axis % len(sizes) for axis in dim) or list(range(len(sizes)))
     if len(sizes) == 4 and axes == [2, 3]:
-        pooled = o.avg_pool2d(self, kernel_size=tuple(sizes[2:]), stride=(1, 1))
-        return pooled if keepdim else o.reshape(pooled, shape=tuple(sizes[:2]))
+        pooled = o.avg_pool2d(self, kernel_size=sizes[2:], stride=(1, 1))
+        return pooled if keepdim else o.reshape(pooled, shape=sizes[:2])
     count = math.prod(sizes[axis] for axis in axes)
     return o.mul(o.sum(self, dim=tuple(axes), keepdim=keepdim), 1 / count)
 
@@ -179,15 +183,12 @@ def avg_pool(
 ) -> Node:
     """Of windows that reach out of an image, as a convolution of each channel."""
     axes = len(kernel_size)
-    channels, *sizes = self.shape[-axes - 1 :]
-    shape = (channels, *sizes, *node.shape[-axes:])
-    if any(isinstance(size, str) for size in shape):
-        raise Apart("sizes vary")
+    channels, *sizes = _known(*self.shape[-axes - 1 :])
     stride, padding = stride or kernel_size, padding or (0,) * axes
     more = list[int]()
     share = torch.ones((), dtype=torch.float64)
     for had, given, k, s, p in zip(
-        map(int, sizes), map(int, node.shape[-axes:]), kernel_size, stride, padding, strict=True
+        sizes, _known(*node.shape[-axes:]), kernel_size, stride, padding, strict=True
     ):
         starts = torch.arange(given, dtype=torch.float64) * s - p
         out = p if count_include_pad else 0  # how far what counts reaches out of the image
@@ -197,10 +198,10 @@ def avg_pool(
         return node
     image = o.constant_pad_nd(self, pad=tuple(more), value=0.0) if any(more) else self
     count = math.prod(kernel_size) if divisor_override is None else divisor_override
-    window = torch.full((int(channels), 1, *kernel_size), 1 / count, dtype=self.dtype)
+    window = torch.full((channels, 1, *kernel_size), 1 / count, dtype=self.dtype)
     weight = o.graph.param(f"{node.name}_window", window, ())
     convolve = getattr(o, f"conv{axes}d")
-    mean = convolve(image, weight, stride=stride, padding=padding, groups=int(channels))
+    mean = convolve(image, weight, stride=stride, padding=padding, groups=channels)
     if divisor_override is not None or bool((share == 1).all()):
         return mean
     return o.mul(mean, o.graph.param(f"{node.name}_share", share.to(self.dtype), ()))
@@ -208,12 +209,10 @@ def avg_pool(
 
 def adaptive_avg_pool2d(o: Ops, node: Node, self: Node, output_size: tuple[int, ...]) -> Node:
     """Where windows are alike, by their size; a single one needs no step."""
-    sizes = tuple(zip(self.shape[-2:], node.shape[-2:], strict=True))
-    if any(isinstance(size, str) for pair in sizes for size in pair):
-        raise Apart("sizes vary")
-    if any(int(had) % int(given) for had, given in sizes):
+    sizes = tuple(zip(_known(*self.shape[-2:]), _known(*node.shape[-2:]), strict=True))
+    if any(had % given for had, given in sizes):
         return node
-    kernel = tuple(int(had) // int(given) for had, given in sizes)
+    kernel = tuple(had // given for had, given in sizes)
     stride = tuple(1 if given == 1 else k for (_, given), k in zip(sizes, kernel, strict=True))
     return o.avg_pool2d(self, kernel_size=kernel, stride=stride)
 
@@ -249,10 +248,7 @@ def upsample_nearest2d(
     scale_factors: tuple[float, ...] | None = None,
 ) -> Node:
     """As rows and columns that are looked up, where they are not all repeated as often."""
-    sizes = (*input.shape[-2:], *node.shape[-2:])
-    if any(isinstance(size, str) for size in sizes):
-        raise Apart("sizes vary")
-    had, given = tuple(map(int, sizes[:2])), tuple(map(int, sizes[2:]))
+    had, given = _known(*input.shape[-2:]), _known(*node.shape[-2:])
     if all(many % few == 0 for few, many in zip(had, given, strict=True)):
         return node
     for axis in (-2, -1):
@@ -282,14 +278,12 @@ def conv_transpose(
     more = output_padding or (0,) * len(padding)
     if any(wide > cut for wide, cut in zip(more, padding, strict=True)):
         raise Apart("it gives more at its end than its padding cuts off")
+    sizes = _known(*node.shape[-len(padding) :])
     attrs: dict[str, Arg] = {"stride": stride, "groups": groups}
     if dilation:
         attrs["dilation"] = dilation
     whole = getattr(o, node.op)(input, weight, *([] if bias is None else [bias]), **attrs)
-    for axis, cut in zip(range(-len(padding), 0), padding, strict=True):
-        size = node.shape[axis]
-        if isinstance(size, str):
-            raise Apart("sizes vary")
+    for axis, (cut, size) in enumerate(zip(padding, sizes, strict=True), -len(padding)):
         whole = o.slice(whole, dim=axis, start=cut, end=cut + size)
     return whole
 
@@ -308,9 +302,7 @@ def matmul(o: Ops, node: Node, self: Node, other: Node) -> Node:
     left, right = self.shape, other.shape
     if len(left) != len(right) or len(left) < 3 or left[:-2] != right[:-2]:
         raise Apart("its operands are no equal stacks of matrices")
-    if any(isinstance(size, str) for size in (*left, *right)):
-        raise Apart("sizes vary")
-    count = math.prod(map(int, left[:-2]))
+    count = math.prod(_known(*left, *right)[: len(left) - 2])
     parts = (o.reshape(part, shape=(count, *part.shape[-2:])) for part in (self, other))
     return o.reshape(o.bmm(*parts), shape=(*left[:-1], right[-1]))
 

@@ -182,9 +182,9 @@ def turns(graph: Graph, node: Node) -> bool:
     weight = node.args[1]
     if weight.op != "param" or graph.store.origin.get(weight.name):
         return False
-    matrix = graph.value(weight).double()
-    if matrix.dim() != 2 or len(matrix) != len(matrix.T):
+    if len(weight.shape) != 2 or weight.shape[0] != weight.shape[1]:
         return False
+    matrix = graph.value(weight).double()
     near = partial(torch.allclose, rtol=0, atol=16 * torch.finfo(weight.dtype).eps)
     one = torch.eye(len(matrix), dtype=matrix.dtype)
     return near(matrix.square().sum(1), one.diagonal()) and near(matrix @ matrix.T, one)

@@ -23,6 +23,12 @@ def range_to_scale(
     return scale, zero_point.to(dtype)
 
 
+def about_zero(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point of int8 codes about zero, for numbers or their magnitudes."""
+    scale = (values.abs().max() / torch.iinfo(torch.int8).max).clamp(min=1e-12)
+    return scale, torch.zeros((), dtype=torch.int8)
+
+
 def store_codes(graph: Graph, param: Node, codes: torch.Tensor, scale: torch.Tensor) -> Node:
     """Replace a parameter, for all its readers, by codes and the op that dequantizes them.
 

@@ -25,12 +25,12 @@ from ...ir.ops import has_law
 from ..base import Context, Pass, Promise, Remark, Stage, applied, missed
 from ..calibration import Observation, observe
 from .choices import PRODUCTS
+from .insertion import about_zero
 from .token_weights import ATTENTION
-from .values import Activations, Coding, Limits, Static, coding, format_of
+from .values import Activations, Limits, Static, coding, format_of
 
 _SCORED = (Add, Elementwise, Movement, Mul, Where)  # masks, scales and caps of scores
 _WEIGHING = (Elementwise, Movement, Where)  # behind the softmax
-_LARGEST = torch.iinfo(torch.int8).max
 
 _Factors: TypeAlias = dict[Node, dict[Node, None]]  # a value, and the products that read it
 
@@ -78,7 +78,8 @@ class QuantizeAttention(Pass):
         axes = {value.name: -1 for value in (*even, *weights)}
         seen = observe(graph, context, axes, self.name, sample=0)
         for value, readers in even.items():
-            _about_zero(seen[value.name]).insert(graph, Site(value, -1, tuple(readers)))
+            made = Static(*about_zero(seen[value.name].absmax))
+            made.insert(graph, Site(value, -1, tuple(readers)))
         for value, readers in weights.items():
             site = Site(value, -1, tuple(readers))
             limits = _limits(seen[value.name])
@@ -91,11 +92,6 @@ class QuantizeAttention(Pass):
 def _add(factors: _Factors, product: Node, values: Iterable[Node]) -> None:
     for value in values:
         factors.setdefault(value, {})[product] = None
-
-
-def _about_zero(seen: Observation) -> Coding:
-    scale = (seen.absmax.max() / _LARGEST).clamp(min=1e-12)
-    return Static(scale, torch.zeros((), dtype=torch.int8))
 
 
 def _limits(seen: Observation) -> Limits:

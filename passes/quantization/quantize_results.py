@@ -29,7 +29,7 @@ from ..base import Context, Pass, Promise, Remark, Stage, applied
 from ..calibration import observe
 from ..options import check_known
 from .choices import reads_weights
-from .insertion import insert_static, range_to_scale
+from .insertion import about_zero, insert_static, range_to_scale
 from .values import STATIC, Activations, codes_dtype, static_parameters
 
 _CODED = ("quantize", "dequantize", "decode", "dynamic_quantize", "fake_quantize")
@@ -292,8 +292,7 @@ def _of_constant(graph: Graph, node: Node, dtype: torch.dtype) -> _Coding:
     """
     value = graph.value(node)
     if any(user.op in TRANSPOSED and user.args[1] is node for user in node.users):
-        largest = torch.iinfo(torch.int8).max
-        return (value.abs().max() / largest).clamp(min=1e-12), torch.zeros((), dtype=torch.int8)
+        return about_zero(value)
     return _range_of(value, dtype)
 
 

@@ -32,7 +32,7 @@ IMAGE, LINE, ROWS = (1, 8, 10, 10), (1, 8, 16), (1, 12, 16)
 Made = Callable[[], nn.Module]
 
 
-def _of(call: Callable[..., torch.Tensor], *parts: Callable[[], nn.Module]) -> Made:
+def _of(call: Callable[..., torch.Tensor], *parts: Made) -> Made:
     return lambda: Layer(call, *(part() for part in parts))
 
 
